@@ -1,0 +1,289 @@
+"""A search space by name, and one architecture in it as a value."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+from tunas.errors import InputError
+from tunas.space import layers
+from tunas.space.choice import FILTERS, OP, TAGS, ChoicePoint, OneOf, choice_points, fields_of, numbered, rebuild, resolved
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SEPARATOR = ":"
+
+
+class Space:
+    """A tower with choices in it, under a name.
+
+    Args:
+        name: what `--ssd` calls it.
+        tower: the structure; OneOfs may stand anywhere in it.
+        default_target: cost that a search aims for where none is given, in the unit of the packaged cost model.
+
+    Raises:
+        InputError: where the tower cannot be a network, naming the place.
+    """
+
+    def __init__(self, name: str, tower: layers.Tower, default_target: float | None = None):
+        self.name = name
+        _check_tower(name, tower)
+        self.tower: layers.Tower = numbered(tower)
+        self.default_target = default_target
+        self.points: tuple[ChoicePoint, ...] = choice_points(self.tower)
+        self.sizes: tuple[int, ...] = tuple(point.size for point in self.points)
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r}, {self.num_choices} OneOfs, {self.count():.3g} index strings)"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Space) and (self.name, self.tower) == (other.name, other.tower))
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def num_choices(self) -> int:
+        """How many OneOfs there are, which is how many indices an architecture has."""
+        return len(self.points)
+
+    def count(self) -> int:
+        """How many index strings there are."""
+        return math.prod(self.sizes)
+
+    def count_distinct(self) -> int:
+        """How many different networks there are: indices that are not in use and places of skipped layers do not count.
+
+        Two networks are the same when every block has the same width and the same layers in the same order once
+        skipped ones, `Residual(Zero())`, are left out.
+        """
+        total = 1
+        for block in self.tower.blocks:
+            widths = len(set(block.filters.choices)) if isinstance(block.filters, OneOf) else 1
+            total *= widths * _count_sequences([_variants(layer) for layer in block.layers])
+        return total
+
+    @overload
+    def sample(self, rng: np.random.Generator) -> Architecture: ...
+    @overload
+    def sample(self, rng: np.random.Generator, n: int) -> np.ndarray: ...
+    def sample(self, rng: np.random.Generator, n: int | None = None) -> Architecture | np.ndarray:
+        """Uniform over index strings: one `Architecture`, or with `n` an int64 array `[n, num_choices]`."""
+        indices = rng.integers(0, self.sizes, size=(1 if n is None else n, self.num_choices))
+        return Architecture(self, tuple(indices[0].tolist())) if n is None else indices
+
+    def architecture(self, indices: str | Sequence[int]) -> Architecture:
+        """The architecture of a colon-separated string or a sequence of integers.
+
+        Raises:
+            InputError: saying how many indices were expected, or which one is out of range and at which path.
+        """
+        if isinstance(indices, str):
+            try:
+                numbers = [int(part) for part in indices.split(SEPARATOR)] if indices.strip() else []
+            except ValueError:
+                bad = next(part for part in indices.split(SEPARATOR) if not part.strip().lstrip("-").isdigit())
+                raise InputError(f"indices are integers separated by colons, such as 0:2:1; {bad!r} is not an integer") from None
+        else:
+            numbers = [int(number) for number in indices]
+        if len(numbers) != self.num_choices:
+            raise InputError(f"{self.name} takes {self.num_choices} indices, but {len(numbers)} were given")
+        for position, (number, point) in enumerate(zip(numbers, self.points, strict=True)):
+            if not 0 <= number < point.size:
+                raise InputError(
+                    f"index {number} at position {position} ({point.path}) of {self.name} is out of range: "
+                    f"there are {point.size} choices, 0 to {point.size - 1}"
+                )
+        return Architecture(self, tuple(numbers))
+
+    @functools.cached_property
+    def widest_indices(self) -> dict[int, int]:
+        """Position of every `FILTERS` OneOf -> index of its widest choice (what filter warmup enables)."""
+        found: dict[int, int] = {}
+        base = self.tower.filters_base
+        width = layers.IMAGE_CHANNELS
+        for block in self.tower.blocks:
+            block_width = layers.widest(block.filters)
+            for layer in block.layers:
+                for point in _oneofs(layer):
+                    if point.tag == FILTERS:
+                        assert point.position is not None
+                        found[point.position] = layers.widest_index(point, width, base)
+                width = width if layers.keeps_width(layer) else block_width
+            if isinstance(block.filters, OneOf):
+                assert block.filters.position is not None
+                found[block.filters.position] = layers.widest_index(block.filters, width, base)
+        return found
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture of a space: a value, hashable, compared by what it is.
+
+    Args:
+        space: where the indices belong.
+        indices: one integer per OneOf, in index order. Use `Space.architecture`, which checks them.
+    """
+
+    space: Space
+    indices: tuple[int, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The indices as a colon-separated string, as in the released CSV files."""
+        return SEPARATOR.join(map(str, self.indices))
+
+    @property
+    def tower(self) -> layers.Tower:
+        """The tower with every choice made: no OneOf is left in it."""
+        return resolved(self.space.tower, self.indices)
+
+    def pruned(self) -> Architecture:
+        """The same network with 0 in place of every index that is not in use."""
+        active = active_positions(self.space, self.indices)
+        return Architecture(self.space, tuple(index if on else 0 for index, on in zip(self.indices, active, strict=True)))
+
+    def __repr__(self) -> str:
+        return f"Architecture({self.space.name!r}, {self.text!r})"
+
+    def __str__(self) -> str:
+        from tunas.space.describe import architecture_table
+
+        return architecture_table(self)
+
+
+def active_positions(space: Space, indices: Sequence[int]) -> list[bool]:
+    """For each OneOf, whether the choices taken around it lead to it."""
+    active = [True] * space.num_choices
+    for position in reversed(range(space.num_choices)):  # a parent comes after its children
+        point = space.points[position]
+        if point.parent is not None:
+            active[position] = active[point.parent] and indices[point.parent] == point.parent_choice
+    return active
+
+
+def _oneofs(node: Any) -> Iterable[OneOf]:
+    for _, part in fields_of(node):
+        yield from _oneofs(part)
+    if isinstance(node, OneOf):
+        yield node
+
+
+def _variants(node: Any) -> set[Any]:
+    """Every value that a structure can resolve to."""
+    if isinstance(node, OneOf):
+        return set().union(*(_variants(choice) for choice in node.choices))
+    parts = [sorted(_variants(part), key=repr) for _, part in fields_of(node)]
+    return {_with_parts(node, values) for values in itertools.product(*parts)} if parts else {node}
+
+
+def _with_parts(node: Any, parts: Iterable[Any]) -> Any:
+    values = iter(parts)
+    return rebuild(node, lambda _: next(values))
+
+
+def _count_sequences(options: list[set[Any]]) -> int:
+    """How many different layer sequences a list of option sets can give, where `SKIPPED` leaves nothing behind.
+
+    Reads every sequence from left to right and remembers the set of layers that could have produced it so far,
+    so that a sequence which several places can produce counts once.
+    """
+    skippable = [layers.SKIPPED in option for option in options]
+    symbols: dict[tuple[int, ...], int] = {}  # which layers offer a symbol -> how many such symbols there are
+    for symbol in set().union(*options) - {layers.SKIPPED}:
+        places = tuple(place for place, option in enumerate(options) if symbol in option)
+        symbols[places] = symbols.get(places, 0) + 1
+
+    def closure(starts: Iterable[int]) -> frozenset[int]:
+        reached = set()
+        for start in starts:
+            reached.add(start)
+            while start < len(options) and skippable[start]:
+                start += 1
+                reached.add(start)
+        return frozenset(reached)
+
+    @functools.cache
+    def count_from(state: frozenset[int]) -> int:
+        total = int(len(options) in state)
+        for places, number in symbols.items():
+            if ends := [place + 1 for place in places if place in state]:
+                total += number * count_from(closure(ends))
+        return total
+
+    return count_from(closure([0]))
+
+
+def _check_tower(name: str, tower: layers.Tower) -> None:
+    if not isinstance(tower, layers.Tower):
+        raise InputError(f"space {name!r} must be a Tower, not {type(tower).__name__}")
+    if not tower.blocks:
+        raise InputError(f"space {name!r} has no blocks")
+    source = "image"
+    for number, block in enumerate(tower.blocks):
+        if not isinstance(block, layers.Block):
+            raise InputError(f"{name}: blocks/{number} must be a Block, not {type(block).__name__}")
+        widths = block.filters.choices if isinstance(block.filters, OneOf) else (block.filters,)
+        if isinstance(block.filters, OneOf) and block.filters.tag != FILTERS:
+            raise InputError(f"{name}: the filters of blocks/{number} must be tagged FILTERS")
+        for width in widths:
+            if not isinstance(width, int) or isinstance(width, bool) or width <= 0 or width % tower.filters_base:
+                raise InputError(
+                    f"{name}: the filters of blocks/{number} must be positive multiples of {tower.filters_base}, not {width!r}"
+                )
+        for place, layer in enumerate(block.layers):
+            path = f"{name}: blocks/{number}/layers/{place}"
+            _check_layer(path, layer, residual_ok=source == f"blocks/{number}")
+            source = source if layers.keeps_width(layer) else f"blocks/{number}"
+
+
+def _check_layer(path: str, layer: Any, *, residual_ok: bool, stride_ok: bool = True) -> None:
+    if isinstance(layer, OneOf):
+        if layer.tag != OP:
+            raise InputError(f"{path}: a choice between layers must be tagged OP")
+        if len({layers.keeps_width(choice) for choice in layer.choices}) > 1:
+            raise InputError(f"{path}: some choices keep the input's width and others take the block's, so they cannot be exchanged")
+        if len({getattr(choice, "stride", 1) for choice in layer.choices if not isinstance(choice, layers.Zero)}) > 1:
+            raise InputError(f"{path}: the choices have different strides, so their outputs would differ in size")
+        for index, choice in enumerate(layer.choices):
+            _check_layer(f"{path}/choices/{index}", choice, residual_ok=residual_ok, stride_ok=stride_ok)
+        return
+    if not isinstance(layer, layers.LAYER_TYPES):
+        known = ", ".join(kind.__name__ for kind in layers.LAYER_TYPES)
+        raise InputError(f"{path}: unknown layer {layer!r}; known are {known}")
+    if isinstance(layer, layers.Residual):
+        if not (residual_ok or layers.keeps_width(layer.layer)):
+            raise InputError(f"{path}: a Residual's input must already be as wide as its block; put a layer that sets the width before it")
+        _check_layer(f"{path}/layer", layer.layer, residual_ok=residual_ok, stride_ok=False)
+        return
+    stride = getattr(layer, "stride", 1)
+    if stride not in (1, 2):
+        raise InputError(f"{path}: the stride must be 1 or 2, not {stride!r}")
+    if stride != 1 and not stride_ok:
+        raise InputError(f"{path}: a layer inside a Residual must have stride 1, not {stride}")
+    expected = {"kernel": OP, "se": OP, "expansion": FILTERS}
+    for name, tag in expected.items():
+        value = getattr(layer, name, None)
+        if isinstance(value, OneOf) and value.tag != tag:
+            raise InputError(f"{path}/{name}: must be tagged {'OP' if tag == TAGS[0] else 'FILTERS'}")
+        for choice in value.choices if isinstance(value, OneOf) else (value,):
+            _check_value(f"{path}/{name}", name, choice)
+
+
+def _check_value(path: str, name: str, value: Any) -> None:
+    if value is None:
+        return
+    if name == "kernel" and not (type(value) is int and value > 0 and value % 2):
+        raise InputError(f"{path}: a kernel size is an odd positive integer, not {value!r}")
+    if name == "se" and not isinstance(value, bool):
+        raise InputError(f"{path}: se is True or False, not {value!r}")
+    if name == "expansion":
+        ok = value.multiplier > 0 if isinstance(value, layers.Times) else type(value) is int and value > 0
+        if not ok:
+            raise InputError(f"{path}: an expansion is Times(positive number) or a positive width, not {value!r}")
