@@ -1,0 +1,80 @@
+"""Which examples make up which batch, as a function of the step alone.
+
+Randomness is Philox by its counter (Salmon et al. 2011): a draw depends on the numbers that name it and on nothing
+drawn before. Only raw 64-bit output is used, which numpy guarantees to stay the same, never its distributions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from tunas.errors import InputError
+
+_WORD = 2**64
+ORDER, AUGMENTATION = 1, 2
+"""Purposes of a draw: streams with different purposes share nothing."""
+
+
+def random_words(count: int, seed: int, purpose: int, first: int = 0, second: int = 0) -> np.ndarray:
+    """uint64 array `[count]`, a function of the arguments."""
+    generator = np.random.Philox(key=np.array([seed % _WORD, purpose], np.uint64), counter=np.array([0, first, second, 0], np.uint64))
+    return generator.random_raw(count)
+
+
+def uniform(words: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1) from uint64."""
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+@functools.lru_cache(maxsize=6)
+def permutation(size: int, seed: int, split: int, epoch: int) -> np.ndarray:
+    """int64 array `[size]`: the order in which an epoch goes through a split. Read-only."""
+    order = np.argsort(random_words(size, seed, ORDER, epoch, split), kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> None:
+    part, parts = shard
+    if batch_size < 1:
+        raise InputError(f"a batch size is at least 1, not {batch_size}")
+    if parts < 1 or not 0 <= part < parts:
+        raise InputError(f"a shard is (part, parts) with 0 <= part < parts, not ({part}, {parts})")
+    if divides and batch_size % parts:
+        raise InputError(f"a batch of {batch_size} images cannot be divided equally among {parts} processes")
+
+
+def stream_order(
+    size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Endless (epoch, example) pairs of int64 arrays `[batch_size / parts]`, one pair a step.
+
+    The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end; shard (k, n)
+    gets the k-th of n equal contiguous parts of it.
+    """
+    check_shard(batch_size, shard, divides=True)
+    part, parts = shard
+    length = batch_size // parts
+    step = start_step
+    while True:
+        start = step * batch_size + part * length
+        epoch, offset = divmod(start, size)
+        if offset + length <= size:
+            yield np.full(length, epoch), permutation(size, seed, split, epoch)[offset : offset + length]
+        else:
+            epochs, offsets = np.divmod(np.arange(start, start + length), size)
+            examples = np.empty(length, np.int64)
+            for each in range(epochs[0], epochs[-1] + 1):
+                here = epochs == each
+                examples[here] = permutation(size, seed, split, int(each))[offsets[here]]
+            yield epochs, examples
+        step += 1
+
+
+def shard_range(size: int, shard: tuple[int, int]) -> tuple[int, int]:
+    """[start, stop) of the k-th of n nearly equal contiguous parts: over all parts every example exactly once."""
+    part, parts = shard
+    return part * size // parts, (part + 1) * size // parts
