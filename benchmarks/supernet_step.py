@@ -1,0 +1,96 @@
+"""One replica's step of the supernet against the same architecture as a stand-alone module, in the same run.
+
+For random architectures of each space, at each image size, in turn: forward and backward of the supernet (gradients
+accumulated into the shared buffer, as in a search) and of the extracted stand-alone network (gradients freshly
+allocated, as in ordinary training); and the forward pass alone. Prints the median over architectures of the ratio of
+each pair's fastest times. The optimiser is left out: the search steps it once for all replicas, over all weights.
+
+    python benchmarks/supernet_step.py [--architectures 20] [--batch 32] [--rounds 5]
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+
+import tunas
+from tunas.nn import SuperNet
+
+
+@dataclass
+class Options:
+    architectures: int = 20
+    batch: int = 32
+    rounds: int = 5
+    sizes: tuple[int, ...] = (32, 96)
+    spaces: tuple[str, ...] = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
+    device: str = "cpu"
+    seed: int = 0
+
+
+def seconds(run: Callable[[], object], device: str) -> float:
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main(options: Options) -> None:
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, batch {options.batch}, channels_last")
+    print(f"{'space':30} {'pixels':>6} {'train ratio':>11} {'forward ratio':>13} {'train ms':>9} {'alone ms':>9}")
+    rng = np.random.default_rng(options.seed)
+    for name in options.spaces:
+        space = tunas.get_space(name)
+        supernet = SuperNet(space, 10).to(options.device)
+        flat = supernet.flatten()
+        for size in options.sizes:
+            images = torch.randn(options.batch, 3, size, size, device=options.device).to(memory_format=torch.channels_last)
+            labels = torch.arange(options.batch, device=options.device) % 10
+            train, forward, shared_ms, alone_ms = [], [], [], []
+            for _ in range(options.architectures):
+                architecture = space.sample(rng)
+                alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
+
+                def shared_step(architecture=architecture, images=images, labels=labels) -> None:
+                    F.cross_entropy(supernet(images, architecture), labels).backward()
+
+                def alone_step(alone=alone, images=images, labels=labels) -> None:
+                    F.cross_entropy(alone(images), labels).backward()
+                    alone.zero_grad(set_to_none=True)
+
+                @torch.no_grad()
+                def shared_forward(architecture=architecture, images=images) -> None:
+                    supernet(images, architecture)
+
+                @torch.no_grad()
+                def alone_forward(alone=alone, images=images) -> None:
+                    alone(images)
+
+                pairs = []
+                for pair in ((shared_step, alone_step), (shared_forward, alone_forward)):
+                    for run in pair:
+                        run()
+                    times = [[seconds(run, options.device) for run in pair] for _ in range(options.rounds)]
+                    pairs.append([min(column) for column in zip(*times, strict=True)])
+                assert flat.grad is not None
+                flat.grad.zero_()
+                train.append(pairs[0][0] / pairs[0][1])
+                forward.append(pairs[1][0] / pairs[1][1])
+                shared_ms.append(pairs[0][0] * 1e3)
+                alone_ms.append(pairs[0][1] * 1e3)
+            m = statistics.median
+            print(f"{name:30} {size:6} {m(train):11.3f} {m(forward):13.3f} {m(shared_ms):9.1f} {m(alone_ms):9.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,354 @@
+"""How each layer of `tunas.space.layers` runs, once for the supernet and for stand-alone networks alike.
+
+A layer module is built from a layer description that may still hold numbered OneOfs (supernet) or holds none
+(stand-alone). Its `forward(x, width, indices)` takes the block's output width and the architecture's indices; a
+stand-alone network passes neither. `None` as an output means all zeros, so that a skipped layer costs nothing.
+
+`operations` of the same class lists what a fixed layer computes, for counting parameters, MACs and memory without
+building it. A new layer type is added in `space/layers.py` and here, nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation
+from tunas.nn.profile import Operation
+from tunas.space import layers
+from tunas.space.choice import ALL, OneOf, chosen
+
+BN_EPSILON = 1e-3
+"""SPEC §1."""
+BN_MOMENTUM = 0.01
+"""Keras' 0.99 in torch's sense (SPEC §1)."""
+
+Indices = Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How layers are built where the description leaves it open. The defaults are TuNAS's own.
+
+    Args:
+        bn_epsilon, bn_momentum: of every batch norm, in torch's sense.
+        stateless_bn: batch statistics in training and in evaluation (supernet).
+        gate: what squeeze-and-excite ends with, `sigmoid` or `hard_sigmoid` (timm's MobileNetV3).
+        relu6: clip every relu at 6 (timm's MobileNetV2).
+        same_padding: pad as TensorFlow does (weights trained there).
+        path_dropout_rate: chance of dropping a residual layer for a whole training batch (SPEC §4).
+        filters_base: of the tower.
+    """
+
+    bn_epsilon: float = BN_EPSILON
+    bn_momentum: float = BN_MOMENTUM
+    stateless_bn: bool = False
+    gate: str = "sigmoid"
+    relu6: bool = False
+    same_padding: bool = False
+    path_dropout_rate: float = 0.0
+    filters_base: int = 8
+
+    def activation(self, spec: layers.Activation) -> str:
+        return "relu6" if self.relu6 and spec.kind == "relu" else spec.kind
+
+    def norm(self, channels: int) -> BatchNorm2d:
+        return BatchNorm2d(channels, self.bn_epsilon, self.bn_momentum, stateless=self.stateless_bn)
+
+
+class Choice(nn.Module):
+    """A OneOf: the chosen module's output, or with `ALL` the mean over every choice (SPEC §2)."""
+
+    def __init__(self, position: int, choices: Sequence[nn.Module]):
+        super().__init__()
+        self.position = position
+        self.choices = nn.ModuleList(choices)
+
+    def forward(self, x: Tensor, width: int | None, indices: Sequence[int]) -> Tensor | None:
+        index = indices[self.position]
+        if index != ALL:
+            return self.choices[index](x, width, indices)
+        outputs = [choice(x, width, indices) for choice in self.choices]
+        present = [output for output in outputs if output is not None]
+        return torch.stack(present).sum(0) / len(outputs) if len(present) > 1 else _scaled(present, 1 / len(outputs))
+
+
+def _scaled(outputs: list[Tensor], factor: float) -> Tensor | None:
+    return outputs[0] * factor if outputs else None
+
+
+def for_each_choice(value: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
+    """`build(value)`, or where `value` is a OneOf, the `Choice` between what it builds for each of them."""
+    if isinstance(value, OneOf):
+        assert value.position is not None
+        return Choice(value.position, [build(choice) for choice in value.choices])
+    return build(value)
+
+
+class Same(nn.Module):
+    """The input itself."""
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return x
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch norm or bias, activation; the last two where there are any."""
+
+    def __init__(self, conv: Conv2d | DepthwiseConv2d, norm: BatchNorm2d | None = None, act: str | None = None):
+        super().__init__()
+        self.conv = conv
+        self.norm = norm
+        self.act = act
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        x = self.conv(x, width)
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.act is None else activation(self.act, x, inplace=True)
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate computed from all channels' means (SPEC §1)."""
+
+    def __init__(self, channels: int, gate: str):
+        super().__init__()
+        self.gate = gate
+        self.reduce = Conv2d(channels, layers.divisible_width(channels / 4), 1, bias=True)
+        self.expand = Conv2d(self.reduce.out_channels, channels, 1, bias=True)
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        channels = x.shape[1]
+        pooled = x.mean((2, 3), keepdim=True)
+        squeezed = F.relu(self.reduce(pooled, layers.divisible_width(channels / 4)), inplace=True)
+        excited = self.expand(squeezed, channels)
+        return x * (torch.sigmoid(excited) if self.gate == "sigmoid" else F.hardsigmoid(excited))
+
+
+class ConvLayer(nn.Module):
+    def __init__(self, spec: layers.Conv, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+
+        def build(kernel: int) -> nn.Module:
+            conv = Conv2d(inputs, outputs, kernel, spec.stride, bias=not spec.batch_norm, same=options.same_padding)
+            return ConvNormAct(conv, options.norm(outputs) if spec.batch_norm else None)
+
+        self.conv = for_each_choice(spec.kernel, build)
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return self.conv(x, width, indices)
+
+    @staticmethod
+    def operations(spec: layers.Conv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        bias = not spec.batch_norm
+        return [Operation.conv("conv", inputs, outputs, spec.kernel, spec.stride, size, bias=bias, norm=spec.batch_norm)]
+
+
+class SeparableConvLayer(nn.Module):
+    def __init__(self, spec: layers.SeparableConv, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+        self.depthwise = _depthwise(spec, inputs, options)
+        self.pointwise = ConvNormAct(Conv2d(inputs, outputs, 1), options.norm(outputs))
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return self.pointwise(self.depthwise(x, None, indices), width)
+
+    @staticmethod
+    def operations(spec: layers.SeparableConv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        depthwise = Operation.conv("depthwise", inputs, inputs, spec.kernel, spec.stride, size, groups=inputs, norm=True)
+        return [depthwise, Operation.conv("pointwise", inputs, outputs, 1, 1, depthwise.output_size, norm=True)]
+
+
+class InvertedBottleneckLayer(nn.Module):
+    def __init__(self, spec: layers.InvertedBottleneck, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+        self.expansion = spec.expansion
+        self.base = options.filters_base
+        choices = spec.expansion.choices if isinstance(spec.expansion, OneOf) else (spec.expansion,)
+        expanded = max(layers.expansion_width(choice, inputs, self.base) for choice in choices)
+        act = options.activation(spec.activation)
+        self.expand = ConvNormAct(Conv2d(inputs, expanded, 1), options.norm(expanded), act)
+        self.depthwise = _depthwise(spec, expanded, options)
+        self.se = for_each_choice(spec.se, lambda on: SqueezeExcite(expanded, options.gate) if on else Same())
+        self.project = ConvNormAct(Conv2d(expanded, outputs, 1), options.norm(outputs))
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        expanded = layers.expansion_width(chosen(self.expansion, indices), x.shape[1], self.base)
+        x = self.expand(x, expanded)
+        x = self.se(self.depthwise(x, None, indices), None, indices)
+        return self.project(x, width)
+
+    @staticmethod
+    def operations(spec: layers.InvertedBottleneck, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        assert isinstance(spec.expansion, (int, layers.Times))
+        inner = layers.expansion_width(spec.expansion, inputs, base)
+        expand = Operation.conv("expand", inputs, inner, 1, 1, size, norm=True)
+        depthwise = Operation.conv("depthwise", inner, inner, spec.kernel, spec.stride, size, groups=inner, norm=True)
+        squeeze = []
+        if spec.se:
+            reduced = layers.divisible_width(inner / 4)
+            squeeze = [
+                Operation.conv("se_reduce", inner, reduced, 1, 1, 1, bias=True),
+                Operation.conv("se_expand", reduced, inner, 1, 1, 1, bias=True),
+            ]
+        return [expand, depthwise, *squeeze, Operation.conv("project", inner, outputs, 1, 1, depthwise.output_size, norm=True)]
+
+
+class ResidualLayer(nn.Module):
+    """layer(x) + x, where in training the layer may be dropped for a whole batch (path dropout)."""
+
+    def __init__(self, spec: layers.Residual, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+        self.layer = build_layer(spec.layer, inputs, outputs, options)
+        self.path_dropout_rate = options.path_dropout_rate
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        drops = self.training and self.path_dropout_rate > 0
+        if drops and torch.rand(()).item() < self.path_dropout_rate:
+            return x
+        change = self.layer(x, width, indices)
+        if change is None:
+            return x
+        return x + (change / (1 - self.path_dropout_rate) if drops else change)
+
+    @staticmethod
+    def operations(spec: layers.Residual, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        return layer_operations(spec.layer, inputs, outputs, size, base)
+
+
+class ZeroLayer(nn.Module):
+    def __init__(self, spec: layers.Zero, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> None:
+        return None
+
+    @staticmethod
+    def operations(spec: layers.Zero, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        return []
+
+
+class ActivationLayer(nn.Module):
+    def __init__(self, spec: layers.Activation, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+        self.kind = options.activation(spec)
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return activation(self.kind, x)
+
+    @staticmethod
+    def operations(spec: layers.Activation, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        return []
+
+
+class GlobalAveragePoolLayer(nn.Module):
+    def __init__(self, spec: layers.GlobalAveragePool, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+    @staticmethod
+    def operations(spec: layers.GlobalAveragePool, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        return [Operation.pool(inputs, size)]
+
+
+class DetectionEndpointLayer(nn.Module):
+    """Computes nothing; the tower collects the feature map at this place."""
+
+    def __init__(self, spec: layers.DetectionEndpoint, inputs: int, outputs: int, options: NetworkOptions):
+        super().__init__()
+
+    def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
+        return x
+
+    @staticmethod
+    def operations(spec: layers.DetectionEndpoint, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+        return []
+
+
+def _depthwise(spec: layers.SeparableConv | layers.InvertedBottleneck, channels: int, options: NetworkOptions) -> nn.Module:
+    """Depthwise convolution, batch norm and activation, each kernel size with its own."""
+    act = options.activation(spec.activation)
+
+    def build(kernel: int) -> nn.Module:
+        conv = DepthwiseConv2d(channels, kernel, spec.stride, same=options.same_padding)
+        return ConvNormAct(conv, options.norm(channels), act)
+
+    return for_each_choice(spec.kernel, build)
+
+
+MODULES: dict[type, Any] = {
+    layers.Conv: ConvLayer,
+    layers.Activation: ActivationLayer,
+    layers.SeparableConv: SeparableConvLayer,
+    layers.InvertedBottleneck: InvertedBottleneckLayer,
+    layers.Residual: ResidualLayer,
+    layers.Zero: ZeroLayer,
+    layers.GlobalAveragePool: GlobalAveragePoolLayer,
+    layers.DetectionEndpoint: DetectionEndpointLayer,
+}
+
+
+def build_layer(spec: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
+    """The module of a layer description; `inputs` and `outputs` are the widest that it will meet."""
+    return for_each_choice(spec, lambda layer: MODULES[type(layer)](layer, inputs, outputs, options))
+
+
+def layer_operations(spec: Any, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
+    """What a fixed layer computes on `inputs` channels of `size`×`size` pixels."""
+    return MODULES[type(spec)].operations(spec, inputs, outputs, size, base)
+
+
+class TowerModule(nn.Module):
+    """A tower's blocks, run in order; collects the detection endpoints.
+
+    Args:
+        tower: the description, numbered where it holds choices.
+        options: how layers are built.
+        rematerialize: recompute every layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(self, tower: layers.Tower, options: NetworkOptions, *, rematerialize: bool = False):
+        super().__init__()
+        self.filters = [block.filters for block in tower.blocks]
+        self.rematerialize = rematerialize
+        self.blocks = nn.ModuleList()
+        width = layers.IMAGE_CHANNELS
+        for block in tower.blocks:
+            outputs = layers.widest(block.filters)
+            modules = nn.ModuleList()
+            for layer in block.layers:
+                modules.append(build_layer(layer, width, outputs, options))
+                width = width if layers.keeps_width(layer) else outputs
+            self.blocks.append(modules)
+        self.output_width = width
+
+    def forward(self, x: Tensor, indices: Indices = None) -> tuple[Tensor, list[Tensor]]:
+        """Features `[N, C, H, W]` of images `[N, 3, H, W]`, and the feature maps at the detection endpoints."""
+        endpoints = []
+        for filters, block in zip(self.filters, self.blocks, strict=True):
+            width = None if indices is None else chosen(filters, indices)
+            for layer in block:  # type: ignore[union-attr]
+                if isinstance(layer, DetectionEndpointLayer):
+                    endpoints.append(x)
+                    continue
+                output = self._run(layer, x, width, indices)
+                x = zeros_like_output(x, width or layers.widest(filters)) if output is None else output
+        return x, endpoints
+
+    def _run(self, layer: nn.Module, x: Tensor, width: int | None, indices: Indices) -> Tensor | None:
+        if self.rematerialize and torch.is_grad_enabled():
+            return torch.utils.checkpoint.checkpoint(layer, x, width, indices, use_reentrant=False)
+        return layer(x, width, indices)
+
+
+def zeros_like_output(x: Tensor, width: int) -> Tensor:
+    """What a lone Zero layer hands on."""
+    return x.new_zeros(x.shape[0], width, *x.shape[2:])

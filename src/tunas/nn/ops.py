@@ -1,0 +1,153 @@
+"""Sliceable primitives: the only place that knows about widths.
+
+Every primitive owns the weight of its widest form. Called with a narrower input, or asked for a narrower output, it
+computes with the leading slice of that weight, so a call costs what the narrow operation costs. Called at full width
+it is the ordinary torch module that it inherits from, and a stand-alone network is built from the same classes.
+
+Gradients. By default a slice is an ordinary autograd slice. After `share_gradients` (see `SuperNet.flatten`) every
+parameter has a permanent `.grad`, and a slice becomes a leaf tensor whose own `.grad` is the same slice of it, so that
+backward adds into place: no full-size gradient is allocated, zero-filled or added up for each slice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+TRUNCATED_NORMAL_STD = 0.87962566103423978
+"""Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
+
+_used_kernels: list[Tensor] | None = None
+
+
+@contextlib.contextmanager
+def recording_kernels() -> Iterator[list[Tensor]]:
+    """Within the context, every convolution appends the (slice of the) kernel that it used to the list."""
+    global _used_kernels
+    outer, _used_kernels = _used_kernels, []
+    try:
+        yield _used_kernels
+    finally:
+        _used_kernels = outer
+
+
+class _Sliceable(nn.Module):
+    """Mixin that hands out leading slices of parameters."""
+
+    _leaves: dict[tuple[str, tuple[int, ...]], Tensor] | None = None
+
+    def share_gradients(self, on: bool = True) -> None:
+        """Whether slices accumulate in place into the parameters' existing `.grad`."""
+        self._leaves = {} if on else None
+
+    def _leading(self, name: str, *sizes: int) -> Tensor:
+        parameter: Tensor = getattr(self, name)
+        if parameter.shape[: len(sizes)] == sizes:
+            return parameter
+        if self._leaves is None:
+            return parameter[tuple(slice(size) for size in sizes)]
+        leaf = self._leaves.get((name, sizes))
+        if leaf is None:
+            region = tuple(slice(size) for size in sizes)
+            leaf = parameter.detach()[region].requires_grad_(parameter.requires_grad)
+            if parameter.grad is not None:
+                leaf.grad = parameter.grad[region]
+            self._leaves[name, sizes] = leaf
+        return leaf
+
+
+def _kernel_used(kernel: Tensor) -> None:
+    if _used_kernels is not None:
+        _used_kernels.append(kernel)
+
+
+def _same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """Zero-pads as TensorFlow's 'SAME' does: as little as needed, the odd pixel at the bottom and right."""
+    pads: list[int] = []
+    for size in (x.shape[3], x.shape[2]):
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+        pads += [total // 2, total - total // 2]
+    return F.pad(x, pads) if any(pads) else x
+
+
+class Conv2d(_Sliceable, nn.Conv2d):
+    """Dense convolution from the first `x.shape[1]` input channels to the first `width` output channels."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, bias: bool = False, same: bool = False):
+        super().__init__(inputs, outputs, kernel, stride, 0 if same else kernel // 2, bias=bias)
+        self.same = same
+
+    def reset_parameters(self) -> None:
+        """Truncated he-normal over fan-in; biases zero (SPEC §1)."""
+        fan_in = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
+        _truncated_normal_(self.weight, math.sqrt(2.0 / fan_in))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        width = width or self.out_channels
+        weight = self._leading("weight", width, x.shape[1])
+        bias = None if self.bias is None else self._leading("bias", width)
+        _kernel_used(weight)
+        if self.same:
+            x = _same_padded(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, weight, bias, self.stride, self.padding)
+
+
+class DepthwiseConv2d(_Sliceable, nn.Conv2d):
+    """One k×k filter per channel, for the first `x.shape[1]` channels."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, *, same: bool = False):
+        super().__init__(channels, channels, kernel, stride, 0 if same else kernel // 2, groups=channels, bias=False)
+        self.same = same
+
+    def reset_parameters(self) -> None:
+        """He-normal over k·k (SPEC §1)."""
+        _truncated_normal_(self.weight, math.sqrt(2.0 / (self.kernel_size[0] * self.kernel_size[1])))
+
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        channels = x.shape[1]
+        weight = self._leading("weight", channels)
+        _kernel_used(weight)
+        if self.same:
+            x = _same_padded(x, self.kernel_size[0], self.stride[0])
+        return F.conv2d(x, weight, None, self.stride, self.padding, 1, channels)
+
+
+class BatchNorm2d(_Sliceable, nn.BatchNorm2d):
+    """Batch norm over the first `x.shape[1]` channels.
+
+    With `stateless` it has no running statistics: those of the batch at hand serve in training and in evaluation.
+    """
+
+    def __init__(self, channels: int, epsilon: float, momentum: float, *, stateless: bool):
+        super().__init__(channels, epsilon, momentum, track_running_stats=not stateless)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.track_running_stats:
+            return super().forward(x)
+        channels = x.shape[1]
+        weight, bias = self._leading("weight", channels), self._leading("bias", channels)
+        return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+
+
+def _truncated_normal_(weight: Tensor, std: float) -> None:
+    if not weight.is_meta:
+        std /= TRUNCATED_NORMAL_STD
+        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def activation(kind: str, x: Tensor, *, inplace: bool = False) -> Tensor:
+    """relu, relu6, swish6 or sigmoid of `x`; `inplace` only where `x` is nobody else's."""
+    if kind == "relu":
+        return F.relu(x, inplace)
+    if kind == "relu6":
+        return F.relu6(x, inplace)
+    if kind == "swish6":
+        return F.hardswish(x)
+    return torch.sigmoid(x)

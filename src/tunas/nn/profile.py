@@ -1,0 +1,85 @@
+"""Parameters, multiply-accumulates and activation sizes of an architecture, without building it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tunas.space import layers
+from tunas.space.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One convolution or pooling of a fixed network on a batch of one square image.
+
+    Args:
+        kind: `conv`, `depthwise`, `expand`, `se_reduce`, …; `pool` has no parameters.
+        inputs, outputs: channels.
+        kernel, groups: of the convolution.
+        input_size, output_size: pixels along one side.
+        bias, norm: whether a bias or a batch norm (scale and shift) belongs to it.
+    """
+
+    kind: str
+    inputs: int
+    outputs: int
+    kernel: int
+    groups: int
+    input_size: int
+    output_size: int
+    bias: bool = False
+    norm: bool = False
+
+    @classmethod
+    def conv(
+        cls, kind: str, inputs: int, outputs: int, kernel: Any, stride: int, size: int, *, groups: int = 1, bias: bool = False, norm: bool = False
+    ) -> Operation:
+        return cls(kind, inputs, outputs, kernel, groups, size, -(-size // stride), bias, norm)
+
+    @classmethod
+    def pool(cls, channels: int, size: int) -> Operation:
+        return cls("pool", channels, channels, 0, channels, size, 1)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers: kernel, bias, and scale and shift of the batch norm."""
+        return self.kernel**2 * self.inputs // self.groups * self.outputs + self.outputs * (self.bias + 2 * self.norm)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the convolution."""
+        return self.kernel**2 * self.inputs // self.groups * self.outputs * self.output_size**2
+
+
+def layers_with_operations(architecture: Architecture, image_size: int = 224) -> list[tuple[str, list[Operation]]]:
+    """(path such as `blocks/2/layers/0`, its operations) for each layer, in network order; no classifier."""
+    from tunas.nn.layers import layer_operations
+
+    found = []
+    tower = architecture.tower
+    width, size = layers.IMAGE_CHANNELS, image_size
+    for number, block in enumerate(tower.blocks):
+        assert isinstance(block.filters, int)
+        for place, layer in enumerate(block.layers):
+            operations = layer_operations(layer, width, block.filters, size, tower.filters_base)
+            found.append((f"blocks/{number}/layers/{place}", operations))
+            width = width if layers.keeps_width(layer) else block.filters
+            size = operations[-1].output_size if operations else size
+    return found
+
+
+def operations_of(architecture: Architecture, num_classes: int = 1000, image_size: int = 224) -> list[Operation]:
+    """Every operation of the stand-alone network in order, the classifier last."""
+    found = [operation for _, operations in layers_with_operations(architecture, image_size) for operation in operations]
+    return [*found, Operation.conv("classifier", found[-1].outputs, num_classes, 1, 1, found[-1].output_size, bias=True)]
+
+
+def count_parameters(architecture: Architecture, num_classes: int = 1000) -> int:
+    """Trainable parameters of the stand-alone network."""
+    return sum(operation.parameters for operation in operations_of(architecture, num_classes))
+
+
+def count_macs(architecture: Architecture, num_classes: int = 1000, image_size: int = 224) -> int:
+    """Multiply-accumulates of the stand-alone network's convolutions for one image of `image_size`² pixels."""
+    return sum(operation.macs for operation in operations_of(architecture, num_classes, image_size))
