@@ -90,7 +90,7 @@ def test_proxylessnas_mobile_written_in_the_search_space():
     assert load_cost_model("pixel1", space).estimate(architecture) == pytest.approx(84.416, abs=6e-4)
 
 
-@pytest.mark.parametrize("ssd, median", zip(SPACES, (91, 110, 74), strict=True))
+@pytest.mark.parametrize("ssd, median", list(zip(SPACES, (91, 110, 74), strict=True)))
 def test_median_of_uniform_architectures(ssd, median):
     costs = load_cost_model("pixel1", ssd).estimate(tunas.get_space(ssd).sample(np.random.default_rng(0), 20_000))
     assert np.median(costs) == pytest.approx(median, abs=1.5)

@@ -1,0 +1,1 @@
+"""How the best architecture is found."""
