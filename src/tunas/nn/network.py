@@ -71,5 +71,6 @@ def build_network(
         from tunas.space.choice import choice_points, numbered
 
         if open_choices := choice_points(numbered(tower)):
-            raise InputError(f"the tower still has {len(open_choices)} choices, the first at {open_choices[0].path}; build an Architecture of it")
+            first = open_choices[0].path
+            raise InputError(f"the tower still has {len(open_choices)} choices, the first at {first}; build an Architecture of it")
     return Network(tower, num_classes, dropout_rate=dropout_rate, options=options)
