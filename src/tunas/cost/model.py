@@ -18,6 +18,8 @@ from tunas.space import ALL, OP, Architecture, Space, get_space
 FORMAT = "tunas-cost-model"
 VERSION = 1
 PIXEL1 = "pixel1"
+DEVICE_FREE = ("params", "macs", "peak_memory")
+"""Costs that follow from the architecture alone."""
 PIXEL1_DIRECTORY = Path(__file__).parent / "pixel1"
 CHUNK = 4096
 """Architectures priced at a time, so that memory stays bounded and the work stays in cache."""
@@ -200,20 +202,39 @@ class CostModel:
             raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
-def load_cost_model(name_or_path: str | os.PathLike[str], space: Space | str) -> CostModel:
-    """The cost model for `space`: `pixel1` for the tables published with the paper, or a file that `CostModel.save` wrote.
+def load_cost_model(
+    name_or_path: str | os.PathLike[str], space: Space | str, *, image_size: int = 224, num_classes: int = 1000
+) -> CostModel:
+    """The cost model for `space`.
+
+    Args:
+        name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no device;
+            or a file that `CostModel.save` (or `tunas fit`) wrote.
+        space: whose architectures are priced.
+        image_size: pixels a side, for `macs` and `peak_memory`.
+        num_classes: outputs of the classifier, for `params` and `macs`.
 
     Raises:
         InputError: where `pixel1` has no tables for the space, or the file does not hold a model for it.
     """
     space = get_space(space) if isinstance(space, str) else space
-    if os.fspath(name_or_path) == PIXEL1:
+    name = os.fspath(name_or_path)
+    if name == PIXEL1:
         return _load_pixel1(space)
-    if not Path(name_or_path).is_file():
+    if name in DEVICE_FREE:
+        from tunas.cost.additive import named_cost  # imports torch
+
+        return named_cost(name, space, image_size, num_classes)
+    if not Path(name).is_file():
         raise InputError(
-            f"there is no cost model {os.fspath(name_or_path)!r}: give 'pixel1' or the path of a JSON file, such as `tunas fit` writes"
+            f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, or the path of a JSON file, such as `tunas fit` writes"
         )
-    return CostModel.load(name_or_path, space)
+    return CostModel.load(name, space)
+
+
+def has_pixel1(space: Space) -> bool:
+    """Whether the Pixel-1 tables are packaged for the space."""
+    return (PIXEL1_DIRECTORY / f"{space.name}.npz").is_file() and space.default_target is not None
 
 
 def _load_pixel1(space: Space) -> CostModel:

@@ -1,0 +1,69 @@
+"""Files that are either the old one or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from tunas.errors import InputError
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Makes `path` hold what `write` writes, all of it or nothing: temporary name, fsync, rename.
+
+    Several processes may do this at once; the last one to finish wins.
+
+    Raises:
+        OSError: where the file cannot be written (full disk, no permission); the old one is then untouched.
+    """
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """`write_whole` of UTF-8 text."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def make_directory(path: str | os.PathLike[str]) -> Path:
+    """The directory, made where it is not there.
+
+    Raises:
+        InputError: where it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to directory {path}: {error.strerror}") from None
+    return path
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a rename in the directory survive a power cut."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # not every file system can
+    finally:
+        os.close(descriptor)

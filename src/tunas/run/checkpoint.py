@@ -1,0 +1,118 @@
+"""Checkpoints: one safetensors file each, complete or absent, with a checksum over all that it holds.
+
+The file's metadata carries the numbers (step, event-file sizes, …) as JSON and the checksum. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tunas.errors import InputError
+from tunas.files import write_whole
+from tunas.run.directory import writing_to
+
+KEPT = 3
+"""How many checkpoints stay."""
+_NAME = re.compile(r"checkpoint-(\d{10})\.safetensors")
+
+
+class DamagedCheckpoint(Exception):
+    """The file is truncated, altered or not a checkpoint."""
+
+
+def checkpoint_path(directory: Path, step: int) -> Path:
+    return directory / f"checkpoint-{step:010d}.safetensors"
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """The checkpoints in a run directory, the newest first."""
+    return sorted((entry for entry in directory.glob("checkpoint-*.safetensors") if _NAME.fullmatch(entry.name)), reverse=True)
+
+
+def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], numbers: dict[str, Any], kept: int = KEPT) -> Path:
+    """Writes the checkpoint of `step` and removes all but the newest `kept`.
+
+    Args:
+        tensors: name -> tensor on any device; kept in its dtype.
+        numbers: JSON values.
+
+    Raises:
+        InputError: where the disk is full or the directory cannot be written; earlier checkpoints are untouched.
+    """
+    on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**numbers, "step": step}, sort_keys=True)
+    payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
+    path = checkpoint_path(directory, step)
+    with writing_to(directory):
+        write_whole(path, lambda file: file.write(payload))
+        for old in checkpoints(directory)[kept:]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors on the host, numbers) of a checkpoint.
+
+    Raises:
+        DamagedCheckpoint: where the file does not hold what was written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        text = metadata["numbers"]
+        if metadata["checksum"] != _checksum(tensors, text):
+            raise DamagedCheckpoint(f"{path}: the checksum does not match")
+        numbers = json.loads(text)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise DamagedCheckpoint(f"{path}: {error}") from None
+    return tensors, numbers
+
+
+def newest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
+    """(tensors, numbers, warnings) of the newest checkpoint that is whole; None where there is none.
+
+    Damaged ones are passed over with a warning each.
+
+    Raises:
+        InputError: where there are checkpoints but every one is damaged.
+    """
+    warnings = []
+    for path in checkpoints(directory):
+        try:
+            tensors, numbers = load_checkpoint(path)
+        except DamagedCheckpoint as error:
+            warnings.append(f"passing over a damaged checkpoint: {error}")
+            continue
+        return tensors, numbers, warnings
+    if warnings:
+        raise InputError(f"every checkpoint in {directory} is damaged ({len(warnings)} of them); delete them to start again")
+    return None
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"|{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def remove_newer(directory: Path, step: int) -> None:
+    """Removes checkpoints after `step` (damaged ones that were passed over)."""
+    for path in checkpoints(directory):
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[1]) > step:
+            os.unlink(path)

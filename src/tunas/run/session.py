@@ -1,0 +1,92 @@
+"""What every long run does around its steps: stop on a signal, show progress, draw its random numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+
+import numpy as np
+
+STREAMS = ("controller", "cost", "weights", "dropout", "data", "constraint")
+"""Independent sources of random numbers in a run."""
+
+
+def generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
+    """The random numbers of one step: a function of its arguments, so that nothing has to be saved to resume."""
+    return np.random.default_rng([seed, STREAMS.index(stream), step])
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT asked the run to stop after the present step."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:  # a second Ctrl-C means now
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class Stopped(Exception):
+    """The run saved its state and stopped as asked; `code` is the exit code that schedulers expect (128 + signal)."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}; run the same command to go on")
+        self.code = 128 + number
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Within the context, SIGTERM and SIGINT only make a note."""
+    request = StopRequest()
+    try:
+        old = {number: signal.signal(number, request.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        old = {}
+    try:
+        yield request
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A rich progress bar on a terminal; one line at every tenth of the way elsewhere.
+
+    Args:
+        label: what runs.
+        total: steps.
+        start: steps done before.
+        shown: False in every process but the first.
+    """
+
+    def __init__(self, label: str, total: int, start: int, *, shown: bool):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self.label, self.total, self.shown = label, total, shown
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+            console=console, disable=not (shown and console.is_terminal),
+        )  # fmt: skip
+        self._task = self._bar.add_task(label, total=total, completed=start, status="")
+        self._plain = shown and not console.is_terminal
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, status: str) -> None:
+        """`done` steps of the total; `status` says how it goes, in a few words."""
+        self._bar.update(self._task, completed=done, status=status)
+        if self._plain and (done == self.total or done % max(1, self.total // 10) == 0):
+            print(f"{self.label} {done}/{self.total} {status}", file=sys.stderr, flush=True)

@@ -1,0 +1,260 @@
+"""What a search is told, and what follows from it. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunas.data.config import DataConfig
+from tunas.errors import InputError
+from tunas.search import schedule
+from tunas.search.reward import EXPONENT
+
+EPOCHS = 90
+"""Of a search and of a training on the training split (SPEC §3, §4)."""
+DIGITS_EPOCHS = 24
+"""Of a search on the embedded digits: a few minutes on two processors."""
+BATCH = 4096
+REPLICA_BATCH = 128
+"""Images that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
+SMALLEST_REPLICA_BATCH = 16
+STEPS_PER_EPOCH = 16
+"""Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published 4096."""
+PUBLISHED_STEPS = 27_051
+"""90 epochs of 1,231,121 images in batches of 4096."""
+SHORT_RUN_STEPS = 5_000
+"""Runs shorter than this estimate the gradient of the cost term from extra architectures, where nothing else is said."""
+COST_SAMPLES = 512
+WEIGHT_DECAY = 4e-5
+WEIGHT_DECAY_BF16 = 3e-5
+"""SPEC §3.3."""
+LABEL_SMOOTHING = 0.1
+RL_LEARNING_RATE_CAP = 0.15
+"""Largest first learning rate that the rule for short runs gives."""
+
+
+@dataclass(frozen=True)
+class SearchConfig(DataConfig):
+    """Search an architecture that lands on the wanted cost: one weight-shared network, a learned controller (TuNAS)."""
+
+    ssd: str = "proxylessnas_search"
+    """Search space: a name that `tunas spaces` lists, or module:function or file.py:function of your own."""
+
+    checkpoint_dir: str | None = None
+    """Directory of the run: parameters, checkpoints, event files, result. A run that is there already goes on. A new one
+    under runs/ where left out."""
+
+    epochs: float | None = None
+    """Passes over the training split. 90 where left out, 24 on the embedded digits."""
+
+    train_batch_size: int | None = None
+    """Images per step, over all replicas. 4096 where left out, or fewer where the dataset is small (a power of two that
+    leaves at least 16 steps per epoch)."""
+
+    replicas: int | None = None
+    """Architectures sampled per step, each on its own share of the batch. One for every 128 images where left out (for
+    every 16 in batches below 512, but at most 4)."""
+
+    model_learning_rate: float = schedule.PEAK_LEARNING_RATE
+    """Peak learning rate of the shared weights, per 256 images."""
+
+    model_warmup_steps_fraction: float = schedule.LEARNING_RATE_WARMUP_FRACTION
+    """Part of the steps over which the weights' learning rate rises."""
+
+    model_momentum: float = 0.9
+    """Momentum of RMSProp."""
+
+    model_weight_decay: float | None = None
+    """L2 on the convolution kernels in use. 4e-5 where left out, 3e-5 under bf16."""
+
+    rl_learning_rate: float | None = None
+    """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4 at the
+    published number of steps, and in proportion more in shorter runs, so that logits can go as far (at most 0.15)."""
+
+    use_exponential_rl_learning_rate_schedule: bool = True
+    """Whether the controller's learning rate grows tenfold, or stays."""
+
+    rl_entropy_regularization: float = 0.0
+    """Weight of the controller's entropy in what it maximises."""
+
+    rl_baseline_momentum: float = 0.95
+    """Momentum of the moving average of the reward."""
+
+    rl_temperature: float = 1.0
+    """Divides the controller's logits."""
+
+    rl_batch_size_multiplier: float = 4.0
+    """Validation images per training image."""
+
+    rl_delay_steps_fraction: float = schedule.RL_DELAY_FRACTION
+    """Part of the steps before the controller learns."""
+
+    increase_ops_warmup_steps_fraction: float = schedule.OP_WARMUP_FRACTION
+    """Part of the steps over which the chance of running all operations of a choice at once falls from 1 to 0."""
+
+    increase_filters_warmup_steps_fraction: float = schedule.FILTERS_WARMUP_FRACTION
+    """The same for the widest filters."""
+
+    rl_reward_function: Literal["abs", "mnas", "mnas_hard"] = "abs"
+    """abs: Q + b|T/T0 - 1|. mnas: Q (T/T0)^b. mnas_hard: Q min((T/T0)^b, 1)."""
+
+    enable_cost_model: bool = True
+    """Whether cost counts; False searches for accuracy alone."""
+
+    cost_model: str | None = None
+    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. Where left out: pixel1 for the spaces that have
+    its tables, otherwise macs."""
+
+    rl_cost_model_target: float | None = None
+    """The cost to land on, in the cost model's unit. Where left out: 84 ms (proxyless spaces), 57 ms (V3-like), otherwise the
+    median of random architectures."""
+
+    rl_cost_model_exponent: float = EXPONENT
+    """b in the reward: the more negative, the more a cost off target counts."""
+
+    constraint: tuple[str, ...] = ()
+    """Further costs, each as name=limit or file=limit (only exceeding counts) or name~target (both sides count), such as
+    params=5e6; each adds its own term to the abs reward."""
+
+    num_cost_samples: int | None = None
+    """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less variance, same
+    expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than 5,000 steps."""
+
+    rematerialize: bool = False
+    """Recompute each layer in the backward pass: less memory, more time, same result."""
+
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 computes under autocast. auto: bf16 for mobilenet_v3_like_search on CUDA, otherwise fp32."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps. Under torchrun each process takes its own."""
+
+    seed: int = 0
+    """Of everything random in the run."""
+
+    log_every: int | None = None
+    """Steps between two entries in the event files. 100 where left out, less in short runs."""
+
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
+
+
+HARMLESS = frozenset({"checkpoint_dir", "num_workers", "cache_dir", "device", "checkpoint_every", "log_every", "world_size"})
+"""May differ between the sessions of one run."""
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Everything that decides what a search computes, with no default left open.
+
+    Args:
+        steps: optimiser steps in all.
+        batch, replicas, share: images per step, architectures per step, images per architecture.
+        valid_share: validation images per architecture.
+        learning_rate, rl_learning_rate: scaled to this batch.
+        warmup_steps, rl_delay_steps, increase_ops_steps, increase_filters_steps: in steps.
+        rl_growth: how many times the controller's learning rate grows.
+    """
+
+    steps: int
+    batch: int
+    replicas: int
+    share: int
+    valid_share: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    rl_learning_rate: float
+    rl_growth: float
+    rl_delay_steps: int
+    increase_ops_steps: int
+    increase_filters_steps: int
+    num_cost_samples: int
+    precision: str
+    log_every: int
+    checkpoint_every: int
+
+    def params(self, config: SearchConfig, **facts: Any) -> dict[str, Any]:
+        """What `params.json` says: the configuration, what follows from it, and `facts`."""
+        return {**dataclasses.asdict(config), **dataclasses.asdict(self), **facts}
+
+
+def auto_batch_size(train_size: int) -> int:
+    """4096, or the power of two, at least 64, that leaves 16 steps per epoch of a smaller dataset."""
+    return min(BATCH, max(64, 2 ** int(math.log2(max(1, train_size / STEPS_PER_EPOCH)))))
+
+
+def auto_replicas(batch: int) -> int:
+    return batch // REPLICA_BATCH if batch >= 4 * REPLICA_BATCH else min(4, max(1, batch // SMALLEST_REPLICA_BATCH))
+
+
+def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda: bool) -> SearchPlan:
+    """What follows from the configuration for a training split of `train_size` images.
+
+    Raises:
+        InputError: where a value is out of range or values do not fit each other.
+    """
+    for name in ("epochs", "train_batch_size", "replicas", "model_learning_rate", "rl_learning_rate", "rl_cost_model_target",
+                 "rl_batch_size_multiplier", "rl_temperature", "log_every", "checkpoint_every"):  # fmt: skip
+        check_positive(name, getattr(config, name))
+    for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):
+        check_not_negative(name, getattr(config, name))
+    if not 0 <= config.model_momentum < 1:
+        raise InputError(f"model_momentum must be at least 0 and below 1, not {config.model_momentum}")
+    schedule.check_warmups(config.increase_ops_warmup_steps_fraction, config.increase_filters_warmup_steps_fraction, config.rl_delay_steps_fraction)
+    batch = config.train_batch_size or auto_batch_size(train_size)
+    replicas = config.replicas or auto_replicas(batch)
+    if batch % replicas:
+        raise InputError(f"the batch of {batch} images cannot be divided among {replicas} replicas; choose a multiple of {replicas}")
+    share = batch // replicas
+    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
+    if steps < 1:
+        raise InputError(f"{config.epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or smaller batches")
+    samples = config.num_cost_samples
+    separable = config.enable_cost_model and config.rl_reward_function == "abs"
+    if samples is None:
+        samples = COST_SAMPLES if separable and steps < SHORT_RUN_STEPS else 0
+    if samples == 1:
+        raise InputError("num_cost_samples must be 0 or at least 2, not 1")
+    if samples and not separable:
+        raise InputError("num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0")
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if on_cuda and config.ssd == "mobilenet_v3_like_search" else "fp32"
+    decay = config.model_weight_decay
+    if config.rl_learning_rate is None:
+        published = schedule.scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
+        rl_learning_rate = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
+    else:
+        rl_learning_rate = schedule.scaled_learning_rate(config.rl_learning_rate, batch)
+    return SearchPlan(
+        steps=steps,
+        batch=batch,
+        replicas=replicas,
+        share=share,
+        valid_share=max(1, round(share * config.rl_batch_size_multiplier)),
+        learning_rate=schedule.scaled_learning_rate(config.model_learning_rate, batch),
+        warmup_steps=schedule.steps_of(config.model_warmup_steps_fraction, steps),
+        weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if precision == "bf16" else WEIGHT_DECAY,
+        rl_learning_rate=rl_learning_rate,
+        rl_growth=schedule.RL_LEARNING_RATE_GROWTH if config.use_exponential_rl_learning_rate_schedule else 1.0,
+        rl_delay_steps=schedule.steps_of(config.rl_delay_steps_fraction, steps),
+        increase_ops_steps=schedule.steps_of(config.increase_ops_warmup_steps_fraction, steps),
+        increase_filters_steps=schedule.steps_of(config.increase_filters_warmup_steps_fraction, steps),
+        num_cost_samples=samples,
+        precision=precision,
+        log_every=config.log_every or max(1, min(100, steps // 200)),
+        checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
+    )
+
+
+def check_positive(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a positive number, not {value}")
+
+
+def check_not_negative(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} must be a number that is not negative, not {value}")

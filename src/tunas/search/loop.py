@@ -1,0 +1,338 @@
+"""The search: one step, and the loop around it (SPEC §3)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.optim.rmsprop_tf import RMSpropTF
+from torch import Tensor
+
+import tunas
+from tunas.data import Data, normalize, open_data
+from tunas.errors import DivergedError, InputError
+from tunas.files import write_text
+from tunas.nn.supernet import SuperNet
+from tunas.run.checkpoint import newest_checkpoint, remove_newer, save_checkpoint
+from tunas.run.device import World, joined_world
+from tunas.run.directory import RESULT, locked, open_run, writing_to
+from tunas.run.events import EventLog, cut_back
+from tunas.run.session import Progress, Stopped, generator, stop_requests
+from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
+from tunas.search.controller import Controller, Samples
+from tunas.search.objective import Objective, search_objective
+from tunas.search.schedule import cosine_decay_with_linear_warmup, rl_learning_rate, warmup_probability
+from tunas.space import Architecture, Space, get_space, tower_to_json
+
+RMSPROP_DECAY = 0.9
+RMSPROP_EPSILON = 1.0
+"""RMSProp in TensorFlow's form, epsilon inside the square root (SPEC §3.3)."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        architecture: the most likely choice of every OneOf.
+        cost: predicted, in `unit`; None where cost did not count.
+        target: what the search aimed for.
+        unit: of both.
+        checkpoint_dir: the run directory.
+        steps: done in all.
+        accuracy: mean validation accuracy of the sampled architectures in the last step, with shared weights.
+    """
+
+    architecture: Architecture
+    cost: float | None
+    target: float | None
+    unit: str
+    checkpoint_dir: Path
+    steps: int
+    accuracy: float
+
+
+class Search:
+    """The state of a search in one process, and its step.
+
+    All processes sample all replicas' architectures and hold the same controller; each runs its own part of the replicas.
+    """
+
+    def __init__(self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World):
+        if plan.replicas % world.size:
+            raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple")
+        self.plan, self.config, self.objective, self.world = plan, config, objective, world
+        torch.manual_seed(int(generator(config.seed, "weights").integers(2**62)))
+        self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
+        self.weights = self.supernet.flatten()
+        self.optimizer = RMSpropTF([self.weights], lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.model_momentum)
+        self.controller = Controller(space, momentum=config.rl_baseline_momentum, temperature=config.rl_temperature)
+        local = plan.replicas // world.size
+        self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
+
+    def step(self, step: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """One weight step and one controller step; the scalars to log.
+
+        Args:
+            step: from 0.
+            train: this process's images and labels of the training batch, its replicas' shares one after the other.
+            valid: the same of the validation batch.
+
+        Raises:
+            DivergedError: where a loss is not finite, naming the step and the architecture.
+        """
+        plan, config = self.plan, self.config
+        op_probability = warmup_probability(step, plan.increase_ops_steps)
+        filters_probability = warmup_probability(step, plan.increase_filters_steps)
+        samples = self.controller.sample(generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability)
+        learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
+        losses = self._train(samples, train, learning_rate)
+        accuracies = self._validate(samples, valid)
+        measured = self.world.gather(torch.cat([losses, accuracies[:, None]], 1)).cpu().double().numpy()
+        self._check_finite(step, samples, measured)
+        empirical, regularization, accuracy = measured.T
+
+        outcome = self.objective.reward(accuracy, samples.indices)
+        rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
+        cost_gradient = None
+        if plan.num_cost_samples:
+            random = generator(config.seed, "cost", step)
+            cost_gradient = self.controller.cost_gradient(
+                random, plan.num_cost_samples, self.objective.cost_reward, op_probability, filters_probability
+            )
+        learned_from = accuracy if plan.num_cost_samples else outcome.reward
+        update = self.controller.update(samples, learned_from, rate, config.rl_entropy_regularization, cost_gradient)
+        scalars = {
+            "model/loss": float((empirical + regularization).mean()),
+            "model/empirical_loss": float(empirical.mean()),
+            "model/regularization_loss": float(regularization.mean()),
+            "model/learning_rate": learning_rate,
+            "rlcontroller/validation_accuracy": float(accuracy.mean()),
+            "rlcontroller/reward": float(outcome.reward.mean()),
+            **{f"rlcontroller/{name}": value for name, value in update.items()},
+            **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
+            "rlcontroller/learning_rate": rate,
+            "rlcontroller/increase_ops_prob": op_probability,
+            "rlcontroller/increase_filters_prob": filters_probability,
+        }
+        return scalars
+
+    def _train(self, samples: Samples, batch: tuple[Tensor, Tensor], learning_rate: float) -> Tensor:
+        """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
+        plan = self.plan
+        gradient = self.weights.grad
+        assert gradient is not None
+        gradient.zero_()
+        losses = []
+        for replica, images, labels in self._shares(batch, plan.share):
+            with self._autocast():
+                logits = self.supernet(self._input(images), samples.indices[replica])
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
+            (loss / plan.replicas).backward()
+            losses.append(torch.stack([loss.detach(), self._decay_weights()]))
+        self.world.sum_(gradient)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+        return torch.stack(losses)
+
+    @torch.no_grad()
+    def _decay_weights(self) -> Tensor:
+        """Adds the gradient of the L2 of the kernels that the last replica used; its part of the loss."""
+        kernels = self.supernet.used_kernels
+        torch._foreach_add_([kernel.grad for kernel in kernels], kernels, alpha=self.plan.weight_decay / self.plan.replicas)
+        norms = torch.stack(torch._foreach_norm(kernels))
+        return 0.5 * self.plan.weight_decay * norms.square().sum()
+
+    @torch.no_grad()
+    def _validate(self, samples: Samples, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """`[local replicas]`: accuracy of each one's architecture on its share of the validation batch."""
+        accuracies = []
+        for replica, images, labels in self._shares(batch, self.plan.valid_share):
+            with self._autocast():
+                logits = self.supernet(self._input(images), samples.indices[replica])
+            accuracies.append((logits.argmax(1) == labels).float().mean())
+        return torch.stack(accuracies)
+
+    def _shares(self, batch: tuple[Tensor, Tensor], share: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        images, labels = (part.to(self.world.device, non_blocking=True) for part in batch)
+        return zip(self.local_replicas, images.split(share), labels.split(share), strict=True)
+
+    def _input(self, images: Tensor) -> Tensor:
+        return normalize(images)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
+
+    def _check_finite(self, step: int, samples: Samples, measured: np.ndarray) -> None:
+        finite = np.isfinite(measured).all(axis=1)
+        if not finite.all():
+            replica = int(finite.argmin())
+            text = ":".join(map(str, samples.indices[replica].tolist()))
+            raise DivergedError(
+                f"the loss is {measured[replica, 0]} at step {step}, architecture {text} (-1 stands for all choices at once); "
+                "the last checkpoint is kept: lower --model_learning_rate and start a new run"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, beside the step."""
+        state = self.optimizer.state[self.weights]
+        controller = self.controller.state_dict()
+        arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in controller.items() if isinstance(value, np.ndarray)}
+        return {
+            "weights": self.weights,
+            "square_avg": state.get("square_avg", torch.ones_like(self.weights)),
+            "momentum_buffer": state.get("momentum_buffer", torch.zeros_like(self.weights)),
+            **{f"controller/{name}": array for name, array in arrays.items()},
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """The plain numbers of a checkpoint."""
+        controller = self.controller.state_dict()
+        return {"controller": {name: value for name, value in controller.items() if not isinstance(value, np.ndarray)}}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Goes on where `tensors` and `numbers` were taken.
+
+        Raises:
+            InputError: where they do not fit this search.
+        """
+        for name in ("weights", "square_avg", "momentum_buffer"):
+            if name not in tensors or tensors[name].shape != self.weights.shape:
+                raise InputError(f"the checkpoint's {name} do not fit this search space")
+        self.weights.copy_(tensors["weights"])
+        state = self.optimizer.state_dict()
+        state["state"] = {0: {
+            "step": torch.tensor(float(numbers["step"])),
+            "square_avg": tensors["square_avg"].clone(),
+            "momentum_buffer": tensors["momentum_buffer"].clone(),
+        }}  # fmt: skip
+        self.optimizer.load_state_dict(state)
+        arrays = {name.removeprefix("controller/"): array.numpy() for name, array in tensors.items() if name.startswith("controller/")}
+        self.controller.load_state_dict({**numbers["controller"], **arrays})
+
+
+def search(config: SearchConfig) -> SearchResult:
+    """Runs a search, or goes on with the one in `config.checkpoint_dir`.
+
+    Under `torchrun` every process calls this with the same configuration.
+
+    Raises:
+        InputError: where the configuration cannot be carried out.
+        DivergedError: where the loss becomes NaN; the last checkpoint stays.
+        Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
+    """
+    with joined_world(config.device) as world:
+        space = get_space(config.ssd)
+        if not space.num_choices:
+            raise InputError(f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train --ssd {config.ssd}`")
+        directory = Path(config.checkpoint_dir or f"runs/search-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}")
+        data = open_data(config, run_dir=directory, seed=config.seed)
+        plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
+        objective = search_objective(config, space, data.image_size, data.num_classes)
+        params = plan.params(config, **objective.facts(), image_size=data.image_size, dataset=data.name, version=tunas.__version__)
+        params["ssd"] = space.name
+        if world.is_main:
+            open_run(directory, params, tower_to_json(space.tower), HARMLESS | {"version"})
+        world.barrier()
+        if not world.is_main:
+            return _run(space, data, plan, config, objective, world, directory)
+        with locked(directory):
+            return _run(space, data, plan, config, objective, world, directory)
+
+
+def _run(
+    space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World, directory: Path
+) -> SearchResult:
+    state = Search(space, data, plan, config, objective, world)
+    start, accuracy = _resume(state, directory, world)
+    shard = (world.rank, world.size)
+    train = data.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
+    valid = data.stream("valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False)
+    log = EventLog(directory) if world.is_main else None
+    try:
+        with stop_requests() as stop, Progress("search", plan.steps, start, shown=world.is_main) as progress:
+            began, recent = time.perf_counter(), accuracy
+            for step in range(start, plan.steps):
+                scalars = state.step(step, next(train), next(valid))
+                done = step + 1
+                accuracy = scalars["rlcontroller/validation_accuracy"]
+                recent = accuracy if step == start else 0.9 * recent + 0.1 * accuracy
+                if log and (step % plan.log_every == 0 or done == plan.steps):
+                    log.log(step, [*scalars.items(), *state.controller.logit_names()])
+                rate = (done - start) * plan.batch / (time.perf_counter() - began)
+                progress.update(done, _status(scalars, recent, objective, rate))
+                stopping = world.any(stop.signal is not None)
+                if stopping or done % plan.checkpoint_every == 0 or done == plan.steps:
+                    _save(state, directory, done, accuracy, log, world)
+                if stopping and done < plan.steps:
+                    raise Stopped(stop.signal or 15, done)
+    finally:
+        if log:
+            log.close()
+    result = _result(state, directory, plan.steps, accuracy)
+    if world.is_main:
+        _write_result(result, state, data)
+    return result
+
+
+def _status(scalars: dict[str, float], accuracy: float, objective: Objective, rate: float) -> str:
+    cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if "rlcontroller/estimated_cost" in scalars else ""
+    return f"reward {scalars['rlcontroller/reward']:.3f} accuracy {accuracy:.3f}{cost} entropy {scalars['rlcontroller/entropy']:.1f} {rate:.0f} images/s"
+
+
+def _save(state: Search, directory: Path, done: int, accuracy: float, log: EventLog | None, world: World) -> None:
+    if log:
+        numbers = {**state.numbers(), "events": log.sizes(), "accuracy": accuracy}
+        save_checkpoint(directory, done, state.tensors(), numbers)
+    world.barrier()
+
+
+def _resume(state: Search, directory: Path, world: World) -> tuple[int, float]:
+    """(steps done, last accuracy) after loading the newest whole checkpoint, if there is one."""
+    found = newest_checkpoint(directory)
+    if world.is_main:
+        for warning in found[2] if found else ():
+            print(f"warning: {warning}")
+        remove_newer(directory, found[1]["step"] if found else -1)
+        cut_back(directory, found[1]["events"] if found else {})
+    world.barrier()
+    if found is None:
+        return 0, 0.0
+    tensors, numbers, _ = found
+    state.load(tensors, numbers)
+    return numbers["step"], numbers["accuracy"]
+
+
+def _result(state: Search, directory: Path, steps: int, accuracy: float) -> SearchResult:
+    architecture = state.controller.most_likely()
+    objective = state.objective
+    cost = objective.cost_of(architecture)
+    return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, accuracy)
+
+
+def _write_result(result: SearchResult, state: Search, data: Data) -> None:
+    document = {
+        "ssd": result.architecture.space.name,
+        "indices": result.architecture.text,
+        "cost": result.cost,
+        "target": result.target,
+        "unit": result.unit,
+        "constraints": state.objective.constraint_costs(result.architecture),
+        "steps": result.steps,
+        "shared_weights_accuracy": result.accuracy,
+        "seed": state.config.seed,
+        "dataset": data.name,
+        "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
+    }
+    with writing_to(result.checkpoint_dir):
+        write_text(result.checkpoint_dir / RESULT, json.dumps(document, indent=2) + "\n")
+
+

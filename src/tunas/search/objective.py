@@ -1,0 +1,135 @@
+"""What a search maximises: accuracy against one main cost, and against any number of further ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunas.cost.model import CostModel, has_pixel1, load_cost_model
+from tunas.errors import InputError
+from tunas.search.config import SearchConfig
+from tunas.search.reward import reward_function
+from tunas.space import Architecture, Space
+
+MEDIAN_SAMPLES = 1001
+"""Random architectures whose median cost is the target where none is given."""
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One more cost: above the limit it counts; below, only where `both_sides`."""
+
+    name: str
+    model: Any
+    limit: float
+    both_sides: bool
+
+    def penalty(self, indices: np.ndarray, exponent: float) -> np.ndarray:
+        """`[N]`, 0 or below: exponent · distance from the limit, relative to it."""
+        distance = self.model.estimate(indices) / self.limit - 1
+        return exponent * (np.abs(distance) if self.both_sides else np.maximum(distance, 0.0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rewards `[N]` of N architectures, and means to log."""
+
+    reward: np.ndarray
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Accuracy and cost as one number.
+
+    Args:
+        function: `abs`, `mnas` or `mnas_hard`.
+        model: the main cost; None where only accuracy counts.
+        target: what the main cost shall be.
+        exponent: β.
+        constraints: further costs.
+    """
+
+    function: str
+    model: Any
+    target: float | None
+    exponent: float
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        return self.model.unit if self.model is not None else ""
+
+    def reward(self, accuracy: np.ndarray, indices: np.ndarray) -> Outcome:
+        """Rewards of architectures `[N, C]` with accuracies `[N]`."""
+        penalties = sum((constraint.penalty(indices, self.exponent) for constraint in self.constraints), np.zeros(len(indices)))
+        if self.model is None:
+            return Outcome(accuracy + penalties, {})
+        cost = self.model.estimate(indices)
+        found = reward_function(self.function)(accuracy, cost, self.target, self.exponent)
+        scalars = {"estimated_cost": cost, "cost_ratio": found.cost_ratio, "cost_adjustment": found.cost_adjustment}
+        return Outcome(found.reward + penalties, {name: float(value.mean()) for name, value in scalars.items()})
+
+    def cost_reward(self, indices: np.ndarray) -> np.ndarray:
+        """The part of the reward that the costs alone decide (`abs` reward)."""
+        return self.reward(np.zeros(len(indices)), indices).reward
+
+    def cost_of(self, architecture: Architecture) -> float | None:
+        return None if self.model is None else self.model.estimate(architecture)
+
+    def constraint_costs(self, architecture: Architecture) -> dict[str, dict[str, float]]:
+        return {c.name: {"cost": c.model.estimate(architecture), "limit": c.limit} for c in self.constraints}
+
+    def facts(self) -> dict[str, Any]:
+        """What `params.json` keeps of it."""
+        return {
+            "rl_cost_model_target": self.target,
+            "cost_unit": self.unit,
+            "cost_device": getattr(self.model, "device", ""),
+        }
+
+
+def search_objective(config: SearchConfig, space: Space, image_size: int, num_classes: int) -> Objective:
+    """The objective that the configuration asks for.
+
+    Raises:
+        InputError: where a cost model, target or constraint cannot be used.
+    """
+    reward_function(config.rl_reward_function)(np.zeros(1), np.ones(1), config.rl_cost_model_target or 1.0, config.rl_cost_model_exponent)
+    constraints = tuple(_constraint(text, space, image_size, num_classes) for text in config.constraint)
+    if constraints and config.rl_reward_function != "abs":
+        raise InputError("--constraint works with the abs reward only")
+    if not config.enable_cost_model:
+        return Objective(config.rl_reward_function, None, None, config.rl_cost_model_exponent, constraints)
+    model = load_cost_model(config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes)
+    target = config.rl_cost_model_target
+    if target is None:
+        is_packaged = config.cost_model in (None, "pixel1") and space.default_target is not None
+        target = space.default_target if is_packaged else median_cost(model, space)
+    return Objective(config.rl_reward_function, model, target, config.rl_cost_model_exponent, constraints)
+
+
+def default_cost_model(space: Space) -> str:
+    """`pixel1` where its tables are packaged for the space, otherwise `macs`."""
+    return "pixel1" if has_pixel1(space) else "macs"
+
+
+def median_cost(model: CostModel, space: Space) -> float:
+    """Median cost of random architectures, drawn from a fixed seed."""
+    return float(np.median(model.estimate(space.sample(np.random.default_rng(0), MEDIAN_SAMPLES))))
+
+
+def _constraint(text: str, space: Space, image_size: int, num_classes: int) -> Constraint:
+    both_sides = "~" in text
+    name, separator, limit = text.rpartition("~" if both_sides else "=")
+    try:
+        value = float(limit)
+    except ValueError:
+        value = math.nan
+    if not (separator and name and math.isfinite(value) and value > 0):
+        raise InputError(f"a constraint reads name=limit or name~target with a positive number, such as params=5e6, unlike {text!r}")
+    model = load_cost_model(name, space, image_size=image_size, num_classes=num_classes)
+    return Constraint(name, model, value, both_sides)
