@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from tunas.errors import InputError
 from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation
 from tunas.nn.profile import Operation
 from tunas.space import layers
@@ -28,6 +29,8 @@ BN_EPSILON = 1e-3
 """SPEC §1."""
 BN_MOMENTUM = 0.01
 """Keras' 0.99 in torch's sense (SPEC §1)."""
+
+GATES = ("sigmoid", "hard_sigmoid")
 
 Indices = Sequence[int] | None
 
@@ -54,6 +57,10 @@ class NetworkOptions:
     same_padding: bool = False
     path_dropout_rate: float = 0.0
     filters_base: int = 8
+
+    def __post_init__(self) -> None:
+        if self.gate not in GATES:
+            raise InputError(f"a squeeze-and-excite gate is one of {', '.join(GATES)}, not {self.gate!r}")
 
     def activation(self, spec: layers.Activation) -> str:
         return "relu6" if self.relu6 and spec.kind == "relu" else spec.kind
@@ -335,7 +342,7 @@ class TowerModule(nn.Module):
         endpoints = []
         for filters, block in zip(self.filters, self.blocks, strict=True):
             width = None if indices is None else chosen(filters, indices)
-            for layer in block:  # type: ignore[union-attr]
+            for layer in block.children():
                 if isinstance(layer, DetectionEndpointLayer):
                     endpoints.append(x)
                     continue

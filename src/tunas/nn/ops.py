@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,10 @@ class _Sliceable(nn.Module):
     def share_gradients(self, on: bool = True) -> None:
         """Whether slices accumulate in place into the parameters' existing `.grad`."""
         self._leaves = {} if on else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has parameters of its own, which the leaves would not be slices of."""
+        return {name: value for name, value in self.__dict__.items() if name != "_leaves"}
 
     def _leading(self, name: str, *sizes: int) -> Tensor:
         parameter: Tensor = getattr(self, name)

@@ -33,7 +33,17 @@ class Operation:
 
     @classmethod
     def conv(
-        cls, kind: str, inputs: int, outputs: int, kernel: Any, stride: int, size: int, *, groups: int = 1, bias: bool = False, norm: bool = False
+        cls,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        kernel: Any,
+        stride: int,
+        size: int,
+        *,
+        groups: int = 1,
+        bias: bool = False,
+        norm: bool = False,
     ) -> Operation:
         return cls(kind, inputs, outputs, kernel, groups, size, -(-size // stride), bias, norm)
 
@@ -54,6 +64,11 @@ class Operation:
 
 def layers_with_operations(architecture: Architecture, image_size: int = 224) -> list[tuple[str, list[Operation]]]:
     """(path such as `blocks/2/layers/0`, its operations) for each layer, in network order; no classifier."""
+    return _walk(architecture, image_size)[0]
+
+
+def _walk(architecture: Architecture, image_size: int) -> tuple[list[tuple[str, list[Operation]]], int, int]:
+    """Layers with their operations, and the channels and pixels along one side that the last one hands to the classifier."""
     from tunas.nn.layers import layer_operations
 
     found = []
@@ -66,13 +81,14 @@ def layers_with_operations(architecture: Architecture, image_size: int = 224) ->
             found.append((f"blocks/{number}/layers/{place}", operations))
             width = width if layers.keeps_width(layer) else block.filters
             size = operations[-1].output_size if operations else size
-    return found
+    return found, width, size
 
 
 def operations_of(architecture: Architecture, num_classes: int = 1000, image_size: int = 224) -> list[Operation]:
     """Every operation of the stand-alone network in order, the classifier last."""
-    found = [operation for _, operations in layers_with_operations(architecture, image_size) for operation in operations]
-    return [*found, Operation.conv("classifier", found[-1].outputs, num_classes, 1, 1, found[-1].output_size, bias=True)]
+    found, width, size = _walk(architecture, image_size)
+    classifier = Operation.conv("classifier", width, num_classes, 1, 1, size, bias=True)
+    return [*(operation for _, operations in found for operation in operations), classifier]
 
 
 def count_parameters(architecture: Architecture, num_classes: int = 1000) -> int:

@@ -64,7 +64,8 @@ class SuperNet(nn.Module):
         Its running batch-norm statistics are fresh: train it further, or run it in train mode, or recalibrate.
         """
         network = build_network(architecture, self.num_classes)
-        network.to(next(self.parameters()).device)
+        weight = next(self.parameters())
+        network.to(weight.device, weight.dtype)
         with torch.no_grad():
             _copy_slices(self.tower, network.tower, architecture.indices)
             _copy_slices(self.head, network.head, architecture.indices)
@@ -101,6 +102,10 @@ class SuperNet(nn.Module):
         self._share_gradients(False)
         object.__setattr__(self, "flat", None)
         return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle of the supernet is not flat."""
+        return self.__dict__ | {"flat": None, "used_kernels": []}
 
     def _indices(self, architecture: Architecture | Sequence[int]) -> Sequence[int]:
         if isinstance(architecture, Architecture):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
+import operator
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from tunas.errors import InputError
 from tunas.space import layers
-from tunas.space.choice import FILTERS, OP, TAGS, ChoicePoint, OneOf, choice_points, fields_of, numbered, rebuild, resolved
+from tunas.space.checks import check_tower
+from tunas.space.choice import FILTERS, ChoicePoint, OneOf, choice_points, fields_of, numbered, rebuild, resolved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +37,7 @@ class Space:
 
     def __init__(self, name: str, tower: layers.Tower, default_target: float | None = None):
         self.name = name
-        _check_tower(name, tower)
+        check_tower(name, tower)
         self.tower: layers.Tower = numbered(tower)
         self.default_target = default_target
         self.points: tuple[ChoicePoint, ...] = choice_points(self.tower)
@@ -84,14 +88,8 @@ class Space:
         Raises:
             InputError: saying how many indices were expected, or which one is out of range and at which path.
         """
-        if isinstance(indices, str):
-            try:
-                numbers = [int(part) for part in indices.split(SEPARATOR)] if indices.strip() else []
-            except ValueError:
-                bad = next(part for part in indices.split(SEPARATOR) if not part.strip().lstrip("-").isdigit())
-                raise InputError(f"indices are integers separated by colons, such as 0:2:1; {bad!r} is not an integer") from None
-        else:
-            numbers = [int(number) for number in indices]
+        parts = (indices.split(SEPARATOR) if indices.strip() else []) if isinstance(indices, str) else indices
+        numbers = [_integer(part) for part in parts]
         if len(numbers) != self.num_choices:
             raise InputError(f"{self.name} takes {self.num_choices} indices, but {len(numbers)} were given")
         for position, (number, point) in enumerate(zip(numbers, self.points, strict=True)):
@@ -158,6 +156,17 @@ class Architecture:
         return architecture_table(self)
 
 
+def _integer(part: Any) -> int:
+    """One index, given as text or as a number that is an integer by type (numpy's too)."""
+    if isinstance(part, str):
+        if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", part):
+            return int(part)
+    elif hasattr(part, "__index__") and not isinstance(part, bool):
+        with contextlib.suppress(TypeError):  # an array of several numbers
+            return operator.index(part)
+    raise InputError(f"indices are integers separated by colons, such as 0:2:1; {part!r} is not an integer")
+
+
 def active_positions(space: Space, indices: Sequence[int]) -> list[bool]:
     """For each OneOf, whether the choices taken around it lead to it."""
     active = [True] * space.num_choices
@@ -218,72 +227,3 @@ def _count_sequences(options: list[set[Any]]) -> int:
         return total
 
     return count_from(closure([0]))
-
-
-def _check_tower(name: str, tower: layers.Tower) -> None:
-    if not isinstance(tower, layers.Tower):
-        raise InputError(f"space {name!r} must be a Tower, not {type(tower).__name__}")
-    if not tower.blocks:
-        raise InputError(f"space {name!r} has no blocks")
-    source = "image"
-    for number, block in enumerate(tower.blocks):
-        if not isinstance(block, layers.Block):
-            raise InputError(f"{name}: blocks/{number} must be a Block, not {type(block).__name__}")
-        widths = block.filters.choices if isinstance(block.filters, OneOf) else (block.filters,)
-        if isinstance(block.filters, OneOf) and block.filters.tag != FILTERS:
-            raise InputError(f"{name}: the filters of blocks/{number} must be tagged FILTERS")
-        for width in widths:
-            if not isinstance(width, int) or isinstance(width, bool) or width <= 0 or width % tower.filters_base:
-                raise InputError(
-                    f"{name}: the filters of blocks/{number} must be positive multiples of {tower.filters_base}, not {width!r}"
-                )
-        for place, layer in enumerate(block.layers):
-            path = f"{name}: blocks/{number}/layers/{place}"
-            _check_layer(path, layer, residual_ok=source == f"blocks/{number}")
-            source = source if layers.keeps_width(layer) else f"blocks/{number}"
-
-
-def _check_layer(path: str, layer: Any, *, residual_ok: bool, stride_ok: bool = True) -> None:
-    if isinstance(layer, OneOf):
-        if layer.tag != OP:
-            raise InputError(f"{path}: a choice between layers must be tagged OP")
-        if len({layers.keeps_width(choice) for choice in layer.choices}) > 1:
-            raise InputError(f"{path}: some choices keep the input's width and others take the block's, so they cannot be exchanged")
-        if len({getattr(choice, "stride", 1) for choice in layer.choices if not isinstance(choice, layers.Zero)}) > 1:
-            raise InputError(f"{path}: the choices have different strides, so their outputs would differ in size")
-        for index, choice in enumerate(layer.choices):
-            _check_layer(f"{path}/choices/{index}", choice, residual_ok=residual_ok, stride_ok=stride_ok)
-        return
-    if not isinstance(layer, layers.LAYER_TYPES):
-        known = ", ".join(kind.__name__ for kind in layers.LAYER_TYPES)
-        raise InputError(f"{path}: unknown layer {layer!r}; known are {known}")
-    if isinstance(layer, layers.Residual):
-        if not (residual_ok or layers.keeps_width(layer.layer)):
-            raise InputError(f"{path}: a Residual's input must already be as wide as its block; put a layer that sets the width before it")
-        _check_layer(f"{path}/layer", layer.layer, residual_ok=residual_ok, stride_ok=False)
-        return
-    stride = getattr(layer, "stride", 1)
-    if stride not in (1, 2):
-        raise InputError(f"{path}: the stride must be 1 or 2, not {stride!r}")
-    if stride != 1 and not stride_ok:
-        raise InputError(f"{path}: a layer inside a Residual must have stride 1, not {stride}")
-    expected = {"kernel": OP, "se": OP, "expansion": FILTERS}
-    for name, tag in expected.items():
-        value = getattr(layer, name, None)
-        if isinstance(value, OneOf) and value.tag != tag:
-            raise InputError(f"{path}/{name}: must be tagged {'OP' if tag == TAGS[0] else 'FILTERS'}")
-        for choice in value.choices if isinstance(value, OneOf) else (value,):
-            _check_value(f"{path}/{name}", name, choice)
-
-
-def _check_value(path: str, name: str, value: Any) -> None:
-    if value is None:
-        return
-    if name == "kernel" and not (type(value) is int and value > 0 and value % 2):
-        raise InputError(f"{path}: a kernel size is an odd positive integer, not {value!r}")
-    if name == "se" and not isinstance(value, bool):
-        raise InputError(f"{path}: se is True or False, not {value!r}")
-    if name == "expansion":
-        ok = value.multiplier > 0 if isinstance(value, layers.Times) else type(value) is int and value > 0
-        if not ok:
-            raise InputError(f"{path}: an expansion is Times(positive number) or a positive width, not {value!r}")

@@ -92,6 +92,11 @@ def _user_function(name: str) -> Callable[[], Tower]:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(location)
-        return getattr(module, function)
-    except (ImportError, AttributeError) as error:
+        build = getattr(module, function)
+    except InputError:
+        raise
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: names that no module can have
         raise InputError(f"cannot load space {name!r}: {error}") from None
+    if not callable(build):
+        raise InputError(f"cannot load space {name!r}: {function} is not a function")
+    return build

@@ -14,7 +14,7 @@ HEADER = ("block", "layer", "operation", "kernel", "stride", "expansion", "se", 
 
 def architecture_rows(architecture: Architecture) -> list[tuple[str, ...]]:
     """One row of text per layer, as in `HEADER`; the expansion with the width it comes to."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     tower = architecture.tower
     width = layers.IMAGE_CHANNELS
     for number, block in enumerate(tower.blocks):

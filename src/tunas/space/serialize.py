@@ -7,11 +7,14 @@ import json
 from typing import Any
 
 from tunas.errors import InputError
+from tunas.space.checks import check_tower
 from tunas.space.choice import OneOf
 from tunas.space.layers import LAYER_TYPES, Block, Times, Tower
 
 FORMAT = "tunas-model-spec"
 VERSION = 1
+DEEPEST = 60
+"""Levels of lists and objects; the packaged spaces have 11."""
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in (*LAYER_TYPES, Block, Tower, Times, OneOf)}
 _SKIPPED_FIELDS = {(OneOf, "position")}
 
@@ -25,22 +28,21 @@ def tower_from_json(text: str) -> Tower:
     """The tower of a `model_spec.json`.
 
     Raises:
-        InputError: where the text is not JSON, or holds an unknown type, an unknown or missing field, or a value of a wrong type.
+        InputError: where the text is not JSON, or holds an unknown type, an unknown or missing field, or a value of a wrong
+            type, or where the tower cannot be a network.
     """
     try:
         document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also bytes that are no text, and endless digits
         raise InputError(f"the model spec is not valid JSON: {error}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"this is not a model spec: its 'format' must be {FORMAT!r}")
     if document.get("version") != VERSION:
         raise InputError(f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}")
-    try:
-        tower = _decode(document.get("model"), "model")
-    except RecursionError:
-        raise InputError("the model spec is nested too deeply") from None
+    tower = _decode(document.get("model"), "model")
     if not isinstance(tower, Tower):
         raise InputError(f"the model spec's model must be a Tower, not {type(tower).__name__}")
+    check_tower("model", tower)
     return tower
 
 
@@ -53,17 +55,20 @@ def _encode(node: Any) -> Any:
     return node
 
 
-def _decode(node: Any, path: str) -> Any:
+def _decode(node: Any, path: str, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise InputError(f"{path[:40]}…: the model spec is nested more than {DEEPEST} deep")
     if isinstance(node, list):
-        return tuple(_decode(item, f"{path}/{index}") for index, item in enumerate(node))
+        return tuple(_decode(item, f"{path}/{index}", depth + 1) for index, item in enumerate(node))
     if not isinstance(node, dict):
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
         raise InputError(f"{path}: unexpected value {node!r}")
-    kind = _TYPES.get(node.get("type", ""))
+    name = node.get("type")
+    kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise InputError(f"{path}: unknown type {node.get('type')!r}; known are {', '.join(sorted(_TYPES))}")
-    values = {name: _decode(value, f"{path}/{name}") for name, value in node.items() if name != "type"}
+        raise InputError(f"{path}: unknown type {name!r}; known are {', '.join(sorted(_TYPES))}")
+    values = {name: _decode(value, f"{path}/{name}", depth + 1) for name, value in node.items() if name != "type"}
     known = {f.name for f in dataclasses.fields(kind) if (kind, f.name) not in _SKIPPED_FIELDS}
     if unknown := sorted(values.keys() - known):
         raise InputError(f"{path}: {kind.__name__} has no field {unknown[0]!r}")
