@@ -15,7 +15,7 @@ _SPLIT_SEED = 20200
 
 
 def digit_images(image_size: int) -> tuple[Tensor, Tensor]:
-    """uint8 `[1797, 3, S, S]` and int64 labels `[1797]`: training digits first, then the held-out part, then the test set."""
+    """uint8 `[1797, S, S, 3]` and int64 labels `[1797]`: training digits first, then the held-out part, then the test set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -23,4 +23,4 @@ def digit_images(image_size: int) -> tuple[Tensor, Tensor]:
     gray = torch.from_numpy(digits.images[order]).float().mul_(255 / 16).unsqueeze(1)  # values 0..16
     resized = torch.nn.functional.interpolate(gray, size=(image_size, image_size), mode="bicubic", antialias=True)
     pixels = resized.round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(digits.target[order]).long()
+    return pixels.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous(), torch.from_numpy(digits.target[order]).long()

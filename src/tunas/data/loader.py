@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import hashlib
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.data.order import check_shard, shard_range, stream_order
+from tunas.data.decoding import CHUNK, Chunk, Decoder, EvaluationJob, Job, ShrinkJob, TrainingJob, chunks, one_ahead
+from tunas.data.images import PREPROCESSING_VERSION
+from tunas.data.order import Order, check_shard, shard_range, stream_order
+from tunas.data.pixel_cache import PixelCache, kept_pixels
+from tunas.data.progress import progress
 from tunas.errors import InputError
 
 SPLITS = ("train", "valid", "full_train", "test")
 Batch = tuple[Tensor, Tensor]
-"""uint8 images `[n, 3, S, S]` and int64 labels `[n]`, in memory of the host."""
+"""uint8 images `[n, 3, S, S]` (channels_last in memory) and int64 labels `[n]`, on the host."""
+log = logging.getLogger("tunas.data")
 
 
 class Part(Protocol):
@@ -23,7 +33,7 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def random_batches(self, order: Iterator[tuple[np.ndarray, np.ndarray]], seed: int, augment: bool) -> Iterator[Batch]:
+    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
         """A batch for every (epoch, example) pair of int64 arrays in `order`."""
         ...
 
@@ -34,24 +44,164 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class PixelPart:
-    """A split whose pixels lie in memory: a batch is one gather. There is no augmentation."""
+    """A split whose pixels lie in memory, or in a file that is mapped there: a batch is one gather. There is no augmentation.
+
+    Attributes:
+        pixels: uint8 `[rows, S, S, 3]`.
+        labels: int64 `[rows]`.
+        rows: int64 `[split]`, the row of every example, where the rows are fewer because some images are bad; they share
+            the row of the next good image in a stream, and are left out where all are gone through once.
+    """
 
     pixels: Tensor
     labels: Tensor
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels) if self.rows is None else len(self.rows)
 
-    def random_batches(self, order: Iterator[tuple[np.ndarray, np.ndarray]], seed: int, augment: bool) -> Iterator[Batch]:
+    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
         for _, examples in order:
-            rows = torch.from_numpy(np.array(examples))
-            yield self.pixels.index_select(0, rows), self.labels.index_select(0, rows)
+            rows = torch.from_numpy(np.array(examples) if self.rows is None else self.rows[examples])
+            images = self.pixels.flatten(1).index_select(0, rows).view(-1, *self.pixels.shape[1:])
+            yield images.permute(0, 3, 1, 2), self.labels.index_select(0, rows)
 
     def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
-        start, stop = shard_range(len(self), shard)
+        start, stop = shard_range(len(self.labels), shard)
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
-            yield self.pixels[first:last], self.labels[first:last]
+            yield self.pixels[first:last].permute(0, 3, 1, 2).clone(memory_format=torch.preserve_format), self.labels[first:last].clone()
+
+
+@dataclass(frozen=True)
+class FilePart:
+    """A split whose images are decoded as they are needed; or once, into a file, where it is gone through again and again.
+
+    Attributes:
+        name: of the split.
+        decoder: makes its chunks.
+        workers: processes that decode.
+        bad_images: where names of bad ones are noted.
+        cache_dir: where the evaluation views are kept; None decodes them each time.
+        dataset: name of the dataset, the first part of the file's name.
+    """
+
+    name: str
+    decoder: Decoder
+    workers: int
+    bad_images: BadImages
+    cache_dir: Path | None
+    dataset: str
+
+    def __len__(self) -> int:
+        return len(self.decoder)
+
+    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
+        if not augment and self.cache_dir is not None:
+            return one_ahead(self.cached.random_batches(order, seed, augment))
+        first = next(order)
+        lengths = _chunk_lengths(len(first[0]))
+
+        def jobs() -> Iterator[Job]:
+            for epochs, places in itertools.chain([first], order):
+                for start, length in lengths:
+                    part = slice(start, start + length)
+                    yield TrainingJob(epochs[part], places[part], seed) if augment else EvaluationJob(places[part], replace=True)
+
+        made = chunks(self.decoder, jobs(), self.workers, len(lengths))
+        return one_ahead(self._joined(made, len(lengths))) if self.workers else self._joined(made, len(lengths))
+
+    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+        if self.cache_dir is not None:
+            return one_ahead(self.cached.all_batches(batch_size, shard))
+        return self._decoded_once(batch_size, shard)
+
+    @functools.cached_property
+    def cached(self) -> PixelPart:
+        """The split's evaluation views, decoded by the first process that asks for them, ever."""
+        assert self.cache_dir is not None
+        size = self.decoder.image_size
+        made = self._every_chunk(lambda places: EvaluationJob(places, replace=False))
+        cache = self._kept(f"{self.name}-{size}", "evaluation", made, self.cache_dir, check_pixels=True)
+        if not len(cache.labels):
+            raise InputError(f"not one image of the {self.name} split of {self.dataset} can be decoded")
+        following = np.minimum.accumulate(np.where(cache.good, np.arange(len(cache.good)), len(cache.good))[::-1])[::-1]
+        rows = (np.cumsum(cache.good) - 1)[np.where(following < len(cache.good), following, following[0])]
+        return PixelPart(cache.squares(), cache.labels, rows)
+
+    def kept_whole(self, short_side: int, cache_dir: Path) -> PixelCache:
+        """The split's whole images with a shorter side of at most `short_side`, decoded by the first process that asks for them, ever.
+
+        Only the tables are checked on opening: to read hundreds of gigabytes at every start would cost more than it saves.
+        """
+        made = self._every_chunk(lambda places: ShrinkJob(places, short_side))
+        return self._kept(f"{self.name}-whole-{short_side}", "whole", made, cache_dir, check_pixels=False)
+
+    def _kept(self, title: str, kind: str, made: Iterator[Chunk], cache_dir: Path, *, check_pixels: bool) -> PixelCache:
+        fingerprint = self.decoder.examples.fingerprint(self.decoder.indices)
+        key = f"{title} {kind} {PREPROCESSING_VERSION} {self.decoder.on_bad_image} {fingerprint}"
+        digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
+        cache = kept_pixels(cache_dir / f"{self.dataset}-{title}-{digest}.pixels", key, made, check_pixels=check_pixels)
+        self.bad_images.note(cache.bad)
+        return cache
+
+    def _every_chunk(self, job: Callable[[np.ndarray], Job]) -> Iterator[Chunk]:
+        with progress(f"decoding {self.name}", len(self)) as advance:
+            jobs = (job(np.arange(start, min(start + CHUNK, len(self)))) for start in range(0, len(self), CHUNK))
+            for chunk in chunks(self.decoder, jobs, self.workers):
+                advance(len(chunk.good))
+                yield chunk
+
+    def _decoded_once(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+        start, stop = shard_range(len(self), shard)
+        spans = [(first, _chunk_lengths(min(batch_size, stop - first))) for first in range(start, stop, batch_size)]
+        jobs = (EvaluationJob(np.arange(first + s, first + s + n), replace=False) for first, lengths in spans for s, n in lengths)
+        made = chunks(self.decoder, jobs, self.workers, len(_chunk_lengths(batch_size)))
+        for _, lengths in spans:
+            images, labels = self._batch(list(itertools.islice(made, len(lengths))))
+            if len(labels):
+                yield images, labels
+
+    def _joined(self, made: Iterator[Chunk], count: int) -> Iterator[Batch]:
+        """Batches of `count` chunks each."""
+        while parts := list(itertools.islice(made, count)):
+            yield self._batch(parts)
+
+    def _batch(self, parts: Sequence[Chunk]) -> Batch:
+        for part in parts:
+            self.bad_images.note(part.bad)
+        images = parts[0].images if len(parts) == 1 else torch.cat([part.images for part in parts])
+        return images.permute(0, 3, 1, 2), torch.from_numpy(np.concatenate([part.labels for part in parts]))
+
+
+def _chunk_lengths(batch: int) -> list[tuple[int, int]]:
+    """(start, length) of nearly equal chunks of a batch."""
+    count = -(-batch // CHUNK)
+    return [(batch * k // count, batch * (k + 1) // count - batch * k // count) for k in range(count)]
+
+
+class BadImages:
+    """Names of images that could not be decoded and were left out, each once; the first ones are logged as they are met."""
+
+    SHOWN = 5
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def note(self, bad: Iterable[tuple[str, str]]) -> None:
+        for name, why in bad:
+            if name not in self.reasons:
+                self.reasons[name] = why
+                if len(self.reasons) <= self.SHOWN:
+                    log.warning("left out %s: %s", name, why)
+
+    def report(self) -> str | None:
+        """A sentence with the count and the first names; None where there are none."""
+        if not self.reasons:
+            return None
+        names = list(self.reasons)
+        more = f", and {len(names) - self.SHOWN} more" if len(names) > self.SHOWN else ""
+        return f"{len(names)} images could not be decoded and were left out: {', '.join(names[: self.SHOWN])}{more}"
 
 
 class Data:
@@ -64,21 +214,30 @@ class Data:
         num_classes: labels are 0 to num_classes - 1.
         class_names: in the order of the labels.
         image_size: S, pixels a side of every image handed out.
+        bad_images: those that could not be decoded so far, where they are skipped; `bad_images.report()` says which.
     """
 
-    def __init__(self, name: str, class_names: tuple[str, ...], image_size: int, parts: Mapping[str, Part]):
+    def __init__(
+        self, name: str, class_names: tuple[str, ...], image_size: int, parts: Mapping[str, Part], bad_images: BadImages | None = None
+    ):
         self.name = name
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.image_size = image_size
+        self.bad_images = bad_images or BadImages()
         self._parts = dict(parts)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(part)}" for split, part in self._parts.items())
         return f"Data({self.name!r}, {self.num_classes} classes, {self.image_size} px, {sizes})"
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of `SPLITS` that the dataset has; `test` may be missing."""
+        return tuple(self._parts)
+
     def size(self, split: str) -> int:
-        """How many images `split` has.
+        """How many images `split` lists, bad ones included.
 
         Raises:
             InputError: where there is no such split.
@@ -92,7 +251,8 @@ class Data:
 
         The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end. Shard (k, n)
         gets the k-th of n equal contiguous parts of every global batch, so that all shards together see what one would.
-        Starting at `start_step` goes on as if the steps before it had been read.
+        Starting at `start_step` goes on as if the steps before it had been read. Where bad images are skipped, the next good one of
+        the split takes the place of a bad one.
 
         Args:
             split: one of `SPLITS`.
@@ -106,7 +266,7 @@ class Data:
             uint8 `[B / n, 3, S, S]` and int64 `[B / n]`, on the host.
 
         Raises:
-            InputError: where the split is unknown or the batch cannot be divided.
+            InputError: where the split is unknown, the batch cannot be divided, or an image is bad and not to be skipped.
         """
         part = self._part(split)
         check_shard(batch_size, shard, divides=True)
@@ -114,7 +274,7 @@ class Data:
         return part.random_batches(order, seed, augment)
 
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """Every image of `split` exactly once over all shards, with the evaluation crop, in a fixed order.
+        """Every image of `split` exactly once over all shards, with the evaluation crop, in a fixed order; skipped ones not at all.
 
         Args:
             split: one of `SPLITS`.

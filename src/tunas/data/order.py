@@ -14,6 +14,8 @@ import numpy as np
 from tunas.errors import InputError
 
 _WORD = 2**64
+Order = Iterator[tuple[np.ndarray, np.ndarray]]
+"""For every step, epochs and examples (their places in the split), int64 `[n]` each."""
 ORDER, AUGMENTATION = 1, 2
 """Purposes of a draw: streams with different purposes share nothing."""
 
@@ -47,9 +49,7 @@ def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> No
         raise InputError(f"a batch of {batch_size} images cannot be divided equally among {parts} processes")
 
 
-def stream_order(
-    size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def stream_order(size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)) -> Order:
     """Endless (epoch, example) pairs of int64 arrays `[batch_size / parts]`, one pair a step.
 
     The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end; shard (k, n)
