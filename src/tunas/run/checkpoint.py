@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from tunas.errors import InputError
 from tunas.files import write_whole
+from tunas.run.device import World
 from tunas.run.directory import writing_to
+from tunas.run.events import cut_back
 
 KEPT = 3
 """How many checkpoints stay."""
@@ -101,6 +103,27 @@ def newest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
     return None
 
 
+def resumed_checkpoint(directory: Path, world: World) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, numbers) to go on from, or None for a fresh start; event files are cut back to that moment.
+
+    All processes of the job read; the first one tidies up.
+    """
+    found = newest_checkpoint(directory)
+    world.barrier()
+    if world.is_main:
+        for warning in found[2] if found else ():
+            print(f"warning: {warning}", file=sys.stderr)
+        step = found[1]["step"] if found else -1
+        with writing_to(directory):
+            for path in checkpoints(directory):
+                match = _NAME.fullmatch(path.name)
+                if match and int(match[1]) > step:
+                    path.unlink()
+            cut_back(directory, found[1]["events"] if found else {})
+    world.barrier()
+    return found[:2] if found else None
+
+
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
@@ -108,11 +131,3 @@ def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
         digest.update(f"|{name}|{tensor.dtype}|{list(tensor.shape)}|".encode())
         digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()) if tensor.numel() else b"")
     return digest.hexdigest()
-
-
-def remove_newer(directory: Path, step: int) -> None:
-    """Removes checkpoints after `step` (damaged ones that were passed over)."""
-    for path in checkpoints(directory):
-        match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) > step:
-            os.unlink(path)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import numpy as np
+
+from tunas.run.device import World
 
 STREAMS = ("controller", "cost", "weights", "dropout", "data", "constraint")
 """Independent sources of random numbers in a run."""
@@ -52,6 +55,46 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def run_steps(
+    label: str,
+    steps: range,
+    advance: Callable[[int], dict[str, float]],
+    *,
+    log: Callable[[int, dict[str, float]], None],
+    save: Callable[[int, dict[str, float]], None],
+    status: Callable[[dict[str, float], float], str],
+    log_every: int,
+    save_every: int,
+    world: World,
+) -> None:
+    """The loop around the steps of a run.
+
+    Args:
+        label: what runs, for the progress bar.
+        steps: from the first one to do to the last of the run.
+        advance: does one step; its scalars.
+        log: is given (step, scalars) of every `log_every`th step and of the last.
+        save: is given (steps done, scalars) after every `save_every`th step, after the last, and before stopping.
+        status: (scalars, steps per second) -> a few words for the progress bar.
+
+    Raises:
+        Stopped: after SIGTERM or SIGINT, once the present step is done and saved.
+    """
+    with stop_requests() as stop, Progress(label, steps.stop, steps.start, shown=world.is_main) as progress:
+        began = time.perf_counter()
+        for step in steps:
+            scalars = advance(step)
+            done = step + 1
+            if step % log_every == 0 or done == steps.stop:
+                log(step, scalars)
+            progress.update(done, status(scalars, (done - steps.start) / (time.perf_counter() - began)))
+            stopping = world.any(stop.signal is not None)
+            if stopping or done % save_every == 0 or done == steps.stop:
+                save(done, scalars)
+            if stopping and done < steps.stop:
+                raise Stopped(stop.signal or signal.SIGTERM, done)
 
 
 class Progress:

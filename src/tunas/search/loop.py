@@ -20,20 +20,17 @@ from tunas.data import Data, normalize, open_data
 from tunas.errors import DivergedError, InputError
 from tunas.files import write_text
 from tunas.nn.supernet import SuperNet
-from tunas.run.checkpoint import newest_checkpoint, remove_newer, save_checkpoint
+from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, locked, open_run, writing_to
-from tunas.run.events import EventLog, cut_back
-from tunas.run.session import Progress, Stopped, generator, stop_requests
+from tunas.run.events import EventLog
+from tunas.run.session import generator, run_steps
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
+from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
 from tunas.search.schedule import cosine_decay_with_linear_warmup, rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, tower_to_json
-
-RMSPROP_DECAY = 0.9
-RMSPROP_EPSILON = 1.0
-"""RMSProp in TensorFlow's form, epsilon inside the square root (SPEC §3.3)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Search:
         losses = []
         for replica, images, labels in self._shares(batch, plan.share):
             with self._autocast():
-                logits = self.supernet(self._input(images), samples.indices[replica])
+                logits = self.supernet(normalize(images), samples.indices[replica])
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
             (loss / plan.replicas).backward()
             losses.append(torch.stack([loss.detach(), self._decay_weights()]))
@@ -156,16 +153,13 @@ class Search:
         accuracies = []
         for replica, images, labels in self._shares(batch, self.plan.valid_share):
             with self._autocast():
-                logits = self.supernet(self._input(images), samples.indices[replica])
+                logits = self.supernet(normalize(images), samples.indices[replica])
             accuracies.append((logits.argmax(1) == labels).float().mean())
         return torch.stack(accuracies)
 
     def _shares(self, batch: tuple[Tensor, Tensor], share: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         images, labels = (part.to(self.world.device, non_blocking=True) for part in batch)
         return zip(self.local_replicas, images.split(share), labels.split(share), strict=True)
-
-    def _input(self, images: Tensor) -> Tensor:
-        return normalize(images)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
@@ -256,57 +250,50 @@ def _run(
     shard = (world.rank, world.size)
     train = data.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     valid = data.stream("valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False)
-    log = EventLog(directory) if world.is_main else None
+    events = EventLog(directory) if world.is_main else None
+
+    def advance(step: int) -> dict[str, float]:
+        nonlocal accuracy
+        scalars = state.step(step, next(train), next(valid))
+        accuracy = scalars["rlcontroller/validation_accuracy"]
+        return scalars
+
+    def log(step: int, scalars: dict[str, float]) -> None:
+        if events:
+            events.log(step, [*scalars.items(), *state.controller.logit_names()])
+
+    def save(done: int, scalars: dict[str, float]) -> None:
+        if events:
+            save_checkpoint(directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "accuracy": accuracy})
+        world.barrier()
+
+    def status(scalars: dict[str, float], rate: float) -> str:
+        cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if objective.model is not None else ""
+        return (
+            f"reward {scalars['rlcontroller/reward']:.3f} accuracy {accuracy:.3f}{cost} "
+            f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} images/s"
+        )
+
     try:
-        with stop_requests() as stop, Progress("search", plan.steps, start, shown=world.is_main) as progress:
-            began, recent = time.perf_counter(), accuracy
-            for step in range(start, plan.steps):
-                scalars = state.step(step, next(train), next(valid))
-                done = step + 1
-                accuracy = scalars["rlcontroller/validation_accuracy"]
-                recent = accuracy if step == start else 0.9 * recent + 0.1 * accuracy
-                if log and (step % plan.log_every == 0 or done == plan.steps):
-                    log.log(step, [*scalars.items(), *state.controller.logit_names()])
-                rate = (done - start) * plan.batch / (time.perf_counter() - began)
-                progress.update(done, _status(scalars, recent, objective, rate))
-                stopping = world.any(stop.signal is not None)
-                if stopping or done % plan.checkpoint_every == 0 or done == plan.steps:
-                    _save(state, directory, done, accuracy, log, world)
-                if stopping and done < plan.steps:
-                    raise Stopped(stop.signal or 15, done)
+        run_steps(
+            "search", range(start, plan.steps), advance, log=log, save=save, status=status,
+            log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
+        )  # fmt: skip
     finally:
-        if log:
-            log.close()
+        if events:
+            events.close()
     result = _result(state, directory, plan.steps, accuracy)
     if world.is_main:
         _write_result(result, state, data)
     return result
 
 
-def _status(scalars: dict[str, float], accuracy: float, objective: Objective, rate: float) -> str:
-    cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if "rlcontroller/estimated_cost" in scalars else ""
-    return f"reward {scalars['rlcontroller/reward']:.3f} accuracy {accuracy:.3f}{cost} entropy {scalars['rlcontroller/entropy']:.1f} {rate:.0f} images/s"
-
-
-def _save(state: Search, directory: Path, done: int, accuracy: float, log: EventLog | None, world: World) -> None:
-    if log:
-        numbers = {**state.numbers(), "events": log.sizes(), "accuracy": accuracy}
-        save_checkpoint(directory, done, state.tensors(), numbers)
-    world.barrier()
-
-
 def _resume(state: Search, directory: Path, world: World) -> tuple[int, float]:
     """(steps done, last accuracy) after loading the newest whole checkpoint, if there is one."""
-    found = newest_checkpoint(directory)
-    if world.is_main:
-        for warning in found[2] if found else ():
-            print(f"warning: {warning}")
-        remove_newer(directory, found[1]["step"] if found else -1)
-        cut_back(directory, found[1]["events"] if found else {})
-    world.barrier()
+    found = resumed_checkpoint(directory, world)
     if found is None:
         return 0, 0.0
-    tensors, numbers, _ = found
+    tensors, numbers = found
     state.load(tensors, numbers)
     return numbers["step"], numbers["accuracy"]
 

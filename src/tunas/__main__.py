@@ -1,0 +1,5 @@
+import sys
+
+from tunas.cli import main
+
+sys.exit(main())

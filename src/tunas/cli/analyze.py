@@ -1,0 +1,55 @@
+"""`tunas analyze`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AnalyzeConfig:
+    """The most likely architecture of one or many searches, with its cost and the step it was logged at."""
+
+    dirname: str
+    """Directory of a search, or a glob that matches many."""
+
+    output_format: Literal["lines", "csv"] = "lines"
+    """lines for people, csv for programs."""
+
+    cost_model: str | None = None
+    """Price with this model instead of the search's own."""
+
+
+def run(config: AnalyzeConfig) -> int:
+    import csv
+    import sys
+
+    from tunas.errors import InputError
+    from tunas.report.analyze import analyze, run_directories
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if config.output_format == "csv":
+        writer.writerow(["indices", "global_step", "directory", "cost_model", "unit"])
+    directories = run_directories(config.dirname)
+    skipped = 0
+    for directory in directories:
+        try:
+            found = analyze(directory, config.cost_model)
+        except InputError as error:
+            print(f"tunas: {error}" + ("; skipping" if len(directories) > 1 else ""), file=sys.stderr)
+            skipped += 1
+            continue
+        for warning in found.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if config.output_format == "csv":
+            cost = "" if found.cost is None else f"{found.cost:f}"
+            writer.writerow([found.architecture.text, found.step, directory, cost, found.unit])
+            continue
+        print(f"directory = {directory}")
+        print(f"global_step = {found.step}")
+        print(f"indices = {found.architecture.text}")
+        if found.cost is not None:
+            print(f"cost_model = {found.cost:f}")
+            print(f"unit = {found.unit}")
+        print()
+    return 2 if skipped == len(directories) else 0

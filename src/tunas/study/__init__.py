@@ -1,0 +1,1 @@
+"""Random baselines, and searched against random."""

@@ -1,0 +1,62 @@
+"""Random architectures within a range of costs, by rejection (SPEC §7)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from tunas.cost.model import load_cost_model
+from tunas.errors import InputError
+from tunas.search.objective import default_cost_model
+from tunas.space import Architecture, Space, get_space
+
+WINDOW = {84.0: (83.0, 85.0), 57.0: (57.0, 59.0)}
+"""Target -> range of costs of the released random architectures (SPEC §7)."""
+BATCH = 4096
+MAX_DRAWS = 20_000_000
+
+
+def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
+    """((architecture, cost) pairs, cost model) as a `SampleConfig` asks.
+
+    Raises:
+        InputError: where a bound is missing or no architecture lies in the range.
+    """
+    space = get_space(config.ssd)
+    name = config.cost_model or default_cost_model(space)
+    model = load_cost_model(name, space, image_size=config.image_size)
+    low, high = config.min_cost, config.max_cost
+    if low is None and high is None and name == "pixel1":
+        low, high = WINDOW[space.default_target or 84.0]
+    if config.num_samples < 1:
+        raise InputError(f"num_samples must be at least 1, not {config.num_samples}")
+    return random_architectures(space, model, -np.inf if low is None else low, np.inf if high is None else high, config.num_samples, config.seed), model
+
+
+def random_architectures(space: Space, model: Any, low: float, high: float, count: int, seed: int) -> list[tuple[Architecture, float]]:
+    """`count` architectures with their costs, uniform among those that cost from `low` to `high`.
+
+    Raises:
+        InputError: where the range is empty, or holds none of very many random architectures, with the range that these cover.
+    """
+    if low > high:
+        raise InputError(f"min_cost {low:g} is above max_cost {high:g}")
+    rng = np.random.default_rng(seed)
+    found: list[tuple[Architecture, float]] = []
+    drawn, seen = 0, np.empty(0)
+    while len(found) < count:
+        indices = space.sample(rng, BATCH)
+        costs = model.estimate(indices)
+        drawn += len(indices)
+        inside = np.flatnonzero((costs >= low) & (costs <= high))[: count - len(found)]
+        found += [(Architecture(space, tuple(indices[row].tolist())), float(costs[row])) for row in inside]
+        seen = np.array([min(seen.min(initial=np.inf), costs.min()), max(seen.max(initial=-np.inf), costs.max())])
+        if not found and drawn >= MAX_DRAWS // 20 or drawn >= MAX_DRAWS:
+            raise InputError(
+                f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} {model.unit} among {drawn:,} random ones, "
+                f"which cost {seen[0]:.4g} to {seen[1]:.4g}"
+            )
+    print(f"drew {drawn:,} architectures to find {count}", file=sys.stderr)
+    return found

@@ -1,0 +1,1 @@
+"""Stand-alone training and evaluation of one architecture (SPEC §4)."""

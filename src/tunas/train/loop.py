@@ -1,0 +1,361 @@
+"""Stand-alone training and evaluation: one architecture, from scratch, as published (SPEC §4)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.optim.rmsprop_tf import RMSpropTF
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import tunas
+from tunas.cost.model import has_pixel1, load_cost_model
+from tunas.data import Data, normalize, open_data
+from tunas.errors import DivergedError, InputError
+from tunas.files import make_directory, write_text
+from tunas.nn import Network, NetworkOptions, build_network
+from tunas.nn.layers import BN_MOMENTUM
+from tunas.nn.profile import count_macs, count_parameters
+from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
+from tunas.run.device import World, joined_world
+from tunas.run.directory import RESULT, locked, open_run, writing_to
+from tunas.run.events import EventLog
+from tunas.run.session import generator, run_steps
+from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
+from tunas.search.schedule import cosine_decay_with_linear_warmup
+from tunas.space import Architecture, Space, get_space, tower_to_json
+from tunas.space.layers import scale_filters
+from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
+from tunas.train.weights import load_weights
+
+SHORT_RUN_STEPS = 1_000
+"""In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the end."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Result of an evaluation.
+
+    Args:
+        accuracy, top5_accuracy: 0 to 1.
+        loss: mean cross-entropy, no label smoothing.
+        images: how many were counted.
+    """
+
+    accuracy: float
+    top5_accuracy: float
+    loss: float
+    images: int
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training came to.
+
+    Args:
+        architecture: what was trained.
+        evaluation: on the held-out part or the test set; None with mode `train`.
+        checkpoint_dir: the run directory.
+        document: what `result.json` says.
+    """
+
+    architecture: Architecture
+    evaluation: Evaluation | None
+    checkpoint_dir: Path
+    document: dict[str, Any]
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Trains and evaluates one architecture, or goes on with the run in `config.checkpoint_dir`.
+
+    Under `torchrun` every process calls this with the same configuration.
+
+    Raises:
+        InputError: where the configuration cannot be carried out.
+        DivergedError: where the loss becomes NaN; the last checkpoint stays.
+        Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
+    """
+    with joined_world(config.device) as world:
+        space = get_space(config.ssd)
+        architecture = _architecture(space, config)
+        directory = Path(config.checkpoint_dir or f"runs/train-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}")
+        data = open_data(config, run_dir=directory, seed=config.seed)
+        if config.mode == "eval":
+            return _evaluate_only(config, architecture, data, world, directory)
+        plan = plan_training(config, data.size(splits(config)[0]))
+        params = plan.params(config, image_size=data.image_size, dataset=data.name)
+        params["ssd"] = space.name
+        if world.is_main:
+            open_run(directory, params, tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)), TRAIN_HARMLESS)
+        world.barrier()
+        with locked(directory) if world.is_main else contextlib.nullcontext():
+            return _train(config, plan, architecture, data, world, directory)
+
+
+def _architecture(space: Space, config: TrainConfig) -> Architecture:
+    if space.num_choices and not config.indices.strip():
+        raise InputError(f"{space.name} is a search space: name one of its architectures with --indices (`tunas analyze` prints them)")
+    return space.architecture(config.indices)
+
+
+def _network(config: TrainConfig, architecture: Architecture, num_classes: int, dropout_rate: float = 0.0, bn_momentum: float = BN_MOMENTUM) -> Network:
+    tower = scale_filters(architecture.tower, config.filters_multiplier)
+    options = NetworkOptions(path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum)
+    return build_network(tower, num_classes, dropout_rate=dropout_rate, options=options)
+
+
+class Training:
+    """The state of a training in one process, and its step."""
+
+    def __init__(self, network: Network, plan: TrainPlan, config: TrainConfig, world: World):
+        self.network, self.plan, self.config, self.world = network, plan, config, world
+        self.optimizer = RMSpropTF(
+            parameter_groups(network, plan.weight_decay), lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.momentum
+        )
+        self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
+        self.kernels = [parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
+        self.forward: nn.Module = network
+        if world.size > 1:
+            self.forward = DistributedDataParallel(network, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+        if config.compile:
+            self.forward = torch.compile(self.forward)  # type: ignore[assignment]
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose accuracy counts: the averaged one where there is one."""
+        return self.ema.module if self.ema is not None else self.network
+
+    def step(self, step: int, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+        """One optimiser step on this process's part of the batch; the scalars to log.
+
+        Raises:
+            DivergedError: where the loss is not finite, naming the step.
+        """
+        config, plan, world = self.config, self.plan, self.world
+        torch.manual_seed(int(generator(config.seed, "dropout", step * world.size + world.rank).integers(2**62)))
+        learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
+        images, labels = (part.to(world.device, non_blocking=True) for part in batch)
+        parts = min(config.gradient_accumulation, len(labels))
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=world.device)
+        pieces = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        for number, (some_images, some_labels) in enumerate(pieces):
+            last = number + 1 == len(pieces)
+            with self._no_exchange(not last), autocast(world.device, config.precision):
+                logits = self.forward(normalize(some_images))
+                loss = F.cross_entropy(logits.float(), some_labels, label_smoothing=config.label_smoothing)
+                share = loss * (len(some_labels) / len(labels))
+                share.backward()
+            total += share.detach()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        with torch.no_grad():
+            regularization = 0.5 * plan.weight_decay * torch.stack(torch._foreach_norm(self.kernels)).square().sum()
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.network, step=step)
+        empirical = float(world.gather(total.reshape(1)).mean())
+        if not torch.isfinite(torch.tensor(empirical)):
+            raise DivergedError(f"the loss is {empirical} at step {step}; the last checkpoint is kept: lower --base_learning_rate and start a new run")
+        return {
+            "model/loss": empirical + float(regularization),
+            "model/empirical_loss": empirical,
+            "model/regularization_loss": float(regularization),
+            "model/learning_rate": learning_rate,
+        }
+
+    def _no_exchange(self, quiet: bool) -> contextlib.AbstractContextManager[Any]:
+        return self.forward.no_sync() if quiet and isinstance(self.forward, DistributedDataParallel) else contextlib.nullcontext()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, beside the step."""
+        state = self.optimizer.state_dict()["state"]
+        found = {f"model/{name}": value for name, value in self.network.state_dict().items()}
+        found |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items()}
+        if self.ema is not None:
+            found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
+        return found
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Goes on where `tensors` was taken.
+
+        Raises:
+            InputError: where the weights do not fit the network.
+        """
+        load_tensors(self.network, tensors, "model/")
+        if self.ema is not None:
+            load_tensors(self.ema.module, tensors, "ema/")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer/"):
+                _, index, key = name.split("/")
+                state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+
+def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, Any]]:
+    """Convolution kernels but the last layer's with L2, everything else without (SPEC §4)."""
+    decayed = {id(p) for p in network.tower.parameters() if p.dim() == 4}
+    parameters = list(network.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Loads the tensors under `prefix` into `module`.
+
+    Raises:
+        InputError: where names or shapes do not fit.
+    """
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"the checkpoint does not fit this architecture: {str(error).splitlines()[-1].strip()}") from None
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, data: Data, split: str, world: World, *, batch_size: int = 256, precision: str = "fp32") -> Evaluation:
+    """Accuracy and loss of a network over a whole split, every image counted once over all processes.
+
+    Args:
+        network: gives logits `[n, num_classes]`; is left in eval mode.
+        batch_size: per process; the last one may be smaller.
+    """
+    network.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for images, labels in data.once(split, batch_size, shard=(world.rank, world.size)):
+        images, labels = images.to(world.device), labels.to(world.device)
+        with autocast(world.device, precision):
+            logits = network(normalize(images)).float()
+        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        sums += torch.stack([top[:, 0].sum(), top.any(1).sum(), loss, torch.tensor(len(labels), device=loss.device)]).double().cpu()
+    if world.size > 1:
+        on_device = sums.to(world.device)
+        world.sum_(on_device)
+        sums = on_device.cpu()
+    correct, in_top5, loss_sum, images_counted = sums.tolist()
+    return Evaluation(correct / images_counted, in_top5 / images_counted, loss_sum / images_counted, int(images_counted))
+
+
+def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, data: Data, world: World, directory: Path) -> TrainResult:
+    torch.manual_seed(int(generator(config.seed, "weights").integers(2**62)))
+    momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
+    network = _network(config, architecture, data.num_classes, plan.dropout_rate, momentum)
+    network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = Training(network, plan, config, world)
+    found = resumed_checkpoint(directory, world)
+    start = 0
+    if found is not None:
+        state.load(found[0])
+        start = found[1]["step"]
+    shard = (world.rank, world.size)
+    stream = data.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
+    events = EventLog(directory) if world.is_main else None
+
+    def log(step: int, scalars: dict[str, float]) -> None:
+        if events:
+            events.log(step, scalars.items())
+
+    def save(done: int, scalars: dict[str, float]) -> None:
+        if events:
+            save_checkpoint(directory, done, state.tensors(), {"events": events.sizes()})
+        world.barrier()
+
+    def status(scalars: dict[str, float], rate: float) -> str:
+        return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} images/s"
+
+    try:
+        run_steps(
+            "train", range(start, plan.steps), lambda step: state.step(step, next(stream)), log=log, save=save, status=status,
+            log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
+        )  # fmt: skip
+        evaluation = None
+        if config.mode == "train_and_eval":
+            evaluation = evaluate(state.evaluated, data, plan.eval_split, world, batch_size=config.eval_batch_size, precision=config.precision)
+            log(plan.steps, {"eval/accuracy": evaluation.accuracy, "eval/top5_accuracy": evaluation.top5_accuracy, "eval/loss": evaluation.loss})
+    finally:
+        if events:
+            events.close()
+    return _finish(config, architecture, data, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps)
+
+
+def _evaluate_only(config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path) -> TrainResult:
+    if config.checkpoint is None and config.checkpoint_dir is None:
+        raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
+    network = _network(config, architecture, data.num_classes)
+    if config.checkpoint is not None:
+        network = load_weights(network, Path(config.checkpoint), architecture, config.timm_model)
+    else:
+        found = newest_checkpoint(directory)
+        if found is None:
+            raise InputError(f"there is no checkpoint in {directory}; train first, or give --checkpoint FILE")
+        load_tensors(network, found[0], "ema/" if any(name.startswith("ema/") for name in found[0]) else "model/")
+    network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    split = splits(config)[1]
+    evaluation = evaluate(network, data, split, world, batch_size=config.eval_batch_size, precision=config.precision)
+    make_directory(directory)
+    return _finish(config, architecture, data, world, directory, evaluation, split)
+
+
+def _finish(
+    config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path, evaluation: Evaluation | None, split: str, **facts: Any
+) -> TrainResult:
+    scaled = architecture
+    if config.filters_multiplier != 1:
+        scaled = Architecture(Space(architecture.space.name, scale_filters(architecture.tower, config.filters_multiplier)))
+    name = config.cost_model or ("pixel1" if has_pixel1(architecture.space) else None)
+    cost: dict[str, Any] = {"predicted_cost": None}
+    if name is not None and config.filters_multiplier == 1:
+        model = load_cost_model(name, architecture.space, image_size=data.image_size, num_classes=data.num_classes)
+        cost = {"predicted_cost": model.estimate(architecture), "cost_unit": model.unit, "cost_device": model.device}
+    document = {
+        "ssd": architecture.space.name,
+        "indices": architecture.text,
+        "filters_multiplier": config.filters_multiplier,
+        "split": split,
+        **(asdict(evaluation) if evaluation else {}),
+        **facts,
+        "dataset": data.name,
+        "image_size": data.image_size,
+        "num_classes": data.num_classes,
+        "parameters": count_parameters(scaled, data.num_classes),
+        "macs": count_macs(scaled, data.num_classes, data.image_size),
+        **cost,
+        "seed": config.seed,
+        "checkpoint": config.checkpoint,
+        "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
+        "git_commit": git_commit(),
+    }
+    if world.is_main:
+        with writing_to(directory):
+            write_text(directory / RESULT, json.dumps(document, indent=2) + "\n")
+    return TrainResult(architecture, evaluation, directory, document)
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this package runs from; None outside a checkout."""
+    try:
+        command = ["git", "-C", str(Path(tunas.__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
