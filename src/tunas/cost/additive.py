@@ -1,0 +1,111 @@
+"""Costs that need no device: parameters, multiply-accumulates and peak activation memory, exact for any architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, overload
+
+import numpy as np
+
+from tunas.cost.features import Quantity, layer_tables, peak_elements, without_constant_axes
+from tunas.cost.model import CostModel, CostTerm
+from tunas.errors import InputError
+from tunas.space import Architecture, Space
+
+BYTES_PER_NUMBER = 4
+"""Activations are float32."""
+NAMES = ("params", "macs", "peak_memory")
+
+
+def parameters(space: Space, num_classes: int = 1000) -> CostModel:
+    """Trainable parameters of the stand-alone network, as `tunas.nn.profile.count_parameters` counts them."""
+    return _sum_of(space, lambda placed: sum(op.parameters for op in placed.operations), "parameters", 224, num_classes)
+
+
+def macs(space: Space, image_size: int = 224, num_classes: int = 1000) -> CostModel:
+    """Multiply-accumulates of the stand-alone network for one image, as `tunas.nn.profile.count_macs` counts them."""
+    return _sum_of(space, lambda placed: sum(op.macs for op in placed.operations), "MACs", image_size, num_classes)
+
+
+def peak_memory(space: Space, image_size: int = 224, num_classes: int = 1000) -> PeakCost:
+    """Peak activation memory for one float32 image, in bytes; what counts is said at `tunas.cost.features.peak_elements`."""
+    return PeakCost(space, image_size, num_classes)
+
+
+def named_cost(name: str, space: Space, image_size: int = 224, num_classes: int = 1000) -> CostModel | PeakCost:
+    """`params`, `macs` or `peak_memory` of a space.
+
+    Raises:
+        InputError: where the name is another one.
+    """
+    if name == "params":
+        return parameters(space, num_classes)
+    if name == "macs":
+        return macs(space, image_size, num_classes)
+    if name == "peak_memory":
+        return peak_memory(space, image_size, num_classes)
+    raise InputError(f"unknown cost {name!r}; known are {', '.join(NAMES)}")
+
+
+class PeakCost:
+    """The largest of a few sums of table look-ups, one per layer: what a quantity that does not add up costs.
+
+    Has the reading side of `CostModel`: `space`, `unit`, `device`, `provenance` and `estimate`.
+
+    Args:
+        space: whose architectures it prices.
+        image_size: pixels a side.
+        num_classes: outputs of the classifier.
+    """
+
+    unit = "bytes"
+    device = ""
+
+    def __init__(self, space: Space, image_size: int = 224, num_classes: int = 1000):
+        self.space = space
+        self.provenance: Mapping[str, Any] = _provenance(image_size, num_classes)
+        grouped: dict[int, list[CostTerm]] = {}
+        for table in layer_tables(space, lambda placed: peak_elements(placed) * BYTES_PER_NUMBER, image_size, num_classes):
+            positions, values = without_constant_axes(table.positions, table.values)
+            grouped.setdefault(table.layer, []).append(CostTerm(positions, values, table.path))
+        # A layer whose worst case is below another's best case is never the peak.
+        floor = max(sum(term.values.min() for term in terms) for terms in grouped.values())
+        self.layers = [CostModel(space, 0.0, t, self.unit) for t in grouped.values() if sum(term.values.max() for term in t) >= floor]
+
+    def __repr__(self) -> str:
+        return f"PeakCost({self.space.name!r}, {len(self.layers)} layers, unit={self.unit!r})"
+
+    @overload
+    def estimate(self, architectures: Architecture) -> float: ...
+    @overload
+    def estimate(self, architectures: np.ndarray) -> np.ndarray: ...
+    def estimate(self, architectures: Architecture | np.ndarray) -> float | np.ndarray:
+        """Cost in `unit`: one architecture -> float; an int array `[N, num_choices]` -> float64 array `[N]`.
+
+        `ALL` (-1) in place of an OP index averages each layer's table, and then the largest layer counts.
+
+        Raises:
+            InputError: as for `CostModel.estimate`.
+        """
+        if isinstance(architectures, Architecture):
+            return max(layer.estimate(architectures) for layer in self.layers)
+        costs = self.layers[0].estimate(architectures)
+        for layer in self.layers[1:]:
+            np.maximum(costs, layer.estimate(architectures), out=costs)
+        return costs
+
+
+def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int, num_classes: int) -> CostModel:
+    bias = 0.0
+    terms = []
+    for table in layer_tables(space, quantity, image_size, num_classes):
+        positions, values = without_constant_axes(table.positions, table.values)
+        if positions:
+            terms.append(CostTerm(positions, values, table.path))
+        else:
+            bias += float(values)
+    return CostModel(space, bias, terms, unit, provenance=_provenance(image_size, num_classes))
+
+
+def _provenance(image_size: int, num_classes: int) -> dict[str, Any]:
+    return {"source": "counted by tunas.cost.additive", "image_size": image_size, "num_classes": num_classes}

@@ -1,0 +1,298 @@
+"""Tables of what each layer of a space amounts to, for every choice that it depends on (SPEC §6).
+
+A layer's work depends on the width of its block, on the width of what feeds it, and on its own choices. This module
+walks a space once and lays that out as one table per layer alternative: the alternatives of a choice between layers
+have a table each, so that their own choices are not multiplied with each other.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tunas.nn.layers import layer_operations
+from tunas.nn.profile import Operation
+from tunas.space import Activation, InvertedBottleneck, OneOf, Residual, SeparableConv, Space, Zero
+from tunas.space.choice import choice_points, chosen, resolved
+from tunas.space.layers import IMAGE_CHANNELS, keeps_width
+
+HEAD = "head"
+"""Path and description of the classifier, which every network ends with."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A fixed layer where it stands in a network.
+
+    Args:
+        layer: the description without choices, or `HEAD`.
+        inputs, outputs: channels.
+        size: pixels along one side of its input.
+        operations: what it computes.
+    """
+
+    layer: Any
+    inputs: int
+    outputs: int
+    size: int
+    operations: tuple[Operation, ...]
+
+    @property
+    def output_size(self) -> int:
+        return self.operations[-1].output_size if self.operations else self.size
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTable:
+    """A quantity of one alternative of one layer.
+
+    Args:
+        path: such as `blocks/2/layers/0`, with `/choices/1` for an alternative of a choice between layers.
+        layer: number of the layer in the network; alternatives of the same layer share it.
+        positions: the OneOfs that it depends on.
+        values: one axis per position and then the quantity's own axes; zero where another alternative is chosen.
+    """
+
+    path: str
+    layer: int
+    positions: tuple[int, ...]
+    values: np.ndarray
+
+
+Quantity = Callable[[Placed], Any]
+"""A number, or an array of always the same shape, of a layer in its place."""
+
+
+def layer_tables(space: Space, quantity: Quantity, image_size: int = 224, num_classes: int = 1000) -> list[LayerTable]:
+    """`quantity` of every layer of the space, the classifier last; exact for every architecture.
+
+    The quantity of a whole network, where it is a sum, is the sum over tables of the entry that the architecture picks.
+
+    Args:
+        quantity: called once per different layer, width and resolution.
+        image_size: pixels a side.
+        num_classes: outputs of the classifier.
+    """
+    measured = functools.cache(quantity)
+    return [
+        _filled(space, number, place, lambda placed: np.asarray(measured(placed), np.float64))
+        for number, place in enumerate(_places(space, image_size, num_classes))
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where an alternative stands: everything that decides what `placed` returns."""
+
+    path: str
+    layer: int
+    guards: Mapping[int, int]
+    positions: tuple[int, ...]
+    placed: Callable[[Mapping[int, int]], Placed]
+
+
+@dataclass(frozen=True, eq=False)
+class _Size:
+    """Pixels along one side, where they may depend on choices (a stride-2 layer that may be left out)."""
+
+    positions: tuple[int, ...]
+    values: np.ndarray
+
+    def at(self, indices: Mapping[int, int]) -> int:
+        return int(self.values[tuple(indices[position] for position in self.positions)])
+
+
+def _places(space: Space, image_size: int, num_classes: int) -> Iterator[_Place]:
+    base = space.tower.filters_base
+    width: int | OneOf = IMAGE_CHANNELS
+    size = _Size((), np.array(image_size))
+    layer_number = 0
+    for number, block in enumerate(space.tower.blocks):
+        for place, layer in enumerate(block.layers):
+            alternatives = list(_alternatives(layer))
+            for suffix, guards, alternative in alternatives:
+                placed = functools.partial(_placed, alternative, width, block.filters, size, base)
+                around = (_position_of(block.filters), _position_of(width), size.positions)
+                positions = _unique(*around, tuple(guards), _positions_in(alternative))
+                yield _Place(f"blocks/{number}/layers/{place}{suffix}", layer_number, guards, positions, placed)
+            placed_here = functools.partial(_placed, width=width, filters=block.filters, size=size, base=base)
+            size = _size_after(space, size, alternatives, placed_here)
+            width = width if keeps_width(layer) else block.filters
+            layer_number += 1
+    positions = _unique(_position_of(width), size.positions)
+    yield _Place(HEAD, layer_number, {}, positions, functools.partial(_placed_head, width, num_classes, size))
+
+
+def _placed(layer: Any, width: int | OneOf, filters: int | OneOf, size: _Size, base: int, indices: Mapping[int, int]) -> Placed:
+    inputs = chosen(width, indices)
+    outputs = inputs if keeps_width(layer) else chosen(filters, indices)
+    return _placed_fixed(resolved(layer, indices), inputs, outputs, size.at(indices), base)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _placed_fixed(layer: Any, inputs: int, outputs: int, size: int, base: int) -> Placed:
+    return Placed(layer, inputs, outputs, size, tuple(layer_operations(layer, inputs, outputs, size, base)))
+
+
+def _placed_head(width: int | OneOf, num_classes: int, size: _Size, indices: Mapping[int, int]) -> Placed:
+    inputs, pixels = chosen(width, indices), size.at(indices)
+    classifier = Operation.conv("classifier", inputs, num_classes, 1, 1, pixels, bias=True)
+    return Placed(HEAD, inputs, num_classes, pixels, (classifier,))
+
+
+def _alternatives(layer: Any, suffix: str = "", guards: Mapping[int, int] | None = None) -> Iterator[tuple[str, dict[int, int], Any]]:
+    """(path suffix, position -> index that leads there, layer) for every alternative of a layer; only fields still hold choices."""
+    guards = dict(guards or {})
+    if isinstance(layer, OneOf):
+        assert layer.position is not None
+        for index, choice in enumerate(layer.choices):
+            yield from _alternatives(choice, f"{suffix}/choices/{index}", {**guards, layer.position: index})
+    elif isinstance(layer, Residual):
+        for inner_suffix, inner_guards, inner in _alternatives(layer.layer, f"{suffix}/layer", guards):
+            yield inner_suffix, inner_guards, Residual(inner)
+    else:
+        yield suffix, guards, layer
+
+
+def _size_after(space: Space, before: _Size, alternatives: list[tuple[str, dict[int, int], Any]], placed: Callable[..., Placed]) -> _Size:
+    positions = _unique(before.positions, *(tuple(guards) for _, guards, _ in alternatives))
+    values = np.zeros([space.sizes[position] for position in positions], np.int64)
+    for combination in np.ndindex(values.shape):
+        indices = _Indices(zip(positions, combination, strict=True))
+        layer = next(layer for _, guards, layer in alternatives if guards.items() <= indices.items())
+        values[combination] = placed(layer, indices=indices).output_size
+    return _Size(*without_constant_axes(positions, values))
+
+
+class _Indices(dict[int, int]):
+    """Indices in which every position that is not given takes its first choice."""
+
+    def __missing__(self, position: int) -> int:
+        return 0
+
+
+def without_constant_axes(positions: tuple[int, ...], values: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    """The table without the axes (of `positions`) along which nothing changes."""
+    kept = list(positions)
+    for position in positions:
+        axis = kept.index(position)
+        first = values.take([0], axis)
+        if (values == first).all():
+            values = first.squeeze(axis)
+            kept.remove(position)
+    return tuple(kept), values
+
+
+def _filled(space: Space, number: int, place: _Place, quantity: Callable[[Placed], np.ndarray]) -> LayerTable:
+    sizes = [range(space.sizes[p]) if p not in place.guards else (place.guards[p],) for p in place.positions]
+    values: np.ndarray | None = None
+    for combination in itertools.product(*sizes):
+        amount = quantity(place.placed(dict(zip(place.positions, combination, strict=True))))
+        if values is None:
+            values = np.zeros((*(space.sizes[position] for position in place.positions), *amount.shape))
+        values[combination] = amount
+    assert values is not None
+    return LayerTable(place.path, place.layer, place.positions, values)
+
+
+def _position_of(value: int | OneOf) -> tuple[int, ...]:
+    if not isinstance(value, OneOf):
+        return ()
+    assert value.position is not None
+    return (value.position,)
+
+
+def _positions_in(layer: Any) -> tuple[int, ...]:
+    positions = [point.oneof.position for point in choice_points(layer)]
+    return tuple(position for position in positions if position is not None)
+
+
+def _unique(*groups: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(itertools.chain(*groups)))
+
+
+def peak_elements(placed: Placed) -> int:
+    """Most numbers that are alive at once while the layer runs on one image.
+
+    Counted as an inference runtime plans its memory: a convolution with its batch norm and activation is one
+    operation, every operation has its inputs and its output in memory at the same time, and nothing else is kept but
+    what a later operation reads: the input of a residual layer, and what squeeze-and-excite will scale.
+    """
+    entering = placed.inputs * placed.size**2
+    if isinstance(placed.layer, Zero):
+        return placed.outputs * placed.size**2
+    is_residual = isinstance(placed.layer, Residual) and bool(placed.operations)
+    peak = current = entering
+    for number, operation in enumerate(placed.operations):
+        kept = entering if is_residual and number else 0
+        result = operation.outputs * operation.output_size**2
+        if operation.kind == "se_reduce":
+            peak = max(peak, kept + current + operation.inputs + result)
+        elif operation.kind == "se_expand":
+            peak = max(peak, kept + current + operation.inputs + result, kept + 2 * current + result)
+        else:
+            peak = max(peak, kept + current + result)
+            current = result
+    if is_residual:
+        peak = max(peak, entering + 2 * current)
+    if placed.layer == HEAD:
+        peak = max(peak, current + placed.outputs)
+    return peak
+
+
+def physical_quantities(placed: Placed) -> dict[str, float]:
+    """What a layer's time is made of, by name: multiply-accumulates by kind of operation, numbers moved, and calls.
+
+    A name that holds a kernel size, stride and resolution is a finer version of one that does not.
+    """
+    found: dict[str, float] = {}
+
+    def add(name: str, amount: float) -> None:
+        found[name] = found.get(name, 0.0) + amount
+
+    act = _activation_of(placed.layer)
+    for operation in placed.operations:
+        kind = _work_kind(operation)
+        read, written = operation.inputs * operation.input_size**2, operation.outputs * operation.output_size**2
+        add(f"macs {kind}", operation.macs)
+        add(f"moved {kind}", read + written)
+        add("weights", operation.parameters)
+        add("calls", 1)
+        add(f"calls {kind}", 1)
+        if operation.norm:
+            add("normalised", written)
+        if act and operation.kind in ("expand", "depthwise"):
+            add(f"activated {act}", written)
+        if operation.kind == "se_expand":
+            add("gated", operation.outputs * placed.output_size**2)
+        fine = f"{kind} k{operation.kernel} {operation.input_size}->{operation.output_size}"
+        add(f"macs {fine}", operation.macs)
+        add(f"moved {fine}", read + written)
+        add(f"calls {fine}", 1)
+    if isinstance(placed.layer, Activation):
+        add(f"activated {act}", placed.inputs * placed.size**2)
+    if isinstance(placed.layer, Residual) and placed.operations:
+        add("added", placed.outputs * placed.output_size**2)
+    return found
+
+
+def _work_kind(operation: Operation) -> str:
+    if operation.kind == "pool":
+        return "pool"
+    if operation.groups > 1:
+        return "depthwise"
+    if operation.output_size == 1:
+        return "vector"
+    return "pointwise" if operation.kernel == 1 else "dense"
+
+
+def _activation_of(layer: Any) -> str:
+    inner = layer.layer if isinstance(layer, Residual) else layer
+    if isinstance(inner, Activation):
+        return inner.kind
+    return inner.activation.kind if isinstance(inner, (InvertedBottleneck, SeparableConv)) else ""

@@ -1,0 +1,299 @@
+"""How long networks take on a device, architecture by architecture, into a CSV file that `tunas fit` reads."""
+
+from __future__ import annotations
+
+import csv
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tunas.cost.backends import Backend, export_onnx, get_backend
+from tunas.cost.samples import COLUMNS, SETUP, Sample, append_samples, draw_architectures, drop_torn_row, read_samples
+from tunas.errors import InputError
+from tunas.space import Architecture, Space, get_space
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+MANIFEST = "manifest.csv"
+CLOCKS = {"wall": time.perf_counter_ns, "processor": time.process_time_ns}
+
+
+@dataclass(frozen=True)
+class MeasureConfig:
+    """Measures the latency of architectures at batch 1 on a device, or exports them for a device that is not here."""
+
+    ssd: str
+    """Search space: a name that `tunas spaces` lists, module:function or path/to/file.py:function."""
+
+    device: str = "torch-cpu"
+    """What runs the networks: torch-cpu, torch-cuda, torch-cpu-compile, torch-cuda-compile, onnxruntime, openvino or executorch."""
+
+    out: str | None = None
+    """CSV file that the measurements are appended to. What it holds already is not measured again."""
+
+    num_architectures: int = 500
+    """How many different architectures the file shall hold in the end."""
+
+    indices: str | None = None
+    """Measure this architecture only, and print the result."""
+
+    cost_model: str | None = None
+    """With indices: a cost model whose prediction is printed next to what was measured."""
+
+    export: str | None = None
+    """Directory to write the architectures to as ONNX files instead, with a manifest.csv whose empty column 'milliseconds'
+    takes the times that you measure elsewhere."""
+
+    image_size: int = 224
+    """Pixels a side."""
+
+    num_classes: int = 1000
+    """Outputs of the classifier."""
+
+    threads: int = 1
+    """Processor threads that the backend may use."""
+
+    clock: Literal["wall", "processor"] = "wall"
+    """What is counted: the time that passes, or the time that this process's threads ran. On a processor that is shared with
+    other work, the latter is what one thread would take alone; it means nothing for a GPU or for several threads."""
+
+    warmup: int = 5
+    """Runs of each network before the first that is timed."""
+
+    rounds: int = 10
+    """How often each network's turn comes. Networks are timed in turns, so that a disturbance of the machine falls on all."""
+
+    repeats: int = 10
+    """Timed runs in each turn. A turn counts with its median, a network with its fastest turns."""
+
+    group: int = 10
+    """Networks that are in memory at once and take turns."""
+
+    seed: int = 0
+    """Which architectures are drawn. The first n are the same for every num_architectures."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_architectures", "image_size", "num_classes", "threads", "repeats", "group"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.rounds < 2:
+            raise InputError(f"rounds must be at least 2, because the halves are compared, not {self.rounds}")
+        if self.clock == "processor" and (self.threads > 1 or "cuda" in self.device):
+            raise InputError("the processor clock adds up the time of all threads; it measures latency only for one thread on a processor")
+        if self.warmup < 0:
+            raise InputError(f"warmup must not be negative, but is {self.warmup}")
+        if sum(option is not None for option in (self.out, self.indices, self.export)) != 1:
+            raise InputError("give one of out (measure many), indices (measure one) and export (write ONNX files)")
+
+
+def measure(config: MeasureConfig) -> list[Sample]:
+    """Measures what the configuration asks for.
+
+    Returns:
+        With `indices`, one sample; with `out`, every row that the file holds now, in its order.
+
+    Raises:
+        InputError: where the space, the device or the indices are unknown, the runtime is missing, the file holds rows
+            of another set-up, or the space has fewer networks than asked for.
+    """
+    space = get_space(config.ssd)
+    backend = get_backend(config.device)
+    if config.indices is not None:
+        return measured_group([space.architecture(config.indices).pruned()], backend, config)
+    assert config.out is not None
+    setup = setup_of(backend, config)
+    done = _already_measured(config.out, space, setup)
+    wanted = _wanted(space, config)
+    missing = [architecture for architecture in wanted if architecture.text not in done]
+    group = config.group if backend.interleaves else 1
+    with progress_bar() as progress:
+        task = progress.add_task(f"measuring {space.name} on {backend.name}", total=len(wanted), completed=len(wanted) - len(missing))
+        for start in range(0, len(missing), group):
+            samples = measured_group(missing[start : start + group], backend, config)
+            append_samples(config.out, samples)
+            progress.advance(task, len(samples))
+    return read_samples(config.out, space)
+
+
+def export(config: MeasureConfig) -> Path:
+    """Writes `0000.onnx`, … and a manifest to the directory `config.export`; files that are there already are kept.
+
+    Returns:
+        The manifest: the CSV that `tunas fit` reads, once its column `milliseconds` is filled in.
+
+    Raises:
+        InputError: where the space is unknown or `onnx` is missing, or the manifest in that directory is of other architectures.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("onnx") is None:
+        raise InputError("export needs onnx, which is not installed here: pip install 'tunas-torch[devices]'")
+    assert config.export is not None
+    space = get_space(config.ssd)
+    directory = Path(config.export)
+    directory.mkdir(parents=True, exist_ok=True)
+    wanted = _wanted(space, config)
+    rows = [(f"{number:04d}.onnx", architecture) for number, architecture in enumerate(wanted)]
+    manifest = _written_manifest(directory / MANIFEST, rows, config)
+    with progress_bar() as progress:
+        for name, architecture in progress.track(rows, description=f"exporting {space.name}"):
+            path = directory / name
+            if not path.is_file():
+                partial = path.with_suffix(".partial")
+                export_onnx(*network_and_image(architecture, config), partial)
+                os.replace(partial, path)
+    return manifest
+
+
+def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], config: MeasureConfig) -> Path:
+    header = ["file", *COLUMNS]
+    kept: list[list[str]] = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            kept = [[row.get(name) or "" for name in header] for row in reader]
+        ours = {(name, architecture.text) for name, architecture in rows}
+        indices_column = header.index("indices")
+        if any((row[0], row[indices_column]) not in ours for row in kept):
+            raise InputError(f"{path} lists other architectures than this export would; give an empty directory")
+    known = {row[0] for row in kept}
+    new = []
+    for name, architecture in rows:
+        if name not in known:
+            cells = {"file": name, "ssd": config.ssd, "indices": architecture.text, "image_size": str(config.image_size)}
+            new.append([cells.get(column, "") for column in header])
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *kept, *new])
+    os.replace(partial, path)
+    return path
+
+
+def _wanted(space: Space, config: MeasureConfig) -> list[Architecture]:
+    wanted = list(itertools.islice(draw_architectures(space, config.seed), config.num_architectures))
+    if len(wanted) < config.num_architectures:
+        raise InputError(f"{space.name} has only some {len(wanted)} different networks, not the {config.num_architectures} asked for")
+    return wanted
+
+
+def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> set[str]:
+    if not Path(path).is_file():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return set()
+    drop_torn_row(path)
+    if Path(path).stat().st_size == 0:
+        return set()
+    header = Path(path).read_text(encoding="utf-8").splitlines()[0]
+    if header != ",".join(COLUMNS):
+        raise InputError(f"{path} has other columns than `tunas measure` writes, so it cannot be continued; give a new file")
+    samples = read_samples(path, space)
+    for name in SETUP if samples else ():
+        before = getattr(samples[0], name)
+        if before != setup[name]:
+            raise InputError(f"{path} was measured with {name} {before!r}, not {setup[name]!r}; give a new file or the same settings")
+    return {sample.indices for sample in samples}
+
+
+def setup_of(backend: Backend, config: MeasureConfig) -> dict[str, Any]:
+    """What stays the same for every row of a file: values of the columns `SETUP`."""
+    threads = config.threads if backend.sets_threads else None
+    described = {"backend": backend.name, "device": backend.describe(), "image_size": config.image_size}
+    return {**described, "threads": threads, "clock": config.clock}
+
+
+def network_and_image(architecture: Architecture, config: MeasureConfig) -> tuple[Any, Any]:
+    """The stand-alone network in eval mode, freshly initialised, and one random image `[1, 3, size, size]`."""
+    import torch
+
+    from tunas.nn import build_network
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build_network(architecture, config.num_classes).eval().requires_grad_(False)
+        return network, torch.rand(1, 3, config.image_size, config.image_size)
+
+
+def measured_group(architectures: Sequence[Architecture], backend: Backend, config: MeasureConfig) -> list[Sample]:
+    """One sample per architecture, timed in turns."""
+    runs = [backend.prepare(*network_and_image(architecture, config), config.threads) for architecture in architectures]
+    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
+    setup = setup_of(backend, config)
+    turns = {"rounds": config.rounds, "repeats": config.repeats}
+    return [
+        Sample(architecture.space.name, architecture.text, **{**setup, **summary(of_one), **turns})
+        for architecture, of_one in zip(architectures, times, strict=True)
+    ]
+
+
+def interleaved_times(
+    runs: Sequence[Callable[[], Any]], warmup: int, rounds: int, repeats: int, clock: Callable[[], int] = time.perf_counter_ns
+) -> np.ndarray:
+    """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches again."""
+    times = np.empty((len(runs), rounds, repeats))
+    for run in runs:
+        for _ in range(warmup):
+            run()
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for number, run in enumerate(runs):
+                run()
+                for repeat in range(repeats):
+                    start = clock()
+                    run()
+                    times[number, turn, repeat] = clock() - start
+    finally:
+        if collecting:
+            gc.enable()
+    return times / 1e6
+
+
+def summary(times: np.ndarray) -> dict[str, float]:
+    """`milliseconds`, `spread` and `half_difference` of one network's times `[rounds, repeats]` (see `Sample`).
+
+    Other work on the machine only ever adds time, in bursts that are longer than a run, so the fastest round's median
+    is what the network itself takes. Odd and even rounds give it twice; half their difference is the size of the
+    error that their mean still has.
+    """
+    medians = np.median(times, axis=1)
+    halves = medians[0::2].min(), medians[1::2].min()
+    low, high = np.percentile(times, [25, 75])
+    return {"milliseconds": float(np.mean(halves)), "spread": float(high - low), "half_difference": float(abs(halves[0] - halves[1]))}
+
+
+def progress_bar() -> Progress:
+    """A bar with the rate and the time left, on a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed * 60:.0f} a minute" if task.speed else "")
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def active_counts(space: Space, architectures: Sequence[Architecture]) -> Iterator[tuple[int, int, int]]:
+    """(position, choice, in how many of the architectures it is in use) for every choice of every OneOf."""
+    from tunas.cost.samples import in_use
+
+    counts = [[0] * size for size in space.sizes]
+    for architecture in architectures:
+        for position in in_use(architecture):
+            counts[position][architecture.indices[position]] += 1
+    for position, row in enumerate(counts):
+        for choice, count in enumerate(row):
+            yield position, choice, count
