@@ -94,7 +94,7 @@ def for_each_choice(value: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
     """`build(value)`, or where `value` is a OneOf, the `Choice` between what it builds for each of them."""
     if isinstance(value, OneOf):
         assert value.position is not None
-        return Choice(value.position, [build(choice) for choice in value.choices])
+        return Choice(value.position, [for_each_choice(choice, build) for choice in value.choices])
     return build(value)
 
 
