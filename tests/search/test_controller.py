@@ -6,6 +6,8 @@ out slowly.
 
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -509,3 +511,8 @@ def test_every_logit_is_named_by_path_and_by_number_within_its_kind():
     assert named["rltaglogits/op_indices_0/1"] == controller.logits[tags.index(OP), 1]
     published = dict(Controller(tunas.get_space("proxylessnas_search")).logit_names())
     assert "rlpathlogits/blocks/2/layers/0/choices/0/kernel_size/2" in published
+
+
+def test_controller_and_cost_model_need_no_torch():
+    imports = "import sys, tunas.cost.model, tunas.search.controller, tunas.search.reward, tunas.search.schedule"
+    subprocess.run([sys.executable, "-c", f"{imports}; assert 'torch' not in sys.modules"], check=True)
