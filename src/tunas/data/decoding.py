@@ -224,10 +224,13 @@ def chunks(decoder: Decoder, jobs: Iterator[Job], workers: int, chunks_per_batch
 
 
 def _checked(made: Iterator[Chunk]) -> Iterator[Chunk]:
-    for chunk in made:
-        if chunk.error:
-            raise InputError(chunk.error)
-        yield chunk
+    try:
+        for chunk in made:
+            if chunk.error:
+                raise InputError(chunk.error)
+            yield chunk
+    finally:
+        del made  # the loader's last reference, so that its processes end now and not when a traceback is collected
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torchvision.io  # noqa: F401 (registers the operator below)
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from tunas.data.examples import BadImageError
 from tunas.data.order import AUGMENTATION, random_words, uniform
@@ -32,6 +32,9 @@ PREPROCESSING_VERSION = 1
 MAX_PIXELS = 89_478_485
 """Larger images are refused rather than decoded: a quarter of a GiB at 24 bits, Pillow's own limit."""
 _PILLOW_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
+"""torchvision's decoder: the pixels of Pillow's, sooner. Its public function warns since 0.29 that it will go; then Pillow takes over."""
+_RGB = 3
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
@@ -76,9 +79,9 @@ def decode(encoded: bytes) -> Tensor:
         height, width, channels = frame
         if height * width > MAX_PIXELS:
             raise BadImageError(f"{width}×{height} is more than {MAX_PIXELS} pixels")
-        if channels in (1, 3):
+        if channels in (1, 3) and _decode_jpeg is not None:
             try:
-                return decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), mode=ImageReadMode.RGB).permute(1, 2, 0)
+                return _decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), _RGB, False).permute(1, 2, 0)
             except RuntimeError:
                 pass  # Pillow reads some that torchvision does not, and says better what is wrong with the rest
     return _decode_by_pillow(encoded)

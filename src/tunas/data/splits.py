@@ -82,8 +82,8 @@ def _listed(source: Source, path: str) -> list[int]:
     if not found:
         raise InputError(f"none of the {len(wanted)} names in {path} is a training image of {source.name}, for example {wanted[0]!r}")
     if unknown:
-        log.warning("%s of %s are no training images of %s; %d are held out", _some(unknown), path, source.name, len(found))
-    return found
+        log.warning("%s of %s are no training images of %s; %d are held out", _some(unknown), path, source.name, len(set(found)))
+    return sorted(set(found))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,0 +1,141 @@
+"""A small dataset of rendered colour images, written in each of the layouts with the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tunas.data.crc32c import crc32c_by_table
+from tunas.data.tfrecord import example_type
+
+CLASS_NAMES = ("n001", "n002", "n003", "n004")
+SIZE = 40
+TRAIN_PER_CLASS = 20
+TEST_PER_CLASS = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str
+    label: int
+    encoded: bytes
+
+
+@dataclass
+class Rendered:
+    """Pictures of train and test, in the order in which every layout lists them."""
+
+    train: list[Picture] = field(default_factory=list)
+    test: list[Picture] = field(default_factory=list)
+
+
+def picture(number: int, label: int) -> Image.Image:
+    """Smooth colours and a bright disc whose place tells the class; no two alike, in shapes around 60×45."""
+    rng = np.random.default_rng(number)
+    height, width = int(rng.integers(44, 60)), int(rng.integers(44, 75))
+    if number % 2:
+        height, width = width, height
+    small = Image.fromarray(rng.integers(0, 200, (4, 5, 3), dtype=np.uint8))
+    pixels = np.array(small.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    rows, columns = np.mgrid[:height, :width]
+    middle = (height * (1 + label // 2) / 3, width * (1 + label % 2) / 3)
+    disc = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 < 60
+    pixels[disc] += 55
+    return Image.fromarray(np.clip(pixels + rng.integers(-6, 7, pixels.shape), 0, 255).astype(np.uint8))
+
+
+def rendered(kind: str) -> Rendered:
+    """`kind` is PNG or JPEG."""
+    found = Rendered()
+    for label, class_name in enumerate(CLASS_NAMES):
+        for split, count in (("train", TRAIN_PER_CLASS), ("test", TEST_PER_CLASS)):
+            for number in range(count):
+                unique = label * 100 + number + (50 if split == "test" else 0)
+                buffer = io.BytesIO()
+                picture(unique, label).save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
+                name = f"{class_name}_{number:03d}.{'JPEG' if kind == 'JPEG' else 'png'}"
+                getattr(found, split).append(Picture(name, label, buffer.getvalue()))
+    return found
+
+
+def write_folder(root: Path, pictures: Rendered) -> Path:
+    for directory, part in (("train", pictures.train), ("val", pictures.test)):
+        for each in part:
+            path = root / directory / CLASS_NAMES[each.label] / each.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(each.encoded)
+    return root
+
+
+def masked(content: bytes) -> bytes:
+    crc = crc32c_by_table(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def record(payload: bytes) -> bytes:
+    length = struct.pack("<Q", len(payload))
+    return length + masked(length) + payload + masked(payload)
+
+
+def example(each: Picture) -> bytes:
+    message = example_type()()
+    message.features.feature["image"].bytes_list.value.append(each.encoded)
+    message.features.feature["label"].int64_list.value.append(each.label)
+    message.features.feature["file_name"].bytes_list.value.append(each.name.encode())
+    return message.SerializeToString()
+
+
+def parts_of(pictures: list[Picture], count: int) -> list[list[Picture]]:
+    return [pictures[k * len(pictures) // count : (k + 1) * len(pictures) // count] for k in range(count)]
+
+
+def write_tfds(root: Path, pictures: Rendered, shards: int = 3) -> Path:
+    directory = root / "shapes" / "1.0.0"
+    directory.mkdir(parents=True)
+    splits = []
+    for split, part, count in (("train", pictures.train, shards), ("validation", pictures.test, 1)):
+        for number, shard in enumerate(parts_of(part, count)):
+            path = directory / f"shapes-{split}.tfrecord-{number:05d}-of-{count:05d}"
+            path.write_bytes(b"".join(record(example(each)) for each in shard))
+        lengths = [str(len(shard)) for shard in parts_of(part, count)]
+        splits.append({"name": split, "shardLengths": lengths, "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
+    info = {"name": "shapes", "version": "1.0.0", "fileFormat": "tfrecord", "splits": splits}
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    core = "tensorflow_datasets.core.features"
+    features = {
+        "file_name": {"pythonClassName": f"{core}.text_feature.Text"},
+        "image": {"pythonClassName": f"{core}.image_feature.Image", "image": {"shape": {"dimensions": ["-1", "-1", "3"]}}},
+        "label": {"pythonClassName": f"{core}.class_label_feature.ClassLabel", "classLabel": {"numClasses": str(len(CLASS_NAMES))}},
+    }
+    document = {"pythonClassName": f"{core}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
+    (directory / "features.json").write_text(json.dumps(document))
+    (directory / "label.labels.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
+    return root
+
+
+def write_webdataset(root: Path, pictures: Rendered, shards: int = 3) -> Path:
+    root.mkdir(parents=True)
+    for split, part, count in (("train", pictures.train, shards), ("val", pictures.test, 1)):
+        for number, shard in enumerate(parts_of(part, count)):
+            with tarfile.open(root / f"shapes-{split}-{number:04d}.tar", "w") as tar:
+                for each in shard:
+                    add_member(tar, each.name, each.encoded)
+                    add_member(tar, f"{each.name.partition('.')[0]}.cls", str(each.label).encode())
+    (root / "classnames.txt").write_text("\n".join(CLASS_NAMES) + "\n")
+    return root
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+WRITERS = {"folder": write_folder, "tfds": write_tfds, "webdataset": write_webdataset}
