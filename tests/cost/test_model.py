@@ -242,7 +242,7 @@ def test_another_space_under_a_packaged_name_is_refused():
 
 
 def test_an_unknown_cost_model_is_refused():
-    with pytest.raises(InputError, match=r"no cost model 'pixle1': give 'pixel1' or the path"):
+    with pytest.raises(InputError, match=r"no cost model 'pixle1': give pixel1, .*or the path of a JSON file"):
         load_cost_model("pixle1", "proxylessnas_search")
 
 

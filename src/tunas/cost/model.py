@@ -8,12 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from tunas.errors import InputError
 from tunas.space import ALL, OP, Architecture, Space, get_space
+
+if TYPE_CHECKING:
+    from tunas.cost.additive import PeakCost
 
 FORMAT = "tunas-cost-model"
 VERSION = 1
@@ -204,7 +207,7 @@ class CostModel:
 
 def load_cost_model(
     name_or_path: str | os.PathLike[str], space: Space | str, *, image_size: int = 224, num_classes: int = 1000
-) -> CostModel:
+) -> CostModel | PeakCost:
     """The cost model for `space`.
 
     Args:
@@ -227,7 +230,8 @@ def load_cost_model(
         return named_cost(name, space, image_size, num_classes)
     if not Path(name).is_file():
         raise InputError(
-            f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, or the path of a JSON file, such as `tunas fit` writes"
+            f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, "
+            "or the path of a JSON file, such as `tunas fit` writes"
         )
     return CostModel.load(name, space)
 
