@@ -122,8 +122,7 @@ def test_choices_in_places_that_have_none_are_refused():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "5", '"tunas-model-spec"', '{"format": "other"}']
-    + [b"\xff\xfe\xfa", "[" * 100_000, '{"a":' * 100_000, "9" * 10_000],
+    ["", "{", "[]", "null", '"tunas-model-spec"', '{"format": "other"}', b"\xff\xfe", "[" * 10**5, '{"a":' * 10**5, "9" * 10**4],
     ids=lambda text: repr(text[:12]),
 )
 def test_what_is_no_model_spec_is_refused(text):
@@ -152,9 +151,11 @@ JUNK = st.recursive(
     | st.floats()
     | st.sampled_from([0, 1, 2, 3, 8, 16, 10**40, -8, 2.0, "relu", "op_indices", "Conv", "OneOf", "Zero", ""])
     | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["type", "kernel", "layer", "choices", "tag", "filters", "x"]), inner, max_size=3)
-    | st.fixed_dictionaries({"type": st.just("OneOf"), "choices": st.lists(inner, max_size=3), "tag": st.sampled_from([OP, FILTERS])}),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "kernel", "layer", "choices", "tag", "filters", "x"]), inner, max_size=3)
+        | st.fixed_dictionaries({"type": st.just("OneOf"), "choices": st.lists(inner, max_size=3), "tag": st.sampled_from([OP, FILTERS])})
+    ),
     max_leaves=4,
 )
 

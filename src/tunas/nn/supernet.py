@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -78,6 +79,7 @@ class SuperNet(nn.Module):
         accumulated in place, and a gradient exchange between devices is one buffer. `zero_grad` must not set the
         gradients to None; use `flat.grad.zero_()`.
         """
+        warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")  # slices never do
         parameters = list(self.parameters())
         with torch.no_grad():
             flat = nn.Parameter(torch.cat([_channels_last_vector(parameter) for parameter in parameters]))
