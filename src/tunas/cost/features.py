@@ -23,6 +23,8 @@ from tunas.space.layers import IMAGE_CHANNELS, keeps_width
 
 HEAD = "head"
 """Path and description of the classifier, which every network ends with."""
+FINE_MARK = "->"
+"""Stands in the names of quantities that are split by kernel size and resolution."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +272,7 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
             add(f"activated {act}", written)
         if operation.kind == "se_expand":
             add("gated", operation.outputs * placed.output_size**2)
-        fine = f"{kind} k{operation.kernel} {operation.input_size}->{operation.output_size}"
+        fine = f"{kind} k{operation.kernel} {operation.input_size}{FINE_MARK}{operation.output_size}"
         add(f"macs {fine}", operation.macs)
         add(f"moved {fine}", read + written)
         add(f"calls {fine}", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gc
 import itertools
 import os
@@ -69,13 +70,14 @@ class MeasureConfig:
     """Runs of each network before the first that is timed."""
 
     rounds: int = 10
-    """How often each network's turn comes. Networks are timed in turns, so that a disturbance of the machine falls on all."""
+    """How often each network's turn comes. A network counts with the median of its turns, a turn with the median of its runs."""
 
-    repeats: int = 10
-    """Timed runs in each turn. A turn counts with its median, a network with its fastest turns."""
+    repeats: int = 5
+    """Timed runs in each turn, after one that is not timed."""
 
-    group: int = 10
-    """Networks that are in memory at once and take turns."""
+    group: int = 50
+    """Networks that take turns, so that what disturbs the machine for a while falls on all of them. The larger the better;
+    they are all in memory, at some 5 to 30 MB each."""
 
     seed: int = 0
     """Which architectures are drawn. The first n are the same for every num_architectures."""
@@ -117,10 +119,20 @@ def measure(config: MeasureConfig) -> list[Sample]:
     with progress_bar() as progress:
         task = progress.add_task(f"measuring {space.name} on {backend.name}", total=len(wanted), completed=len(wanted) - len(missing))
         for start in range(0, len(missing), group):
-            samples = measured_group(missing[start : start + group], backend, config)
-            append_samples(config.out, samples)
-            progress.advance(task, len(samples))
+            part = missing[start : start + group]
+            each_turn = functools.partial(progress.advance, task, len(part) / config.rounds)
+            append_samples(config.out, measured_group(part, backend, config, each_turn))
     return read_samples(config.out, space)
+
+
+def predicted_cost(config: MeasureConfig) -> tuple[float, str]:
+    """What `config.cost_model` says about `config.indices`, and in which unit."""
+    from tunas.cost.model import load_cost_model
+
+    assert config.cost_model is not None and config.indices is not None
+    space = get_space(config.ssd)
+    model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
+    return model.estimate(space.architecture(config.indices)), model.unit
 
 
 def export(config: MeasureConfig) -> Path:
@@ -221,10 +233,12 @@ def network_and_image(architecture: Architecture, config: MeasureConfig) -> tupl
         return network, torch.rand(1, 3, config.image_size, config.image_size)
 
 
-def measured_group(architectures: Sequence[Architecture], backend: Backend, config: MeasureConfig) -> list[Sample]:
-    """One sample per architecture, timed in turns."""
+def measured_group(
+    architectures: Sequence[Architecture], backend: Backend, config: MeasureConfig, each_turn: Callable[[], Any] = lambda: None
+) -> list[Sample]:
+    """One sample per architecture, timed in turns; calls `each_turn` when all of them have had one more."""
     runs = [backend.prepare(*network_and_image(architecture, config), config.threads) for architecture in architectures]
-    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
+    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], each_turn)
     setup = setup_of(backend, config)
     turns = {"rounds": config.rounds, "repeats": config.repeats}
     return [
@@ -234,7 +248,12 @@ def measured_group(architectures: Sequence[Architecture], backend: Backend, conf
 
 
 def interleaved_times(
-    runs: Sequence[Callable[[], Any]], warmup: int, rounds: int, repeats: int, clock: Callable[[], int] = time.perf_counter_ns
+    runs: Sequence[Callable[[], Any]],
+    warmup: int,
+    rounds: int,
+    repeats: int,
+    clock: Callable[[], int] = time.perf_counter_ns,
+    each_turn: Callable[[], Any] = lambda: None,
 ) -> np.ndarray:
     """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches again."""
     times = np.empty((len(runs), rounds, repeats))
@@ -252,6 +271,7 @@ def interleaved_times(
                     start = clock()
                     run()
                     times[number, turn, repeat] = clock() - start
+            each_turn()
     finally:
         if collecting:
             gc.enable()
@@ -259,16 +279,14 @@ def interleaved_times(
 
 
 def summary(times: np.ndarray) -> dict[str, float]:
-    """`milliseconds`, `spread` and `half_difference` of one network's times `[rounds, repeats]` (see `Sample`).
-
-    Other work on the machine only ever adds time, in bursts that are longer than a run, so the fastest round's median
-    is what the network itself takes. Odd and even rounds give it twice; half their difference is the size of the
-    error that their mean still has.
-    """
+    """`milliseconds`, `spread` and `half_difference` of one network's times `[rounds, repeats]` (see `Sample`)."""
     medians = np.median(times, axis=1)
-    halves = medians[0::2].min(), medians[1::2].min()
     low, high = np.percentile(times, [25, 75])
-    return {"milliseconds": float(np.mean(halves)), "spread": float(high - low), "half_difference": float(abs(halves[0] - halves[1]))}
+    return {
+        "milliseconds": float(np.median(medians)),
+        "spread": float(high - low),
+        "half_difference": float(abs(np.median(medians[0::2]) - np.median(medians[1::2]))),
+    }
 
 
 def progress_bar() -> Progress:

@@ -33,9 +33,10 @@ class Sample:
         image_size: pixels along one side; the batch is one image.
         threads: how many the backend was allowed.
         clock: `wall`, or `processor` where only the time counts that the process itself ran.
-        milliseconds: latency, the mean of two halves of the rounds, each of which contributes its fastest round's median.
+        milliseconds: latency, the median over rounds of the median over a round's runs.
         spread: interquartile range of the single runs, in milliseconds.
-        half_difference: how far apart the two halves are, in milliseconds.
+        half_difference: between the latency that only odd and only even rounds give, in milliseconds; half of it is about
+            the error that is left in the latency.
         rounds, repeats: how often the network's turn came, and how many runs were timed in each turn.
     """
 

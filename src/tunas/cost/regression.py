@@ -1,0 +1,216 @@
+"""Times of whole networks -> times of their layers: ridge regression around a physical prior.
+
+There are far more table entries than measurements, so the time of an entry is a sum of parts, from what all layers
+share to what is its own:
+
+    entry = Σ_q (c_q + d_q) · amount_q  +  Σ_q e_q · fine_q  +  prior · (Σ_p main[p, choice] + own[entry])
+
+- `amount_q` are physical quantities of the layer (`tunas.cost.features.physical_quantities`): multiply-accumulates,
+  numbers moved, calls, by kind of operation. `prior = Σ_q c_q · amount_q` with c ≥ 0, by non-negative least squares;
+- `d`, `e`, `main` and `own` are corrections, shrunk towards zero, each of these four groups with a strength of its
+  own. `fine_q` splits the quantities by kernel size and resolution; `main` has one number for each choice of each
+  OneOf that the layer depends on, `own` one for each entry.
+
+An entry that no sample uses keeps the physical prior and what its relatives taught. Errors count relative to the
+measured time. For given strengths the solution is exact (the dual form of ridge regression, one N×N system), and so is
+the error of leaving out each sample in turn, by which the strengths are chosen.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, optimize, sparse
+
+from tunas.cost.features import FINE_MARK, layer_tables, physical_quantities
+from tunas.cost.model import CostTerm
+from tunas.space import Space
+
+GROUPS = ("general", "fine", "main", "own")
+STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+"""What is tried for the variance of a group's corrections over the variance of the noise."""
+STRENGTH_ROUNDS = 2
+CHOOSING_ROWS = 1000
+"""Further samples do not take part in choosing the strengths, as each try takes time ∝ N³."""
+PRIOR_FLOOR = 0.01
+"""Least prior of a layer that does anything, as a part of the mean layer's, so that it can be corrected at all."""
+
+
+class SpaceFeatures:
+    """What every table entry of a space amounts to, in one long list of entries over all layers.
+
+    Args:
+        space: the space.
+        image_size: pixels a side.
+        num_classes: outputs of the classifier.
+
+    Attributes:
+        amounts: physical quantities, `[entries, quantities]`.
+        is_fine: which quantities are the finer versions, bool `[quantities]`.
+        active: entries of layers that do anything, bool `[entries]`.
+        main: which (layer, OneOf, choice) an entry belongs to, 0 or 1, sparse `[entries, choices]`.
+    """
+
+    def __init__(self, space: Space, image_size: int, num_classes: int):
+        self.space = space
+        columns: dict[str, int] = {}
+        layer_tables(space, lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0, image_size)
+
+        def vector(placed: object) -> np.ndarray:
+            found = np.zeros(len(columns))
+            for name, amount in physical_quantities(placed).items():  # type: ignore[arg-type]
+                found[columns[name]] = amount
+            return found
+
+        self.tables = layer_tables(space, vector, image_size, num_classes)
+        self.names = tuple(columns)
+        self.is_fine = np.array([FINE_MARK in name for name in columns], bool)
+        self.shapes = [table.values.shape[:-1] for table in self.tables]
+        self.starts = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)])
+        self.amounts = np.concatenate([table.values.reshape(-1, len(columns)) for table in self.tables])
+        self.active: np.ndarray = np.asarray(self.amounts.any(axis=1))
+        self.main = _main_effects(self.shapes)
+
+    def picked(self, indices: np.ndarray) -> sparse.csr_matrix:
+        """Which entries architectures `[N, num_choices]` use: 0 or 1, sparse `[N, entries]`."""
+        number = len(indices)
+        entries = np.empty((number, len(self.tables)), np.int64)
+        for column, (table, shape) in enumerate(zip(self.tables, self.shapes, strict=True)):
+            chosen = tuple(indices[:, position] for position in table.positions)
+            entries[:, column] = self.starts[column] + (np.ravel_multi_index(chosen, shape) if shape else 0)
+        rows = np.repeat(np.arange(number), len(self.tables))
+        return sparse.csr_matrix((np.ones(entries.size), (rows, entries.ravel())), (number, self.starts[-1]))
+
+
+def _main_effects(shapes: list[tuple[int, ...]]) -> sparse.csr_matrix:
+    blocks = []
+    for shape in shapes:
+        coordinates = np.indices(shape).reshape(len(shape), -1)
+        effects = [sparse.csr_matrix(np.eye(size)[coordinate]) for size, coordinate in zip(shape, coordinates, strict=True)]
+        blocks.append(sparse.hstack([sparse.csr_matrix(np.ones((coordinates.shape[1], 1))), *effects]))
+    return sparse.block_diag(blocks, format="csr")
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A regression's result.
+
+    Args:
+        features: of the space.
+        bias: milliseconds of every network.
+        entries: milliseconds of every table entry, in the order of the features.
+        prior: the part of `entries` that is the physical prior.
+        strengths: of the four groups of corrections.
+    """
+
+    features: SpaceFeatures
+    bias: float
+    entries: np.ndarray
+    prior: np.ndarray
+    strengths: tuple[float, ...]
+
+    def predict(self, indices: np.ndarray) -> np.ndarray:
+        """Milliseconds `[N]` of architectures `[N, num_choices]`."""
+        return self.bias + self.features.picked(indices) @ self.entries
+
+    def terms(self) -> list[CostTerm]:
+        """The entries as tables of a cost model, without those of layers that do nothing."""
+        found = []
+        for table, shape, start in zip(self.features.tables, self.features.shapes, self.features.starts, strict=False):
+            values = self.entries[start : start + int(np.prod(shape))].reshape(shape)
+            if values.any():
+                found.append(CostTerm(table.positions, values, table.path))
+        return found
+
+
+def fitted_times(features: SpaceFeatures, indices: np.ndarray, times: np.ndarray, strengths: tuple[float, ...] | None = None) -> Fitted:
+    """The regression of `times` `[N]` on architectures `[N, num_choices]`.
+
+    Args:
+        strengths: of the four groups of corrections; chosen by leaving each sample out in turn where left out.
+    """
+    picked = features.picked(indices)
+    general = features.amounts[:, ~features.is_fine]
+    fine = features.amounts[:, features.is_fine]
+    bias, coefficients = physical_prior(picked @ general, times)
+    prior = general @ coefficients
+    relative = np.where(features.active, np.maximum(prior, PRIOR_FLOOR * prior[features.active].mean()), 0.0)
+    scaled = sparse.diags(relative)
+    parts = [_per_mean(picked, general), _per_mean(picked, fine), scaled @ features.main, scaled]
+    designs = [sparse.csr_matrix(sparse.diags(1 / times) @ (picked @ part)) for part in parts]
+    constant = sparse.csr_matrix((1 / times)[:, None] * np.mean(times))
+    designs[0] = sparse.hstack([constant, designs[0]], format="csr")
+    grams = [_normalised_gram(design) for design in designs]
+    residual = 1 - (bias + picked @ prior) / times
+    if strengths is None:
+        some = slice(CHOOSING_ROWS)
+        strengths = chosen_strengths([gram[some, some] for gram, _ in grams], residual[some])
+    dual = ridge_dual(combined([gram for gram, _ in grams], strengths), residual)
+    corrections = [strength / norm * (design.T @ dual) for strength, (_, norm), design in zip(strengths, grams, designs, strict=True)]
+    entries = prior + sum(part @ correction for part, correction in zip(parts, [corrections[0][1:], *corrections[1:]], strict=True))
+    return Fitted(
+        features, bias + float(corrections[0][0]) * float(np.mean(times)), np.where(features.active, entries, 0.0), prior, strengths
+    )
+
+
+def physical_prior(amounts: np.ndarray, times: np.ndarray) -> tuple[float, np.ndarray]:
+    """(bias, coefficients), none negative, that bring bias + amounts @ coefficients nearest to `times` relative to them.
+
+    Args:
+        amounts: physical quantities of each network, `[N, quantities]`.
+        times: milliseconds, `[N]`.
+    """
+    columns = np.column_stack([np.ones(len(times)), amounts])
+    scale = columns.mean(axis=0)
+    scale[scale == 0] = 1.0
+    coefficients, _ = optimize.nnls(columns / scale / times[:, None], np.ones(len(times)))
+    return float(coefficients[0] / scale[0]), (coefficients / scale)[1:]
+
+
+def _per_mean(picked: sparse.csr_matrix, amounts: np.ndarray) -> np.ndarray:
+    """`amounts` in units of what the mean network has of them."""
+    mean = (picked @ amounts).mean(axis=0)
+    return amounts / np.where(mean == 0, np.inf, mean)
+
+
+def _normalised_gram(design: sparse.csr_matrix) -> tuple[np.ndarray, float]:
+    """Products of rows `[N, N]` over their mean diagonal, and that mean."""
+    gram = (design @ design.T).toarray()
+    norm = float(np.trace(gram)) / len(gram) or 1.0
+    return gram / norm, norm
+
+
+def combined(grams: list[np.ndarray], strengths: tuple[float, ...]) -> np.ndarray:
+    total = np.zeros_like(grams[0])
+    for gram, strength in zip(grams, strengths, strict=True):
+        if strength:
+            total += strength * gram
+    return total
+
+
+def ridge_dual(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(gram + I)⁻¹ target: ridge coefficients are the design's transpose times this."""
+    return linalg.solve(gram + np.eye(len(gram)), target, assume_a="pos")
+
+
+def left_out_residuals(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """For each sample, target minus what ridge regression on all the others predicts; exact, by one inversion."""
+    inverse = linalg.inv(gram + np.eye(len(gram)), check_finite=False)
+    return (inverse @ target) / np.diag(inverse)
+
+
+def chosen_strengths(grams: list[np.ndarray], target: np.ndarray) -> tuple[float, ...]:
+    """One strength per group, the smallest mean left-out error that changing one at a time finds."""
+
+    @functools.cache
+    def error(strengths: tuple[float, ...]) -> float:
+        return float(np.abs(left_out_residuals(combined(grams, strengths), target)).mean())
+
+    best = (1.0,) * len(grams)
+    for _ in range(STRENGTH_ROUNDS):
+        for group in range(len(grams)):
+            candidates = [(*best[:group], strength, *best[group + 1 :]) for strength in STRENGTHS]
+            best = min(candidates, key=error)
+    return best
