@@ -98,42 +98,28 @@ class _Place:
     placed: Callable[[Mapping[int, int]], Placed]
 
 
-@dataclass(frozen=True, eq=False)
-class _Size:
-    """Pixels along one side, where they may depend on choices (a stride-2 layer that may be left out)."""
-
-    positions: tuple[int, ...]
-    values: np.ndarray
-
-    def at(self, indices: Mapping[int, int]) -> int:
-        return int(self.values[tuple(indices[position] for position in self.positions)])
-
-
 def _places(space: Space, image_size: int, num_classes: int) -> Iterator[_Place]:
     base = space.tower.filters_base
     width: int | OneOf = IMAGE_CHANNELS
-    size = _Size((), np.array(image_size))
+    size = image_size  # the same for every architecture: choices between layers of different strides are refused
     layer_number = 0
     for number, block in enumerate(space.tower.blocks):
         for place, layer in enumerate(block.layers):
-            alternatives = list(_alternatives(layer))
-            for suffix, guards, alternative in alternatives:
+            for suffix, guards, alternative in _alternatives(layer):
                 placed = functools.partial(_placed, alternative, width, block.filters, size, base)
-                around = (_position_of(block.filters), _position_of(width), size.positions)
+                around = (_position_of(block.filters), _position_of(width))
                 positions = _unique(*around, tuple(guards), _positions_in(alternative))
                 yield _Place(f"blocks/{number}/layers/{place}{suffix}", layer_number, guards, positions, placed)
-            placed_here = functools.partial(_placed, width=width, filters=block.filters, size=size, base=base)
-            size = _size_after(space, size, alternatives, placed_here)
+            size = placed(dict.fromkeys(positions, 0)).output_size
             width = width if keeps_width(layer) else block.filters
             layer_number += 1
-    positions = _unique(_position_of(width), size.positions)
-    yield _Place(HEAD, layer_number, {}, positions, functools.partial(_placed_head, width, num_classes, size))
+    yield _Place(HEAD, layer_number, {}, _position_of(width), functools.partial(_placed_head, width, num_classes, size))
 
 
-def _placed(layer: Any, width: int | OneOf, filters: int | OneOf, size: _Size, base: int, indices: Mapping[int, int]) -> Placed:
+def _placed(layer: Any, width: int | OneOf, filters: int | OneOf, size: int, base: int, indices: Mapping[int, int]) -> Placed:
     inputs = chosen(width, indices)
     outputs = inputs if keeps_width(layer) else chosen(filters, indices)
-    return _placed_fixed(resolved(layer, indices), inputs, outputs, size.at(indices), base)
+    return _placed_fixed(resolved(layer, indices), inputs, outputs, size, base)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -141,10 +127,10 @@ def _placed_fixed(layer: Any, inputs: int, outputs: int, size: int, base: int) -
     return Placed(layer, inputs, outputs, size, tuple(layer_operations(layer, inputs, outputs, size, base)))
 
 
-def _placed_head(width: int | OneOf, num_classes: int, size: _Size, indices: Mapping[int, int]) -> Placed:
-    inputs, pixels = chosen(width, indices), size.at(indices)
-    classifier = Operation.conv("classifier", inputs, num_classes, 1, 1, pixels, bias=True)
-    return Placed(HEAD, inputs, num_classes, pixels, (classifier,))
+def _placed_head(width: int | OneOf, num_classes: int, size: int, indices: Mapping[int, int]) -> Placed:
+    inputs = chosen(width, indices)
+    classifier = Operation.conv("classifier", inputs, num_classes, 1, 1, size, bias=True)
+    return Placed(HEAD, inputs, num_classes, size, (classifier,))
 
 
 def _alternatives(layer: Any, suffix: str = "", guards: Mapping[int, int] | None = None) -> Iterator[tuple[str, dict[int, int], Any]]:
@@ -159,23 +145,6 @@ def _alternatives(layer: Any, suffix: str = "", guards: Mapping[int, int] | None
             yield inner_suffix, inner_guards, Residual(inner)
     else:
         yield suffix, guards, layer
-
-
-def _size_after(space: Space, before: _Size, alternatives: list[tuple[str, dict[int, int], Any]], placed: Callable[..., Placed]) -> _Size:
-    positions = _unique(before.positions, *(tuple(guards) for _, guards, _ in alternatives))
-    values = np.zeros([space.sizes[position] for position in positions], np.int64)
-    for combination in np.ndindex(values.shape):
-        indices = _Indices(zip(positions, combination, strict=True))
-        layer = next(layer for _, guards, layer in alternatives if guards.items() <= indices.items())
-        values[combination] = placed(layer, indices=indices).output_size
-    return _Size(*without_constant_axes(positions, values))
-
-
-class _Indices(dict[int, int]):
-    """Indices in which every position that is not given takes its first choice."""
-
-    def __missing__(self, position: int) -> int:
-        return 0
 
 
 def without_constant_axes(positions: tuple[int, ...], values: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
