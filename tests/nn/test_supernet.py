@@ -155,7 +155,9 @@ def test_in_float32_too(name):
         torch.testing.assert_close(masked, found, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "mixture"), [(name, mixture) for name in (*SEARCH_SPACES, "tiny") for mixture in (False, True)])
+@pytest.mark.parametrize(
+    ("name", "mixture"), [("tiny", False), ("tiny", True), ("proxylessnas_search", False), ("mobilenet_v3_like_search", True)]
+)
 def test_recomputation_changes_neither_outputs_nor_gradients_nor_l2(name, mixture):
     plain = shared_weights(name)
     frugal = SuperNet(plain.space, CLASSES, rematerialize=True).double()
