@@ -19,6 +19,7 @@ except ImportError:
 _POLYNOMIAL = 0x82F63B78  # reflected
 _BLOCK = 512  # bytes
 _BLOCKS = 512  # a round
+_SHORT = 16  # bytes, gone through one by one; at least the 4 of the register
 
 
 def crc32c(content: bytes | memoryview) -> int:
@@ -44,7 +45,7 @@ def crc32c_by_table(content: bytes | memoryview) -> int:
 def _advance(state: int, content: np.ndarray) -> int:
     """The register after at most one round of bytes. Zero bytes in front change nothing while the register is zero."""
     byte_table, place_in_block, block_table = _tables()
-    if len(content) < 4:  # shorter than the register, so byte by byte
+    if len(content) < _SHORT:
         for byte in content.tolist():
             state = int(byte_table[-1, (state ^ byte) & 255]) ^ state >> 8
         return state
