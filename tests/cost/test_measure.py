@@ -1,0 +1,329 @@
+"""Measuring draws every choice often enough, times in turns, survives interruptions, and says what is wrong with its input."""
+
+import csv
+import dataclasses
+import importlib.util
+import itertools
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import tunas
+from tunas.cost import backends
+from tunas.cost.backends import Backend, backend_names, export_onnx, get_backend, register_backend
+from tunas.cost.measure import MeasureConfig, export, interleaved_times, measure, network_and_image, summary
+from tunas.cost.samples import COLUMNS, Sample, append_samples, draw_architectures, in_use, read_samples
+from tunas.errors import InputError
+from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
+
+SPACE = "tiny_to_measure"
+
+
+def tiny_tower():
+    bottleneck = InvertedBottleneck(OneOf((3, 5), OP), OneOf((Times(2.0), Times(4.0)), FILTERS), stride=2)
+    skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
+    widths = OneOf((8, 16, 24), FILTERS)
+    return Tower(
+        (Block((Conv(3, stride=2), RELU), 8), Block((bottleneck, skippable), widths), Block((Conv(1), RELU, GlobalAveragePool()), 32))
+    )
+
+
+@pytest.fixture
+def space():
+    return tunas.register_space(SPACE, tiny_tower)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """A device whose networks do nothing, and the list of those that were prepared for it."""
+    prepared = []
+
+    def prepare(network, image, threads):
+        prepared.append((network, tuple(image.shape), threads))
+        return lambda: None
+
+    monkeypatch.setattr(backends, "_backends", dict(backends._backends))
+    register_backend(Backend("counted", prepare, lambda: "nothing"))
+    return prepared
+
+
+def quick(**changes):
+    settings = {"ssd": SPACE, "device": "counted", "image_size": 32, "num_classes": 4, "warmup": 1, "rounds": 2, "repeats": 2, "group": 3}
+    return MeasureConfig(**{**settings, **changes})
+
+
+def sample(space, indices, milliseconds=1.0, **changes):
+    return Sample(space.name, indices, milliseconds=milliseconds, **changes)
+
+
+def written(path, *rows, header=("ssd", "indices", "milliseconds")):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+# Which architectures
+
+
+@pytest.mark.parametrize("ssd", ["proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search"])
+def test_every_choice_is_in_use_often_enough(ssd):
+    space = tunas.get_space(ssd)
+    counts = [np.zeros(size, int) for size in space.sizes]
+    drawn = list(itertools.islice(draw_architectures(space, 0), 500))
+    for architecture in drawn:
+        for position in in_use(architecture):
+            counts[position][architecture.indices[position]] += 1
+    assert len(set(drawn)) == 500
+    # The rarest are one of seven widths: 500 / 7 = 71 on average. Kernels and expansions of a layer that half of the
+    # architectures skip have 250 / 6 = 42.
+    assert min(row.min() for row in counts) >= 36
+    widths = [row for row, point in zip(counts, space.points, strict=True) if point.path.endswith("/filters")]
+    assert all(row.max() - row.min() <= 8 for row in widths)
+
+
+def test_the_first_architectures_do_not_depend_on_how_many_follow():
+    space = tunas.get_space("mobilenet_v3_like_search")
+    few, many = (list(itertools.islice(draw_architectures(space, 5), count)) for count in (7, 40))
+    assert many[:7] == few
+    assert list(itertools.islice(draw_architectures(space, 6), 7)) != few
+
+
+def test_drawing_ends_when_every_network_was_drawn(space):
+    drawn = list(draw_architectures(space))
+    everything = {space.architecture(row).pruned() for row in itertools.product(*map(range, space.sizes))}
+    assert set(drawn) == everything and len(drawn) == len(everything)
+
+
+# How they are timed
+
+
+def test_networks_take_turns_and_only_what_is_timed_counts():
+    calls = []
+    times = interleaved_times([lambda: calls.append("a"), lambda: calls.append("b")], warmup=2, rounds=3, repeats=2)
+    assert calls == list("aabb" + 3 * "aaabbb")
+    assert times.shape == (2, 3, 2) and (times >= 0).all()
+
+
+def test_times_are_milliseconds_on_the_clock_that_was_asked_for():
+    def nap():
+        time.sleep(0.003)
+
+    wall = interleaved_times([nap], 0, 2, 3)
+    processor = interleaved_times([nap], 0, 2, 3, time.process_time_ns)
+    assert 3.0 <= wall.min() < 30.0
+    assert np.median(processor) < 1.5
+
+
+def test_a_summary_is_the_median_of_the_rounds_medians():
+    times = np.array([[1.0, 2.0, 90.0], [4.0, 4.0, 4.0], [3.0, 3.0, 3.0], [8.0, 5.0, 6.0]])  # medians 2, 4, 3, 6
+    found = summary(times)
+    assert found["milliseconds"] == 3.5
+    assert found["half_difference"] == 2.5  # odd rounds 2.5, even rounds 5
+    assert found["spread"] == np.subtract(*np.percentile(times, [75, 25]))
+
+
+def test_networks_run_in_eval_mode_on_one_image(space, counted, tmp_path):
+    measure(quick(out=str(tmp_path / "s.csv"), num_architectures=2, threads=3))
+    assert [(shape, threads) for _, shape, threads in counted] == [((1, 3, 32, 32), 3)] * 2
+    assert not any(network.training for network, _, _ in counted)
+
+
+# What is written
+
+
+def test_rows_say_what_was_measured_how(space, counted, tmp_path):
+    samples = measure(quick(out=str(tmp_path / "s.csv"), num_architectures=5))
+    assert [s.indices for s in samples] == [a.text for a in itertools.islice(draw_architectures(space), 5)]
+    with open(tmp_path / "s.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert {(r["ssd"], r["backend"], r["device"], r["image_size"], r["threads"], r["clock"], r["rounds"], r["repeats"]) for r in rows} == {
+        (SPACE, "counted", "nothing", "32", "1", "wall", "2", "2")
+    }
+    assert all(float(row["milliseconds"]) > 0 for row in rows)
+
+
+def test_a_second_run_measures_only_what_is_missing(space, counted, tmp_path):
+    path = tmp_path / "deep" / "s.csv"
+    first = measure(quick(out=str(path), num_architectures=4))
+    with open(path, "ab") as file:
+        file.write(b"tiny_to_measure,0:0:1")  # a row that was cut off when the machine went down
+    everything = measure(quick(out=str(path), num_architectures=7))
+    assert len(counted) == 7 and len(everything) == 7
+    assert everything[:4] == first
+    measure(quick(out=str(path), num_architectures=7))
+    assert len(counted) == 7
+
+
+def test_a_file_of_another_set_up_is_not_continued(space, counted, tmp_path):
+    path = str(tmp_path / "s.csv")
+    measure(quick(out=path, num_architectures=2))
+    with pytest.raises(InputError, match="measured with image_size 32, not 64"):
+        measure(quick(out=path, num_architectures=4, image_size=64))
+    written(path, (SPACE, "0:0:0:0:0:0:0", 3))
+    with pytest.raises(InputError, match="other columns"):
+        measure(quick(out=path, num_architectures=4))
+
+
+def test_more_networks_than_there_are_cannot_be_measured(space, counted, tmp_path):
+    with pytest.raises(InputError, match=r"has only some \d+ different networks, not the 5000"):
+        measure(quick(out=str(tmp_path / "s.csv"), num_architectures=5000))
+
+
+def test_a_written_row_is_read_back(space, tmp_path):
+    row = sample(
+        space, "1:0:0:1:0:1", 12.5, backend="b", device="d, e", image_size=64, threads=2, clock="wall", spread=0.25, rounds=3, repeats=4
+    )
+    append_samples(tmp_path / "s.csv", [row])
+    assert read_samples(tmp_path / "s.csv", space) == [row]
+
+
+# What is refused
+
+GOOD = "0:0:0:0:0:0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(SPACE, GOOD, "nan")], "row 1: milliseconds must be a positive number, not nan"),
+        ([(SPACE, GOOD, "1"), (SPACE, "1:0:0:0:0:0", "-2")], "row 2: milliseconds must be a positive number, not -2"),
+        ([(SPACE, GOOD, "inf")], "row 1: milliseconds must be a positive number, not inf"),
+        ([(SPACE, GOOD, "fast")], "row 1: milliseconds must be a number, not 'fast'"),
+        ([(SPACE, GOOD, "")], "row 1: milliseconds is empty"),
+        ([(SPACE, GOOD, "1"), (SPACE, GOOD, "2")], "row 2: the same network as row 1"),
+        ([(SPACE, "0:0:0:0:1:0", "1"), (SPACE, "0:0:1:1:1:0", "2")], "row 2: the same network as row 1"),  # they differ in a skipped layer
+        ([("mobilenet_v2", "", "1")], "row 1: a measurement of 'mobilenet_v2', not of tiny_to_measure"),
+        ([(SPACE, "0:0:0:0:0:0:0", "1")], "row 1: .* takes 6 indices, but 7 were given"),
+        ([(SPACE, "0:0:0:0:0:3", "1")], "row 1: index 3 at position 5"),
+        ([(SPACE, GOOD)], "row 1: the number of cells differs"),
+    ],
+)
+def test_a_wrong_row_is_named(space, tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        read_samples(written(tmp_path / "s.csv", *rows), space)
+
+
+def test_a_missing_column_or_file_is_named(space, tmp_path):
+    with pytest.raises(InputError, match="no column 'milliseconds'; needed are ssd, indices, milliseconds, found were ssd, indices, ms"):
+        read_samples(written(tmp_path / "s.csv", header=("ssd", "indices", "ms")), space)
+    with pytest.raises(InputError, match=r"cannot read the samples .*none\.csv"):
+        read_samples(tmp_path / "none.csv", space)
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="cannot read the samples"):
+        read_samples(tmp_path / "binary.csv", space)
+
+
+def test_set_ups_are_not_mixed(space, tmp_path):
+    header = ("ssd", "indices", "milliseconds", "threads")
+    path = written(tmp_path / "s.csv", (SPACE, GOOD, 1, 1), (SPACE, "1:0:0:0:0:0", 1, 2), header=header)
+    with pytest.raises(InputError, match="row 2: threads is 2, but 1 in row 1"):
+        read_samples(path, space)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out": "a.csv", "rounds": 1}, "rounds must be at least 2"),
+        ({"out": "a.csv", "threads": 0}, "threads must be at least 1"),
+        ({"out": "a.csv", "warmup": -1}, "warmup must not be negative"),
+        ({"out": "a.csv", "threads": 2, "clock": "processor"}, "processor clock"),
+        ({}, "give one of out"),
+        ({"out": "a.csv", "export": "b"}, "give one of out"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        quick(**changes)
+
+
+def test_an_unknown_device_is_named_with_its_neighbours():
+    with pytest.raises(InputError, match="unknown device 'onnx-runtime'; did you mean onnxruntime"):
+        get_backend("onnx-runtime")
+    register_backend(Backend("needy", lambda *_: print, lambda: "", requires=("no_such_runtime",), install="something"))
+    try:
+        with pytest.raises(InputError, match="device 'needy' needs no_such_runtime, not installed here: pip install 'something'"):
+            get_backend("needy")
+    finally:
+        backends._backends.pop("needy")
+
+
+# Real devices
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "compile" in name else ()) for name in backend_names()])
+def test_a_device_computes_the_networks_own_logits(space, name):
+    backend = backends._backends[name]
+    if missing := [module for module in backend.requires if importlib.util.find_spec(module) is None]:
+        pytest.skip(f"{missing[0]} is not installed")
+    if "cuda" in name and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    config = quick(indices="1:0:0:1:0:2")
+    network, image = network_and_image(space.architecture(config.indices), config)
+    with torch.no_grad():
+        expected = network(image).numpy()
+    logits = backend.prepare(network, image, 1)()
+    np.testing.assert_allclose(np.asarray(logits.cpu() if isinstance(logits, torch.Tensor) else logits), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch-cpu", "onnxruntime", "openvino", "executorch"])
+def test_a_device_measures_a_few_architectures(space, name, tmp_path):
+    if any(importlib.util.find_spec(module) is None for module in backends._backends[name].requires):
+        pytest.skip(f"{name} is not installed")
+    samples = measure(quick(device=name, out=str(tmp_path / "s.csv"), num_architectures=2))
+    assert len(samples) == 2
+    assert all(0 < s.milliseconds < 1000 and s.backend == name and s.device and s.threads == 1 for s in samples)
+
+
+def test_one_architecture_is_measured_without_a_file(space):
+    (found,) = measure(quick(device="torch-cpu", indices="1:0:0:1:0:2"))
+    assert found.milliseconds > 0 and found.indices == "1:0:0:1:0:2"
+
+
+def test_larger_images_take_longer(space):
+    small, large = (measure(quick(device="torch-cpu", indices="1:0:0:1:0:2", image_size=size))[0].milliseconds for size in (32, 256))
+    assert large > 3 * small
+
+
+# A device that is not here
+
+
+def test_an_export_is_filled_in_and_read(space, tmp_path):
+    pytest.importorskip("onnx")
+    manifest = export(quick(export=str(tmp_path), num_architectures=3))
+    with open(manifest, newline="") as file:
+        reader = csv.DictReader(file)
+        header, rows = reader.fieldnames, list(reader)
+    assert [row["indices"] for row in rows] == [a.text for a in itertools.islice(draw_architectures(space), 3)]
+    with pytest.raises(InputError, match="row 1: milliseconds is empty"):
+        read_samples(manifest, space)
+    for number, row in enumerate(rows):
+        assert (tmp_path / row["file"]).stat().st_size > 1000
+        row["milliseconds"] = str(10 + number)
+    with open(manifest, "w", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        writer.writeheader()
+        writer.writerows(rows)
+    assert [s.milliseconds for s in read_samples(manifest, space)] == [10, 11, 12]
+    export(quick(export=str(tmp_path), num_architectures=4))  # one more; what was filled in stays
+    with open(manifest, newline="") as file:
+        assert [row["milliseconds"] for row in csv.DictReader(file)] == ["10", "11", "12", ""]
+    with pytest.raises(InputError, match="lists other architectures"):
+        export(quick(export=str(tmp_path), num_architectures=4, seed=9))
+
+
+def test_an_exported_file_is_the_network(space, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    reference = pytest.importorskip("onnx.reference")
+    network, image = network_and_image(space.architecture("1:1:0:1:0:2"), quick(indices="1:1:0:1:0:2"))
+    export_onnx(network, image, tmp_path / "n.onnx")
+    onnx.checker.check_model(str(tmp_path / "n.onnx"))
+    (logits,) = reference.ReferenceEvaluator(str(tmp_path / "n.onnx")).run(["logits"], {"image": image.numpy()})
+    np.testing.assert_allclose(logits, network(image).numpy(), rtol=1e-3, atol=1e-5)
+
+
+def test_defaults_measure_500_at_224_px_on_one_thread():
+    defaults = {field.name: field.default for field in dataclasses.fields(MeasureConfig)}
+    assert (defaults["num_architectures"], defaults["image_size"], defaults["threads"], defaults["device"]) == (500, 224, 1, "torch-cpu")
