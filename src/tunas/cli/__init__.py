@@ -5,30 +5,32 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """One command: where its configuration and its function are, imported only when it is used."""
+    """One command: what it does, and where its configuration is (imported only when it is used)."""
 
     summary: str
     config: str
-    run: str
 
 
 COMMANDS = {
-    "search": Command("search an architecture that lands on the wanted cost", "tunas.search.config:SearchConfig", "tunas.cli.search:run"),
-    "analyze": Command("the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig", "tunas.cli.analyze:run"),
-    "train": Command("train one architecture from scratch, and evaluate it", "tunas.train.config:TrainConfig", "tunas.cli.train:run"),
-    "sample": Command("random architectures within a range of costs", "tunas.cli.sample:SampleConfig", "tunas.cli.sample:run"),
-    "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig", "tunas.cli.cost:run"),
-    "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig", "tunas.cli.spaces:run"),
-    "measure": Command("time architectures on a device", "tunas.cost.measure:MeasureConfig", "tunas.cli.measure:run"),
-    "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig", "tunas.cli.fit:run"),
-    "quickstart": Command("the whole way on the embedded digits: search, train, compare with random", "tunas.study.quickstart:QuickstartConfig", "tunas.cli.quickstart:run"),
-}  # fmt: skip
+    "search": Command("search an architecture that lands on the wanted cost", "tunas.search.config:SearchConfig"),
+    "analyze": Command("the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig"),
+    "train": Command("train one architecture from scratch, and evaluate it", "tunas.train.config:TrainConfig"),
+    "sample": Command("random architectures within a range of costs", "tunas.cli.sample:SampleConfig"),
+    "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig"),
+    "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),
+    "measure": Command("time architectures on a device", "tunas.cost.measure:MeasureConfig"),
+    "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig"),
+    "quickstart": Command("the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"),
+}
+"""Each is run by the function `run` of `tunas.cli.<name>`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,8 +72,10 @@ def _run(name: str, words: list[str]) -> int:
         config = tyro.cli(config_type, args=_with_plain_booleans(config_type, words), prog=f"tunas {name}", description=config_type.__doc__)
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
+    except BrokenPipeError:
+        return _closed_pipe()
     try:
-        return _imported(command.run)(config) or 0
+        return _imported(f"tunas.cli.{name}:run")(config) or 0
     except InputError as error:
         return _fail(str(error), 2)
     except DivergedError as error:
@@ -79,14 +83,19 @@ def _run(name: str, words: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()
-        return 141
+        return _closed_pipe()
     except Exception as error:
         from tunas.run.session import Stopped  # imports torch, which whoever raised it has done already
 
         if isinstance(error, Stopped):
             return _fail(str(error), error.code)
         raise
+
+
+def _closed_pipe() -> int:
+    """Whoever read our output has gone (`tunas … | head`): nothing more to say."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it on leaving)
+    return 128 + signal.SIGPIPE
 
 
 def _fail(sentence: str, code: int) -> int:

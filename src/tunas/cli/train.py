@@ -15,5 +15,6 @@ def run(config: TrainConfig) -> None:
         return
     if result.evaluation is not None:
         found = result.evaluation
-        print(f"{result.document['split']} accuracy {found.accuracy:.4f}, top-5 {found.top5_accuracy:.4f}, loss {found.loss:.4f}, {found.images} images")
+        split = result.document["split"]
+        print(f"{split} accuracy {found.accuracy:.4f}, top-5 {found.top5_accuracy:.4f}, loss {found.loss:.4f}, {found.images} images")
     print(f"result in {result.checkpoint_dir}")

@@ -17,6 +17,23 @@ PARAMS = "params.json"
 MODEL_SPEC = "model_spec.json"
 RESULT = "result.json"
 LOCK = "lock.json"
+DATA = "data.json"
+
+
+def check_directory(path: Path) -> None:
+    """Refuses a directory that holds something other than a run.
+
+    Raises:
+        InputError: naming what it holds.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; name a directory for the run")
+    if path.is_dir() and not (path / PARAMS).exists():
+        foreign = sorted(
+            entry.name for entry in path.iterdir() if entry.name not in (LOCK, DATA, MODEL_SPEC) and not entry.name.startswith(".")
+        )
+        if foreign:
+            raise InputError(f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory")
 
 
 def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: frozenset[str]) -> None:
@@ -31,15 +48,17 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
     Raises:
         InputError: where the directory cannot be written, holds another run (every difference is listed) or something else.
     """
+    check_directory(path)
     path = make_directory(path)
     if (path / PARAMS).exists():
         differences = _differences(read_params(path), params, harmless)
         if differences:
-            raise InputError(f"{path} holds a run with other parameters ({'; '.join(differences)}); name another directory, or use the same parameters to resume it")
+            raise InputError(
+                f"{path} holds a run with other parameters ({'; '.join(differences)}); "
+                "name another directory, or use the same parameters to resume it"
+            )
         if (path / MODEL_SPEC).exists() and (path / MODEL_SPEC).read_text() != model_spec:
             raise InputError(f"{path} holds a run of another search space under the same name; name another directory")
-    elif foreign := sorted(entry.name for entry in path.iterdir() if entry.name != LOCK and not entry.name.startswith(".")):
-        raise InputError(f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory")
     with writing_to(path):
         write_text(path / MODEL_SPEC, model_spec)
         write_text(path / PARAMS, json.dumps(params, indent=2, sort_keys=True) + "\n")
@@ -103,7 +122,10 @@ def locked(path: Path) -> Iterator[None]:
                 descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
             except FileExistsError:
                 if (holder := _live_holder(lock)) is not None:
-                    raise InputError(f"{path} is in use by process {holder.get('pid')} on {holder.get('host')}; wait for it, or delete {lock} if it is gone") from None
+                    raise InputError(
+                        f"{path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
+                        f"wait for it, or delete {lock} if it is gone"
+                    ) from None
                 lock.unlink(missing_ok=True)
                 continue
             with os.fdopen(descriptor, "w") as file:
@@ -127,7 +149,7 @@ def _live_holder(lock: Path) -> dict[str, Any] | None:
     if holder.get("host") != socket.gethostname():
         return holder
     pid = holder.get("pid")
-    if not isinstance(pid, int) or pid == os.getpid() and holder.get("started") != _process_start(pid):
+    if not isinstance(pid, int) or (pid == os.getpid() and holder.get("started") != _process_start(pid)):
         return None
     try:
         os.kill(pid, 0)

@@ -22,7 +22,7 @@ from tunas.files import write_text
 from tunas.nn.supernet import SuperNet
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, locked, open_run, writing_to
+from tunas.run.directory import RESULT, check_directory, locked, open_run, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import generator, run_steps
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
@@ -70,7 +70,7 @@ class Search:
         self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
         self.weights = self.supernet.flatten()
         self.optimizer = RMSpropTF([self.weights], lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.model_momentum)
-        self.controller = Controller(space, momentum=config.rl_baseline_momentum, temperature=config.rl_temperature)
+        self.controller = Controller(space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2)
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
 
@@ -143,7 +143,8 @@ class Search:
     def _decay_weights(self) -> Tensor:
         """Adds the gradient of the L2 of the kernels that the last replica used; its part of the loss."""
         kernels = self.supernet.used_kernels
-        torch._foreach_add_([kernel.grad for kernel in kernels], kernels, alpha=self.plan.weight_decay / self.plan.replicas)
+        gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]
+        torch._foreach_add_(gradients, kernels, alpha=self.plan.weight_decay / self.plan.replicas)
         norms = torch.stack(torch._foreach_norm(kernels))
         return 0.5 * self.plan.weight_decay * norms.square().sum()
 
@@ -226,10 +227,17 @@ def search(config: SearchConfig) -> SearchResult:
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:
-            raise InputError(f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train --ssd {config.ssd}`")
-        directory = Path(config.checkpoint_dir or f"runs/search-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}")
+            raise InputError(
+                f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train --ssd {config.ssd}`"
+            )
+        directory = Path(
+            config.checkpoint_dir or f"runs/search-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
+        check_directory(directory)
         data = open_data(config, run_dir=directory, seed=config.seed)
-        plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
+        plan = plan_search(
+            config, data.size("train"), data.size("valid"), digits=data.name == "digits", on_cuda=world.device.type == "cuda"
+        )
         objective = search_objective(config, space, data.image_size, data.num_classes)
         params = plan.params(config, **objective.facts(), image_size=data.image_size, dataset=data.name, version=tunas.__version__)
         params["ssd"] = space.name
@@ -321,5 +329,3 @@ def _write_result(result: SearchResult, state: Search, data: Data) -> None:
     }
     with writing_to(result.checkpoint_dir):
         write_text(result.checkpoint_dir / RESULT, json.dumps(document, indent=2) + "\n")
-
-

@@ -32,7 +32,9 @@ def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
         low, high = WINDOW[space.default_target or 84.0]
     if config.num_samples < 1:
         raise InputError(f"num_samples must be at least 1, not {config.num_samples}")
-    return random_architectures(space, model, -np.inf if low is None else low, np.inf if high is None else high, config.num_samples, config.seed), model
+    return random_architectures(
+        space, model, -np.inf if low is None else low, np.inf if high is None else high, config.num_samples, config.seed
+    ), model
 
 
 def random_architectures(space: Space, model: Any, low: float, high: float, count: int, seed: int) -> list[tuple[Architecture, float]]:
@@ -53,10 +55,10 @@ def random_architectures(space: Space, model: Any, low: float, high: float, coun
         inside = np.flatnonzero((costs >= low) & (costs <= high))[: count - len(found)]
         found += [(Architecture(space, tuple(indices[row].tolist())), float(costs[row])) for row in inside]
         seen = np.array([min(seen.min(initial=np.inf), costs.min()), max(seen.max(initial=-np.inf), costs.max())])
-        if not found and drawn >= MAX_DRAWS // 20 or drawn >= MAX_DRAWS:
+        if (not found and drawn >= MAX_DRAWS // 20) or drawn >= MAX_DRAWS:
             raise InputError(
-                f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} {model.unit} among {drawn:,} random ones, "
-                f"which cost {seen[0]:.4g} to {seen[1]:.4g}"
+                f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} {model.unit} "
+                f"among {drawn:,} random ones, which cost {seen[0]:.4g} to {seen[1]:.4g}"
             )
     print(f"drew {drawn:,} architectures to find {count}", file=sys.stderr)
     return found

@@ -27,7 +27,7 @@ from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, locked, open_run, writing_to
+from tunas.run.directory import RESULT, check_directory, locked, open_run, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import generator, run_steps
 from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
@@ -87,7 +87,10 @@ def train(config: TrainConfig) -> TrainResult:
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)
-        directory = Path(config.checkpoint_dir or f"runs/train-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}")
+        directory = Path(
+            config.checkpoint_dir or f"runs/train-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+        )
+        check_directory(directory)
         data = open_data(config, run_dir=directory, seed=config.seed)
         if config.mode == "eval":
             return _evaluate_only(config, architecture, data, world, directory)
@@ -107,7 +110,9 @@ def _architecture(space: Space, config: TrainConfig) -> Architecture:
     return space.architecture(config.indices)
 
 
-def _network(config: TrainConfig, architecture: Architecture, num_classes: int, dropout_rate: float = 0.0, bn_momentum: float = BN_MOMENTUM) -> Network:
+def _network(
+    config: TrainConfig, architecture: Architecture, num_classes: int, dropout_rate: float = 0.0, bn_momentum: float = BN_MOMENTUM
+) -> Network:
     tower = scale_filters(architecture.tower, config.filters_multiplier)
     options = NetworkOptions(path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum)
     return build_network(tower, num_classes, dropout_rate=dropout_rate, options=options)
@@ -166,7 +171,9 @@ class Training:
             self.ema.update(self.network, step=step)
         empirical = float(world.gather(total.reshape(1)).mean())
         if not torch.isfinite(torch.tensor(empirical)):
-            raise DivergedError(f"the loss is {empirical} at step {step}; the last checkpoint is kept: lower --base_learning_rate and start a new run")
+            raise DivergedError(
+                f"the loss is {empirical} at step {step}; the last checkpoint is kept: lower --base_learning_rate and start a new run"
+            )
         return {
             "model/loss": empirical + float(regularization),
             "model/empirical_loss": empirical,
@@ -289,8 +296,13 @@ def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, dat
         )  # fmt: skip
         evaluation = None
         if config.mode == "train_and_eval":
-            evaluation = evaluate(state.evaluated, data, plan.eval_split, world, batch_size=config.eval_batch_size, precision=config.precision)
-            log(plan.steps, {"eval/accuracy": evaluation.accuracy, "eval/top5_accuracy": evaluation.top5_accuracy, "eval/loss": evaluation.loss})
+            evaluation = evaluate(
+                state.evaluated, data, plan.eval_split, world, batch_size=config.eval_batch_size, precision=config.precision
+            )
+            log(
+                plan.steps,
+                {"eval/accuracy": evaluation.accuracy, "eval/top5_accuracy": evaluation.top5_accuracy, "eval/loss": evaluation.loss},
+            )
     finally:
         if events:
             events.close()
@@ -316,7 +328,14 @@ def _evaluate_only(config: TrainConfig, architecture: Architecture, data: Data, 
 
 
 def _finish(
-    config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path, evaluation: Evaluation | None, split: str, **facts: Any
+    config: TrainConfig,
+    architecture: Architecture,
+    data: Data,
+    world: World,
+    directory: Path,
+    evaluation: Evaluation | None,
+    split: str,
+    **facts: Any,
 ) -> TrainResult:
     scaled = architecture
     if config.filters_multiplier != 1:
@@ -357,5 +376,3 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-
-

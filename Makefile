@@ -1,0 +1,32 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: install quickstart test lint types bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet torch torchvision
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/installed
+
+quickstart: install
+	$(VENV)/bin/tunas quickstart
+
+test: install
+	$(VENV)/bin/python -m pytest
+
+lint: install
+	$(VENV)/bin/ruff check src tests benchmarks tools
+	$(VENV)/bin/ruff format --check src tests benchmarks tools
+
+types: install
+	$(VENV)/bin/mypy
+
+bench: install
+	for script in supernet_step controller_speed controller_regret input_pipeline; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs

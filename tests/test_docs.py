@@ -1,0 +1,25 @@
+"""Every Python block in the documentation runs, page by page, in a fresh directory."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def pages_with_code() -> list[Path]:
+    return [page for page in PAGES if BLOCK.search(page.read_text())]
+
+
+@pytest.mark.parametrize("page", pages_with_code(), ids=lambda page: page.name)
+def test_the_code_on_the_page_runs(page: Path, tmp_path: Path) -> None:
+    script = tmp_path / "blocks.py"
+    script.write_text("\n\n".join(BLOCK.findall(page.read_text())))
+    run = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    assert run.returncode == 0, run.stderr
