@@ -97,6 +97,13 @@ def test_a_build_that_fails_leaves_nothing(tmp_path, pictures):
     assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.endswith(".lock")] == []
 
 
+def test_a_place_that_cannot_be_written_is_named(datasets, tmp_path):
+    (tmp_path / "file").write_text("")
+    data = opened(datasets["folder", "PNG"], tmp_path / "file")
+    with pytest.raises(InputError, match=r"cannot write .*/file/folder-test-32-.*\.pixels: File exists"):
+        next(data.once("test", 4))
+
+
 PROGRAM = """
 import sys
 from tunas.data import DataConfig, open_data

@@ -121,6 +121,11 @@ def test_settings_that_fit_nothing(settings, message):
         open_data(DataConfig(**settings))
 
 
+def test_a_home_directory_is_found(datasets, monkeypatch):
+    monkeypatch.setenv("HOME", str(datasets["folder", "PNG"].parent))
+    assert opened("~/folder").size("full_train") == TOTAL
+
+
 def test_an_empty_directory_names_the_three_layouts(tmp_path):
     with pytest.raises(InputError, match=r"holds no dataset: neither train/<class>/ .* nor dataset_info.json .* nor \*.tar"):
         opened(tmp_path)

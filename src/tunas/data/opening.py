@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -37,6 +39,7 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0)
     Raises:
         InputError: where there is nothing that can be read as a dataset, saying what was looked for.
     """
+    config = _expanded(config)
     _check(config)
     if config.data_format == "digits" or (config.data_format == "auto" and config.dataset_dir is None):
         data = _digits(config)
@@ -46,6 +49,12 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0)
     if run_dir is not None:
         _write_description(data, config, Path(run_dir))
     return data
+
+
+def _expanded(config: DataConfig) -> DataConfig:
+    """With ~ at the beginning of a path replaced, which a shell leaves alone in --flag=~/path."""
+    paths = {name: getattr(config, name) for name in ("dataset_dir", "valid_filenames", "cache_dir")}
+    return dataclasses.replace(config, **{name: os.path.expanduser(path) for name, path in paths.items() if path is not None})
 
 
 def _check(config: DataConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ class PixelCache:
             raise DamagedCacheError("its tables do not fit its pixels")
         self._starts = np.concatenate([np.zeros(1, np.int64), ends])
         self._rows = np.cumsum(self.good) - 1
-        self.pixels = torch.from_file(str(path), shared=False, size=pixel_bytes, dtype=torch.uint8) if pixel_bytes else torch.empty(0)
+        self.pixels = _mapped(path, pixel_bytes)
         if check_pixels and checksums != _checksums(self.pixels):
             raise DamagedCacheError("a checksum of its pixels is wrong")
 
@@ -98,6 +99,15 @@ class PixelCache:
     def squares(self) -> Tensor:
         """uint8 `[good images, S, S, 3]`, where all images have one shape."""
         return self.pixels.view(len(self.labels), *self.shapes[0].tolist(), 3)
+
+
+def _mapped(path: Path, size: int) -> Tensor:
+    """The first bytes of a file as a tensor that must not be written to. (`torch.from_file` would reserve memory for writing.)"""
+    if size == 0:
+        return torch.empty(0, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is not writable
+        return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=(size,)))
 
 
 def _reopened(path: Path, key: str) -> PixelCache:

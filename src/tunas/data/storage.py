@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
@@ -42,10 +42,13 @@ def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes | OSError]:
-    """The bytes of each range, or the error that reading it raised; remote ones are fetched at the same time."""
-    if any(is_remote(each.path) for each in ranges):
-        return concurrently(_range_or_error, ranges)
-    return [_range_or_error(each) for each in ranges]
+    """The bytes of each range (all remote, or none), or the error that reading it raised; remote ones are fetched at the same time."""
+    if len(ranges) < 2 or not is_remote(ranges[0].path):
+        return [_range_or_error(each) for each in ranges]
+    paths, offsets, lengths = (list(column) for column in zip(*ranges, strict=True))
+    stops = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
+    contents = _filesystem(paths[0]).cat_ranges(paths, offsets, stops, on_error="return")
+    return [_as_os_error(content) if isinstance(content, Exception) else content for content in contents]
 
 
 def read_bytes(path: str) -> bytes:
@@ -112,9 +115,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Makes `path` hold what `write` writes, all of it or nothing: temporary name, fsync, rename.
 
     Several processes may do this at once; the last one to finish wins.
+
+    Raises:
+        InputError: where there is no room or no permission.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {reason(error)}") from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
@@ -122,19 +131,22 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {path}: {reason(error)}") from None
         raise
 
 
 @contextmanager
 def exclusively(path: Path) -> Iterator[None]:
     """Holds other processes off making the same file, where the file system can lock; elsewhere they make it twice, harmlessly."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f".{path.name}.lock", "ab") as file:
+    with ExitStack() as stack:
         try:
             import fcntl
 
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(path.parent / f".{path.name}.lock", "ab"))
             fcntl.flock(file, fcntl.LOCK_EX)
         except (ImportError, OSError):
             pass
@@ -162,7 +174,11 @@ def _range_or_error(wanted: Range) -> bytes | OSError:
     except Exception as error:  # an fsspec backend may raise exceptions of its own client
         if not is_remote(path):
             raise
-        return OSError(f"{type(error).__name__}: {error}")
+        return _as_os_error(error)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
 
 
 def _filesystem(path: str):  # type: ignore[no-untyped-def]
