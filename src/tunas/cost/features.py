@@ -23,6 +23,8 @@ from tunas.space.layers import IMAGE_CHANNELS, keeps_width
 
 HEAD = "head"
 """Path and description of the classifier, which every network ends with."""
+CACHE_MEGABYTES = (0.25, 1, 2, 4, 8, 16)
+"""Sizes of float32 tensors at which caches and allocators change their speed."""
 FINE_MARK = "->"
 """Stands in the names of quantities that are split by kernel size and resolution."""
 
@@ -233,6 +235,9 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
         add(f"macs {kind}", operation.macs)
         add(f"moved {kind}", read + written)
         add("weights", operation.parameters)
+        for threshold in CACHE_MEGABYTES:
+            large = sum(numbers for numbers in (read, written) if numbers * 4 > threshold * 2**20)
+            add(f"moved beyond {threshold} MB", large)
         add("calls", 1)
         add(f"calls {kind}", 1)
         if operation.norm:

@@ -87,7 +87,7 @@ class SpaceFeatures:
 def _main_effects(shapes: list[tuple[int, ...]]) -> sparse.csr_matrix:
     blocks = []
     for shape in shapes:
-        coordinates = np.indices(shape).reshape(len(shape), -1)
+        coordinates = np.indices(shape).reshape(len(shape), int(np.prod(shape)))
         effects = [sparse.csr_matrix(np.eye(size)[coordinate]) for size, coordinate in zip(shape, coordinates, strict=True)]
         blocks.append(sparse.hstack([sparse.csr_matrix(np.ones((coordinates.shape[1], 1))), *effects]))
     return sparse.block_diag(blocks, format="csr")
