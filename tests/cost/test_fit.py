@@ -123,11 +123,11 @@ def test_tables_with_known_coefficients_are_recovered():
     base = macs(SPACE)
     terms = [CostTerm(term.positions, 1e-7 * term.values * rng.uniform(0.5, 1.5, term.values.shape), term.path) for term in base.terms]
     device = CostModel(SPACE, 3.0, terms)
-    indices, unseen = drawn(SPACE, 700), SPACE.sample(np.random.default_rng(9), 500)
-    few, many = (fit_samples(SPACE, samples_of(SPACE, indices[:n], device.estimate(indices[:n]))) for n in (80, 700))
+    indices, unseen = drawn(SPACE, 400), SPACE.sample(np.random.default_rng(9), 500)
+    few, many = (fit_samples(SPACE, samples_of(SPACE, indices[:n], device.estimate(indices[:n])), folds=4) for n in (80, 400))
     errors = [np.abs(model.estimate(unseen) / device.estimate(unseen) - 1).mean() for model, _ in (few, many)]
     assert errors[1] < 0.01 and errors[1] < errors[0] / 2
-    assert many[1].mean_error == pytest.approx(errors[1], rel=0.5)  # what is reported is what happens
+    assert few[1].mean_error == pytest.approx(errors[0], rel=0.6)  # what is reported is what happens
 
 
 def test_a_choice_that_was_never_measured_is_priced_by_physics_and_reported():
@@ -192,6 +192,16 @@ def test_more_samples_help_as_much_as_the_last_doubling_did_but_not_beyond_the_n
     assert report_of([1, 2], [1, 2], noise=None).error_with_twice_the_samples == pytest.approx(0.02)
     rising = report_of([1, 2], [1, 2], learning_curve=((10, 0.04), (20, 0.05)))
     assert rising.error_with_twice_the_samples == pytest.approx(0.05)
+
+
+def test_a_machine_that_changed_its_speed_is_noticed():
+    errors = np.random.default_rng(0).normal(0, 0.02, 300)
+    measured = np.linspace(10.0, 20.0, 300)
+    assert report_of(measured, measured * (1 + errors)).drift == 0.0
+    shifted = report_of(measured, measured * (1 + errors + np.repeat([-0.05, 0.05], 150)))
+    assert shifted.drift == pytest.approx(0.05, rel=0.1)
+    assert "the device's speed changed by some 4.7%" in str(shifted)
+    assert report_of(measured[:20], measured[:20]).drift == 0.0
 
 
 def test_the_noise_is_half_the_difference_of_the_halves():

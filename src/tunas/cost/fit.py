@@ -27,6 +27,9 @@ SAMPLES_PER_COEFFICIENT = 2
 """Samples needed for each coefficient of the physical prior."""
 LEARNING_FRACTIONS = (0.125, 0.25, 0.5)
 """Parts of the samples that models are fitted to, to see how the error falls with their number."""
+DRIFT_BLOCK = 25
+DRIFT_RATIO = 2.0
+"""The errors of consecutive samples go together when the means of blocks vary this much more than independent errors' would."""
 NAMED = 5
 """Unseen choices that the printed report names; the cost model's provenance names all."""
 
@@ -112,6 +115,20 @@ class FitReport:
         return float(spearmanr(self.predicted, self.measured).statistic)
 
     @property
+    def drift(self) -> float:
+        """How much (relative, one standard deviation) the device's speed changed in the course of the file; 0 where it did not.
+
+        Means over blocks of consecutive samples tell: they vary more than those of independent errors would.
+        """
+        errors = self.predicted / self.measured - 1
+        blocks = len(errors) // DRIFT_BLOCK
+        if blocks < 2:
+            return 0.0
+        means = errors[: blocks * DRIFT_BLOCK].reshape(blocks, DRIFT_BLOCK).mean(axis=1)
+        independent = errors.var() / DRIFT_BLOCK
+        return math.sqrt(means.var() - independent) if means.var() > DRIFT_RATIO**2 * independent else 0.0
+
+    @property
     def error_with_twice_the_samples(self) -> float:
         """As much smaller as the last doubling made it, but not below the noise."""
         (_, before), (_, now) = self.learning_curve[-2:]
@@ -126,6 +143,7 @@ class FitReport:
             "held_out_r_squared": self.r_squared,
             "held_out_spearman": self.spearman,
             "noise_mean_relative_error": self.noise,
+            "drift": self.drift,
             "learning_curve": [list(point) for point in self.learning_curve],
             "unseen_choices": list(self.unseen),
             "table_entries": self.entries,
@@ -146,6 +164,11 @@ class FitReport:
             f"with twice the samples    about {self.error_with_twice_the_samples:.2%}",
             f"table entries             {self.entries}, {self.entries_seen} of them seen; the others follow the physical prior",
         ]
+        if self.drift:
+            lines.append(
+                f"drift                     the device's speed changed by some {self.drift:.1%} while it was measured; measure again "
+                "with nothing else running, or with a larger --group"
+            )
         if self.unseen:
             more = f" and {len(self.unseen) - NAMED} more" if len(self.unseen) > NAMED else ""
             lines.append(f"choices never seen        {', '.join(self.unseen[:NAMED])}{more}")
