@@ -76,10 +76,8 @@ def _run(name: str, words: list[str]) -> int:
         return _closed_pipe()
     try:
         return _imported(f"tunas.cli.{name}:run")(config) or 0
-    except InputError as error:
-        return _fail(str(error), 2)
-    except DivergedError as error:
-        return _fail(str(error), 1)
+    except (InputError, DivergedError) as error:
+        return _fail("" if error.told else str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:
@@ -99,7 +97,8 @@ def _closed_pipe() -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"tunas: {sentence}", file=sys.stderr)
+    if sentence:
+        print(f"tunas: {sentence}", file=sys.stderr)
     return code
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -217,10 +218,17 @@ def chunks(decoder: Decoder, jobs: Iterator[Job], workers: int, chunks_per_batch
             sampler=_Once(jobs),
             num_workers=workers,
             prefetch_factor=max(2, math.ceil(_AHEAD * chunks_per_batch / workers)),
+            worker_init_fn=_leave_signals,
             generator=torch.Generator(),  # or it would draw a seed from torch's own, which is the run's
         )
         made = iter(loader)
     return _checked(made)
+
+
+def _leave_signals(worker: int) -> None:
+    """A terminal and a scheduler signal every process of a run: it is for the run to say when its decoding ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _checked(made: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -28,13 +28,14 @@ CACHE_NAME = "cache"
 """Directory of a run in which its caches lie where no other one is given."""
 
 
-def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0) -> Data:
+def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0, describe: bool = True) -> Data:
     """The dataset that `config` points at.
 
     Args:
         config: what the user said.
         run_dir: directory of the run; class names and sizes are written to `data.json` in it.
         seed: of the run. Nothing here depends on it: the splits are the same for every run.
+        describe: False leaves `data.json` to the caller, for whom `write_description` writes it.
 
     Raises:
         InputError: where there is nothing that can be read as a dataset, saying what was looked for.
@@ -46,8 +47,8 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0)
     else:
         cache_dir = Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else _scratch_directory()
         data = _from_source(config, _source(config, cache_dir), cache_dir)
-    if run_dir is not None:
-        _write_description(data, config, Path(run_dir))
+    if run_dir is not None and describe:
+        write_description(data, config, Path(run_dir))
     return data
 
 
@@ -148,7 +149,8 @@ def _scratch_directory() -> Path:
     return Path(_scratch().name)
 
 
-def _write_description(data: Data, config: DataConfig, run_dir: Path) -> None:
+def write_description(data: Data, config: DataConfig, run_dir: Path) -> None:
+    """Class names and sizes, as `data.json` in the directory of a run."""
     description = {
         "name": data.name,
         "dataset_dir": config.dataset_dir,

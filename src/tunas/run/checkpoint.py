@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tunas.errors import InputError
+from tunas.errors import DivergedError, InputError
 from tunas.files import write_whole
 from tunas.run.device import World
 from tunas.run.directory import writing_to
@@ -51,8 +51,14 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], n
 
     Raises:
         InputError: where the disk is full or the directory cannot be written; earlier checkpoints are untouched.
+        DivergedError: where a number is not finite, so that the checkpoint before stays the one to go on from.
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    for name, tensor in on_host.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DivergedError(
+                f"{name} is not finite after step {step - 1}; the last checkpoint is kept: lower the learning rate and start a new run"
+            )
     text = json.dumps({**numbers, "step": step}, sort_keys=True)
     payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
     path = checkpoint_path(directory, step)
@@ -106,21 +112,25 @@ def newest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
 def resumed_checkpoint(directory: Path, world: World) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, numbers) to go on from, or None for a fresh start; event files are cut back to that moment.
 
-    All processes of the job read; the first one tidies up.
+    The first process reads, tidies up and hands them to the others, so that only it needs to see the directory.
     """
+    return world.from_main(lambda: _resumed(directory))
+
+
+def _resumed(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     found = newest_checkpoint(directory)
-    world.barrier()
-    if world.is_main:
-        for warning in found[2] if found else ():
-            print(f"warning: {warning}", file=sys.stderr)
-        step = found[1]["step"] if found else -1
-        with writing_to(directory):
-            for path in checkpoints(directory):
-                match = _NAME.fullmatch(path.name)
-                if match and int(match[1]) > step:
-                    path.unlink()
-            cut_back(directory, found[1]["events"] if found else {})
-    world.barrier()
+    warnings = found[2] if found else []
+    step = found[1]["step"] if found else -1
+    with writing_to(directory):
+        for path in checkpoints(directory):
+            match = _NAME.fullmatch(path.name)
+            if match and int(match[1]) > step:
+                path.unlink()
+        for path in directory.glob(".*.partial"):  # of a write that was killed
+            path.unlink()
+        warnings += cut_back(directory, found[1]["events"] if found else {})
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return found[:2] if found else None
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tunas.errors import InputError
+from tunas.errors import DivergedError, InputError
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients are exchanged in pieces of this size, large enough that latency does not matter."""
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others, longer than the first one takes to decode ImageNet's held-out part. One that
+ends is noticed at once; this is for one that hangs."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,9 +65,38 @@ class World:
         dist.all_reduce(count)
         return bool(count.item())
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def from_main(self, work: Callable[[], T]) -> T:
+        """What `work` returns in the first process, which alone does it, handed to all.
+
+        Raises:
+            InputError, DivergedError: in every process, where the first one raises it.
+        """
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                outcome[0] = work()
+            except (InputError, DivergedError) as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        result, failure = outcome
+        if failure is not None:
+            failure.told = not self.is_main  # once is enough
+            raise failure
+        return result
+
+    @torch.no_grad()
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces each floating tensor by its mean over the processes."""
+        wanted = [tensor for tensor in tensors if tensor.is_floating_point()]
+        if self.size == 1 or not wanted:
+            return
+        vector = torch.cat([tensor.reshape(-1) for tensor in wanted])
+        self.sum_(vector)
+        vector /= self.size
+        for tensor, mean in zip(wanted, vector.split([tensor.numel() for tensor in wanted]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 @contextlib.contextmanager
@@ -71,21 +107,21 @@ def joined_world(device: str) -> Iterator[World]:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
     Raises:
-        InputError: where there is no such device.
+        InputError: where there is no such device, or not one for every process.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     where = chosen_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if where.type == "cuda":
         torch.cuda.set_device(where)
+    if size > 1 and (":" in device or where.type == "mps"):
+        raise InputError(f"device {device!r} is one device, but {size} processes run: use --device=cuda, where each takes its own, or cpu")
     starts = size > 1 and not dist.is_initialized()
     if starts:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, where)
-    finally:
-        if starts:
-            dist.destroy_process_group()
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    yield World(rank, size, where)
+    if starts:  # not after an error: the others may be in the middle of an exchange, which ends when this process does
+        dist.destroy_process_group()
 
 
 def chosen_device(name: str, local_rank: int = 0) -> torch.device:

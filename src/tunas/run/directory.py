@@ -6,18 +6,28 @@ import contextlib
 import json
 import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tunas.errors import InputError
 from tunas.files import make_directory, write_text
+from tunas.run.device import World
 
 PARAMS = "params.json"
 MODEL_SPEC = "model_spec.json"
 RESULT = "result.json"
 LOCK = "lock.json"
 DATA = "data.json"
+CACHE = "cache"
+
+
+def default_directory(kind: str, space_name: str) -> str:
+    """Where a run goes that is given no directory: under runs/, by its space and the time."""
+    return f"runs/{kind}-{space_name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_directory(path: Path) -> None:
@@ -29,9 +39,8 @@ def check_directory(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; name a directory for the run")
     if path.is_dir() and not (path / PARAMS).exists():
-        foreign = sorted(
-            entry.name for entry in path.iterdir() if entry.name not in (LOCK, DATA, MODEL_SPEC) and not entry.name.startswith(".")
-        )
+        known = (LOCK, DATA, CACHE, MODEL_SPEC)  # what there may be of a run that was killed before it wrote its parameters
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in known and not entry.name.startswith("."))
         if foreign:
             raise InputError(f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory")
 
@@ -57,8 +66,8 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
                 f"{path} holds a run with other parameters ({'; '.join(differences)}); "
                 "name another directory, or use the same parameters to resume it"
             )
-        if (path / MODEL_SPEC).exists() and (path / MODEL_SPEC).read_text() != model_spec:
-            raise InputError(f"{path} holds a run of another search space under the same name; name another directory")
+        if (path / MODEL_SPEC).exists() and (path / MODEL_SPEC).read_bytes() != model_spec.encode():
+            raise InputError(f"{path / MODEL_SPEC} is damaged, or of another search space under the same name; name another directory")
     with writing_to(path):
         write_text(path / MODEL_SPEC, model_spec)
         write_text(path / PARAMS, json.dumps(params, indent=2, sort_keys=True) + "\n")
@@ -106,71 +115,147 @@ def writing_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps a second process out of the directory.
+def alone_in(path: Path, world: World) -> Iterator[None]:
+    """Within the context the job is the only one at work in the directory, which holds its run or nothing.
 
-    The lock names host and process. One left behind by a process of this host that is gone is taken over.
+    Raises:
+        InputError: in every process, where another job is at work there or the directory holds something else.
+    """
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            check_directory(path)
+            stack.enter_context(locked(path))
+
+        world.from_main(take)
+        yield
+
+
+HEARTBEAT = 10.0
+"""Seconds between two signs of life in the lock."""
+SILENCE = 90.0
+"""Seconds without one after which a lock of another machine counts as left behind."""
+_held: set[int] = set()
+"""Descriptors of the locks of this process."""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps every other process out of the directory, which is made where it is not there.
+
+    The lock file names host and process. What holds it is the kernel's lock on that file (`flock`), which ends with the
+    process however it ends, so a file left behind on this machine is simply taken over. One that names another machine is
+    watched: it is taken over once it shows no sign of life for `SILENCE` seconds.
 
     Raises:
         InputError: where another process holds it.
     """
-    lock = path / LOCK
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
-    with writing_to(path):
-        while True:
-            try:
-                descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-            except FileExistsError:
-                if (holder := _live_holder(lock)) is not None:
-                    raise InputError(
-                        f"{path} is in use by process {holder.get('pid')} on {holder.get('host')}; "
-                        f"wait for it, or delete {lock} if it is gone"
-                    ) from None
-                lock.unlink(missing_ok=True)
-                continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(mine, file)
-                file.flush()
-                os.fsync(file.fileno())
-            break
+    made = not path.exists()
+    descriptor = _taken(path)
+    _held.add(descriptor)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(descriptor, ended), name="tunas-lock", daemon=True)
+    heart.start()
     try:
         yield
     finally:
+        ended.set()
+        heart.join()
+        _held.discard(descriptor)
         with contextlib.suppress(OSError):
-            lock.unlink(missing_ok=True)
+            (path / LOCK).unlink()
+            if made:
+                path.rmdir()  # where nothing came of the run
+        os.close(descriptor)
 
 
-def _live_holder(lock: Path) -> dict[str, Any] | None:
-    """What the lock says, or None where its process is known to be gone."""
+def _taken(path: Path) -> int:
+    """Descriptor of the lock file, which from now on is this process's."""
+    lock = path / LOCK
+    while True:
+        make_directory(path)
+        with writing_to(path):
+            descriptor = os.open(lock, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            exclusive = _flocked(descriptor)
+            holder = _holder(descriptor)
+            who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder and "host" in holder else "another process"
+            is_left = exclusive and holder.get("host") in (None, socket.gethostname())
+            if exclusive is False or not (is_left or _is_silent(lock, who)):
+                raise InputError(f"{path} is in use by {who}; wait for it to end, or name another directory")
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                    _write_holder(path, descriptor)
+                    return descriptor
+            os.close(descriptor)  # whoever had it has just removed it
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _flocked(descriptor: int) -> bool | None:
+    """Whether the kernel gave us the lock; None where the file system has no locks."""
     try:
-        holder = read_json_object(lock)
-    except InputError:
-        return None if not lock.exists() or _older_than(lock, seconds=10) else {"pid": "unknown", "host": "unknown host"}
-    if holder.get("host") != socket.gethostname():
-        return holder
-    pid = holder.get("pid")
-    if not isinstance(pid, int) or (pid == os.getpid() and holder.get("started") != _process_start(pid)):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
         return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return holder
-    return holder if holder.get("started") in (None, _process_start(pid)) else None
-
-
-def _older_than(path: Path, seconds: float) -> bool:
-    import time
-
-    with contextlib.suppress(OSError):
-        return time.time() - path.stat().st_mtime > seconds
     return True
 
 
-def _process_start(pid: int) -> str | None:
-    """When a process started, so that a reused process number is not mistaken for it; None where the system does not tell."""
+def _holder(descriptor: int) -> dict[str, Any]:
+    """What the lock file says."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        value = json.loads(os.pread(descriptor, 4096, 0))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _write_holder(path: Path, descriptor: int) -> None:
+    with writing_to(path):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+
+
+def _is_silent(lock: Path, who: str) -> bool:
+    """Whether nobody touches the lock file while we watch; at once where there is nothing in it."""
+    if not lock.stat().st_size:
+        return True
+    print(f"{lock.parent} is locked by {who}: watching for {SILENCE:g} seconds whether it is still there", file=sys.stderr, flush=True)
+    touched = _touched(lock)
+    until = time.monotonic() + SILENCE
+    while time.monotonic() < until:
+        time.sleep(SILENCE / 50)
+        if _touched(lock) != touched:
+            return False
+    return True
+
+
+def _touched(lock: Path) -> int:
+    """Time of the last change, not as a network file system remembers it but as it is: opening a file asks."""
+    try:
+        with open(lock, "rb") as file:
+            return os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _beat(descriptor: int, ended: threading.Event) -> None:
+    while not ended.wait(HEARTBEAT):
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)
+
+
+def _let_go_in_child() -> None:
+    """A forked process, such as one that decodes images and may outlive us for a moment, does not hold our locks."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_child)

@@ -1,53 +1,90 @@
-"""TensorBoard event files: one event per logged step, none missing and none doubled after a resume; and reading them back."""
+"""TensorBoard event files: one event per logged step, none missing and none doubled after a resume; and reading them back.
+
+They are written here and not by TensorBoard's writer, whose thread would report a full disk late or never.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from tunas.data.crc32c import masked_crc32c
+from tunas.run.directory import writing_to
 
 PATTERN = "events.out.tfevents.*"
 
 
 class EventLog:
-    """Writes scalars into a run directory.
+    """Writes scalars into a run directory, a new file each session, made when there is something to log.
 
     A checkpoint stores `sizes()`; on resuming, `cut_back` to these drops whatever was logged after the checkpoint.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._writer = EventFileWriter(str(directory))
+        self._file: BinaryIO | None = None
 
     def log(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
-        """One event with all `scalars` (tag, value) of `step`."""
+        """One event with all `scalars` (tag, value) of `step`.
+
+        Raises:
+            InputError: where the disk is full or the directory cannot be written.
+        """
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars]
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        with writing_to(self.directory):
+            if self._file is None:
+                self._file = _new_file(self.directory)
+                self._file.write(record(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()))
+            self._file.write(record(Event(wall_time=time.time(), step=step, summary=Summary(value=values)).SerializeToString()))
+            self._file.flush()
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every event file once all that was logged is in them."""
-        self._writer.flush()
+        """Bytes of every event file, once all that was logged is on the disk."""
+        if self._file is not None:
+            with writing_to(self.directory):
+                os.fsync(self._file.fileno())
         return {path.name: path.stat().st_size for path in self.directory.glob(PATTERN)}
 
     def close(self) -> None:
-        self._writer.close()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # `log` has reported it
+                self._file.close()
 
 
-def cut_back(directory: Path, sizes: dict[str, int]) -> None:
-    """Brings the event files back to `sizes`: longer ones are cut, ones not named are removed."""
+def record(payload: bytes) -> bytes:
+    """A TFRecord: length, its checksum, payload, its checksum."""
+    length = struct.pack("<Q", len(payload))
+    return length + struct.pack("<I", masked_crc32c(length)) + payload + struct.pack("<I", masked_crc32c(payload))
+
+
+def _new_file(directory: Path) -> BinaryIO:
+    """Named as TensorBoard names them; never one that is there, even where a restarted container has the same process number."""
+    for number in itertools.count():
+        with contextlib.suppress(FileExistsError):
+            return open(directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}", "xb")
+    raise AssertionError
+
+
+def cut_back(directory: Path, sizes: dict[str, int]) -> list[str]:
+    """Brings the event files back to `sizes`: longer ones are cut, ones not named are removed; warnings of what is lost."""
     for path in directory.glob(PATTERN):
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
             with open(path, "r+b") as file:
                 file.truncate(sizes[path.name])
+    lost = [name for name, size in sorted(sizes.items()) if not (directory / name).exists() or (directory / name).stat().st_size < size]
+    return [f"{directory / name} has lost entries that were in it when the checkpoint was written" for name in lost]
 
 
 def read_events(directory: Path) -> tuple[dict[int, dict[str, float]], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -29,7 +30,8 @@ class StopRequest:
         self.signal: int | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:  # a second Ctrl-C means now
+        is_again = self.signal is not None and number == signal.SIGINT
+        if is_again and "TORCHELASTIC_RUN_ID" not in os.environ:  # a second Ctrl-C means now; torchrun itself hands on the first one
             raise KeyboardInterrupt
         self.signal = number
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,13 @@ from torch import Tensor
 
 import tunas
 from tunas.data import Data, normalize, open_data
+from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
 from tunas.files import write_text
 from tunas.nn.supernet import SuperNet
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, check_directory, locked, open_run, writing_to
+from tunas.run.directory import RESULT, alone_in, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import generator, run_steps
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
@@ -63,8 +63,6 @@ class Search:
     """
 
     def __init__(self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World):
-        if plan.replicas % world.size:
-            raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple")
         self.plan, self.config, self.objective, self.world = plan, config, objective, world
         torch.manual_seed(int(generator(config.seed, "weights").integers(2**62)))
         self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
@@ -230,24 +228,27 @@ def search(config: SearchConfig) -> SearchResult:
             raise InputError(
                 f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train --ssd {config.ssd}`"
             )
-        directory = Path(
-            config.checkpoint_dir or f"runs/search-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
-        check_directory(directory)
-        data = open_data(config, run_dir=directory, seed=config.seed)
-        plan = plan_search(
-            config, data.size("train"), data.size("valid"), digits=data.name == "digits", on_cuda=world.device.type == "cuda"
-        )
-        objective = search_objective(config, space, data.image_size, data.num_classes)
-        params = plan.params(config, **objective.facts(), image_size=data.image_size, dataset=data.name, version=tunas.__version__)
-        params["ssd"] = space.name
-        if world.is_main:
-            open_run(directory, params, tower_to_json(space.tower), HARMLESS | {"version"})
-        world.barrier()
-        if not world.is_main:
-            return _run(space, data, plan, config, objective, world, directory)
-        with locked(directory):
-            return _run(space, data, plan, config, objective, world, directory)
+        directory = Path(world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))).expanduser()
+        with alone_in(directory, world):
+            return _search(space, config, world, directory)
+
+
+def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
+    data = open_data(config, run_dir=directory, seed=config.seed, describe=False)
+    plan = plan_search(config, data.size("train"), data.size("valid"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
+    if plan.replicas % world.size:
+        raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of {world.size}")
+    objective = search_objective(config, space, data.image_size, data.num_classes)
+    params = plan.params(config, **objective.facts(), image_size=data.image_size, dataset=data.name, version=tunas.__version__)
+    params["ssd"] = space.name
+
+    def begin() -> None:
+        open_run(directory, params, tower_to_json(space.tower), HARMLESS | {"version"})
+        with writing_to(directory):
+            write_description(data, config, directory)
+
+    world.from_main(begin)
+    return _run(space, data, plan, config, objective, world, directory)
 
 
 def _run(
@@ -271,9 +272,11 @@ def _run(
             events.log(step, [*scalars.items(), *state.controller.logit_names()])
 
     def save(done: int, scalars: dict[str, float]) -> None:
-        if events:
+        def write() -> None:
+            assert events is not None
             save_checkpoint(directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "accuracy": accuracy})
-        world.barrier()
+
+        world.from_main(write)
 
     def status(scalars: dict[str, float], rate: float) -> str:
         cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if objective.model is not None else ""
@@ -291,8 +294,7 @@ def _run(
         if events:
             events.close()
     result = _result(state, directory, plan.steps, accuracy)
-    if world.is_main:
-        _write_result(result, state, data)
+    world.from_main(lambda: _write_result(result, state, data))
     return result
 
 

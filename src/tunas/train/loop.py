@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tunas
 from tunas.cost.model import has_pixel1, load_cost_model
 from tunas.data import Data, normalize, open_data
+from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory, write_text
 from tunas.nn import Network, NetworkOptions, build_network
@@ -27,7 +27,7 @@ from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, check_directory, locked, open_run, writing_to
+from tunas.run.directory import RESULT, alone_in, check_directory, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import generator, run_steps
 from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
@@ -87,21 +87,31 @@ def train(config: TrainConfig) -> TrainResult:
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)
-        directory = Path(
-            config.checkpoint_dir or f"runs/train-{space.name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-        )
-        check_directory(directory)
-        data = open_data(config, run_dir=directory, seed=config.seed)
+        directory = Path(world.from_main(lambda: config.checkpoint_dir or default_directory("train", space.name))).expanduser()
         if config.mode == "eval":
-            return _evaluate_only(config, architecture, data, world, directory)
-        plan = plan_training(config, data.size(splits(config)[0]))
-        params = plan.params(config, image_size=data.image_size, dataset=data.name)
-        params["ssd"] = space.name
-        if world.is_main:
-            open_run(directory, params, tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)), TRAIN_HARMLESS)
-        world.barrier()
-        with locked(directory) if world.is_main else contextlib.nullcontext():
+            check_directory(directory)
+            return _evaluate_only(config, architecture, _data(config, directory), world, directory)
+        with alone_in(directory, world):
+            data = _data(config, directory)
+            plan = plan_training(config, data.size(splits(config)[0]))
+            if plan.batch % world.size:
+                raise InputError(
+                    f"the batch of {plan.batch} images cannot be divided among {world.size} processes; choose a multiple of {world.size}"
+                )
+            params = plan.params(config, image_size=data.image_size, dataset=data.name)
+            params["ssd"] = space.name
+
+            def begin() -> None:
+                open_run(directory, params, tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)), TRAIN_HARMLESS)
+                with writing_to(directory):
+                    write_description(data, config, directory)
+
+            world.from_main(begin)
             return _train(config, plan, architecture, data, world, directory)
+
+
+def _data(config: TrainConfig, directory: Path) -> Data:
+    return open_data(config, run_dir=directory, seed=config.seed, describe=False)
 
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
@@ -129,8 +139,14 @@ class Training:
         self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
         self.kernels = [parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
         self.forward: nn.Module = network
+        self.parallel: DistributedDataParallel | None = None
         if world.size > 1:
-            self.forward = DistributedDataParallel(network, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+            self.forward = self.parallel = DistributedDataParallel(
+                network,
+                device_ids=[world.device.index] if world.device.type == "cuda" else None,
+                broadcast_buffers=False,  # see `share_statistics`
+                find_unused_parameters=config.path_dropout_rate > 0,
+            )
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
 
@@ -182,7 +198,16 @@ class Training:
         }
 
     def _no_exchange(self, quiet: bool) -> contextlib.AbstractContextManager[Any]:
-        return self.forward.no_sync() if quiet and isinstance(self.forward, DistributedDataParallel) else contextlib.nullcontext()
+        return self.parallel.no_sync() if quiet and self.parallel is not None else contextlib.nullcontext()
+
+    def share_statistics(self) -> None:
+        """Gives every process the mean of all processes' running batch-norm statistics.
+
+        They are moving averages of what each process sees in its part of the batch, and averages of averages commute.
+        """
+        self.world.average_(self.network.buffers())
+        if self.ema is not None:
+            self.world.average_(self.ema.module.buffers())
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, beside the step."""
@@ -282,9 +307,12 @@ def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, dat
             events.log(step, scalars.items())
 
     def save(done: int, scalars: dict[str, float]) -> None:
-        if events:
+        def write() -> None:
+            assert events is not None
             save_checkpoint(directory, done, state.tensors(), {"events": events.sizes()})
-        world.barrier()
+
+        state.share_statistics()
+        world.from_main(write)
 
     def status(scalars: dict[str, float], rate: float) -> str:
         return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} images/s"
@@ -316,14 +344,14 @@ def _evaluate_only(config: TrainConfig, architecture: Architecture, data: Data, 
     if config.checkpoint is not None:
         network = load_weights(network, Path(config.checkpoint), architecture, config.timm_model)
     else:
-        found = newest_checkpoint(directory)
+        found = world.from_main(lambda: newest_checkpoint(directory))
         if found is None:
             raise InputError(f"there is no checkpoint in {directory}; train first, or give --checkpoint FILE")
         load_tensors(network, found[0], "ema/" if any(name.startswith("ema/") for name in found[0]) else "model/")
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = splits(config)[1]
     evaluation = evaluate(network, data, split, world, batch_size=config.eval_batch_size, precision=config.precision)
-    make_directory(directory)
+    world.from_main(lambda: make_directory(directory))
     return _finish(config, architecture, data, world, directory, evaluation, split)
 
 
@@ -363,9 +391,12 @@ def _finish(
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
         "git_commit": git_commit(),
     }
-    if world.is_main:
+
+    def write() -> None:
         with writing_to(directory):
             write_text(directory / RESULT, json.dumps(document, indent=2) + "\n")
+
+    world.from_main(write)
     return TrainResult(architecture, evaluation, directory, document)
 
 
