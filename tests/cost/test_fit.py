@@ -265,6 +265,15 @@ def test_the_written_model_is_a_cost_model_with_its_provenance_and_picture(tmp_p
     assert (tmp_path / "board.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_device_that_takes_the_same_time_for_everything_is_learned_and_saved(tmp_path):
+    indices = drawn(SPACE, 60)
+    model, report = fit_samples(SPACE, samples_of(SPACE, indices, np.full(60, 8.0)))
+    np.testing.assert_allclose(model.estimate(indices), 8.0, rtol=1e-3)
+    assert report.mean_error < 1e-3
+    model.save(tmp_path / "constant.json")
+
+
 @pytest.mark.slow
 def test_measure_fit_choose_and_measure_again_lands_near_the_prediction(tmp_path):
     """60 architectures on this processor, a fit, the best architecture within a target, and its time."""

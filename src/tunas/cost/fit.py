@@ -140,8 +140,8 @@ class FitReport:
             "samples": len(self.measured),
             "held_out_mean_relative_error": self.mean_error,
             "held_out_p95_relative_error": self.p95_error,
-            "held_out_r_squared": self.r_squared,
-            "held_out_spearman": self.spearman,
+            "held_out_r_squared": _finite(self.r_squared),
+            "held_out_spearman": _finite(self.spearman),
             "noise_mean_relative_error": self.noise,
             "drift": self.drift,
             "learning_curve": [list(point) for point in self.learning_curve],
@@ -173,6 +173,10 @@ class FitReport:
             more = f" and {len(self.unseen) - NAMED} more" if len(self.unseen) > NAMED else ""
             lines.append(f"choices never seen        {', '.join(self.unseen[:NAMED])}{more}")
         return "\n".join(lines)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def fit(config: FitConfig) -> tuple[CostModel, FitReport]:
