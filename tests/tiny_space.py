@@ -1,4 +1,4 @@
-"""A space small enough that a step takes milliseconds, for runs in processes of their own: `--ssd=tests/run/tiny.py:tiny`."""
+"""A space small enough that a step takes milliseconds, for runs in processes of their own: `--ssd=tests/tiny_space.py:tiny`."""
 
 from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
 

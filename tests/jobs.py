@@ -1,0 +1,109 @@
+"""The command line in processes of their own: started within milliseconds, alone or as the ranks of a job, and killed at will."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+TINY = f"{Path(__file__).parent / 'tiny_space.py'}:tiny"
+"""The search space of `tiny_space.py`, as --ssd takes it."""
+SEARCH = ("search", f"--ssd={TINY}", "--image-size=8", "--train-batch-size=48", "--replicas=4", "--device=cpu", "--num-workers=0")
+TRAIN = ("train", f"--ssd={TINY}", "--indices=1:1:1:1:1:1:0:1", "--image-size=8", "--train-batch-size=48", "--device=cpu", "--log-every=1")
+TIMEOUT = 120.0
+"""Seconds after which a job counts as hanging."""
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tunas.search.loop", "tunas.train.loop", "tunas.cli"])
+
+
+class Job:
+    """`tunas <words>` in `ranks` processes, as torchrun would start them."""
+
+    def __init__(self, words: Sequence[str], ranks: int = 1):
+        self.outputs = [Path(tempfile.mkstemp(prefix="tunas-job-")[1]) for _ in range(ranks)]
+        port = _free_port()
+        self.processes = [
+            _context.Process(target=_run, args=(list(words), rank, ranks, port, str(output)), daemon=True)
+            for rank, output in enumerate(self.outputs)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def wait(self) -> list[int]:
+        """Exit codes, as a shell gives them, once all have ended."""
+        until = time.monotonic() + TIMEOUT
+        for process in self.processes:
+            process.join(max(0.0, until - time.monotonic()))
+        hanging = [rank for rank, process in enumerate(self.processes) if process.is_alive()]
+        for process in self.processes:
+            process.kill()
+        assert not hanging, f"ranks {hanging} hang: {self.output(hanging[0])}"
+        return [code if code >= 0 else 128 - code for code in (process.exitcode for process in self.processes) if code is not None]
+
+    def signal(self, number: int, ranks: Sequence[int] | None = None) -> None:
+        for rank in range(len(self.processes)) if ranks is None else ranks:
+            pid = self.processes[rank].pid
+            if pid is not None and self.processes[rank].is_alive():
+                os.kill(pid, number)
+
+    def output(self, rank: int = 0) -> str:
+        """What a rank wrote to standard output and error so far."""
+        return self.outputs[rank].read_text()
+
+    def until_output(self, text: str, rank: int = 0) -> None:
+        """Waits until a rank has written `text`."""
+        until = time.monotonic() + TIMEOUT
+        while text not in self.output(rank):
+            assert self.processes[rank].is_alive() and time.monotonic() < until, f"no {text!r} in: {self.output(rank)}"
+            time.sleep(0.01)
+
+
+def finished(words: Sequence[str], ranks: int = 1) -> Job:
+    """A job that has ended well."""
+    job = Job(words, ranks)
+    assert job.wait() == [0] * ranks, "\n".join(job.output(rank) for rank in range(ranks))
+    return job
+
+
+def killed_and_restarted(words: Sequence[str], kills: int, seed: int = 0, longest: float = 1.0) -> None:
+    """Runs the command to its end, killing it `kills` times, each at a random moment within `longest` seconds."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        job = Job(words)
+        job.processes[0].join(rng.uniform(0.0, longest))
+        job.signal(signal.SIGKILL)
+        job.wait()
+    finished(words)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _run(words: list[str], rank: int, ranks: int, port: int, output: str) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
+    if ranks > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({name: str(value) for name, value in place.items()})
+    import torch
+
+    from tunas.cli import main
+
+    torch.set_num_threads(1)
+    code = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
