@@ -191,6 +191,19 @@ def test_features_that_do_not_fit(tmp_path, pictures):
         opened(tmp_path)
 
 
+def test_a_dataset_of_an_old_tfds_without_features(datasets, tmp_path, pictures):
+    directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
+    (directory / "features.json").unlink()
+    info = json.loads((directory / "dataset_info.json").read_text())
+    for split in info["splits"]:
+        del split["filepathTemplate"]
+    del info["fileFormat"]
+    (directory / "dataset_info.json").write_text(json.dumps(info))
+    data = opened(tmp_path)
+    assert data.class_names == CLASS_NAMES
+    assert torch.equal(everything(data, "test")[0], everything(opened(datasets["tfds", "PNG"]), "test")[0])
+
+
 def test_the_index_of_records_is_kept(tmp_path, pictures, monkeypatch):
     root = write_tfds(tmp_path / "data", pictures)
     first = everything(opened(root, tmp_path / "cache"), "test")
@@ -257,6 +270,20 @@ def test_shards_behind_a_url(datasets, layout):
         pairs = zip(near.stream(split, 8, seed=1, augment=augment), far.stream(split, 8, seed=1, augment=augment), strict=False)
         for (images, labels), (far_images, far_labels) in itertools.islice(pairs, 3):
             assert torch.equal(images, far_images) and torch.equal(labels, far_labels)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://nowhere/train-{00..01}.tar", "cannot read memory://nowhere/train-00.tar: "),
+        ("memory://nowhere", "holds no dataset"),
+        ("nothing://bucket/train.tar", "cannot read nothing://bucket/train.tar: Protocol not known: nothing"),
+    ],
+)
+def test_urls_that_lead_nowhere(url, message):
+    pytest.importorskip("fsspec")
+    with pytest.raises(InputError, match=message):
+        opened(url)
 
 
 def test_a_missing_shard_is_named(datasets):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import opened
 from rendered import Picture, Rendered, write_folder, write_tfds, write_webdataset
 
 from tunas.data import DataConfig, open_data
+from tunas.data.decoding import TrainingJob, default_workers
 from tunas.data.order import permutation, stream_order
 from tunas.errors import InputError
 
@@ -215,6 +218,16 @@ def test_digits_at_another_size():
     assert next(open_data(DataConfig(image_size=8)).once("test", 4))[0].shape == (4, 3, 8, 8)
 
 
+# --- processes
+
+
+@pytest.mark.parametrize(("ranks", "wanted"), [("1", 16), ("8", 4), ("64", 1), ("many", 16)])
+def test_workers_are_divided_among_ranks(monkeypatch, ranks, wanted):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(32)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert default_workers() == wanted
+
+
 # --- bad images
 
 
@@ -277,6 +290,15 @@ def test_a_stream_shows_the_next_good_image_instead(damaged, split):
     assert same(
         taken(data.stream(split, 8, seed=0, augment=augment), 2), list(zip(images[:16].split(8), labels[:16].split(8), strict=True))
     )
+
+
+def test_an_image_costs_the_same_wherever_it_stands(datasets):
+    """Also at the end of a split of millions."""
+    decoder = opened(datasets["folder", "PNG"])._parts["train"].decoder
+    decoder.indices = np.resize(decoder.indices, 5_000_000)
+    started = time.process_time()
+    chunk = decoder[TrainingJob(np.zeros(50, np.int64), np.arange(4_999_900, 4_999_950), seed=0)]
+    assert chunk.good.all() and time.process_time() - started < 1
 
 
 def test_a_split_without_a_good_image(tmp_path, pictures):

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -38,6 +38,11 @@ class TrainingJob:
     epochs: np.ndarray
     places: np.ndarray
     seed: int
+    replace: bool = True
+
+    def view(self, pixels: Tensor, number: int, example: int, size: int) -> Tensor:
+        crop = random_crop(pixels.shape[0], pixels.shape[1], self.seed, int(self.epochs[number]), example)
+        return training_view(pixels, crop, size)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class EvaluationJob:
     places: np.ndarray
     replace: bool
 
+    def view(self, pixels: Tensor, number: int, example: int, size: int) -> Tensor:
+        return evaluation_view(pixels, size)
+
 
 @dataclass(frozen=True)
 class ShrinkJob:
@@ -54,6 +62,10 @@ class ShrinkJob:
 
     places: np.ndarray
     short_side: int
+    replace: bool = False
+
+    def view(self, pixels: Tensor, number: int, example: int, size: int) -> Tensor:
+        return shrunk(pixels, self.short_side)
 
 
 Job = TrainingJob | EvaluationJob | ShrinkJob
@@ -109,7 +121,12 @@ class Decoder(Dataset[Chunk]):
         return len(self.indices)
 
     def __getitem__(self, job: Any) -> Chunk:
-        return _Run(self, job).chunk()
+        run = _Run(self, job)
+        try:
+            return run.ragged() if isinstance(job, ShrinkJob) else run.squares()
+        except InputError as error:
+            nothing = np.empty(0, np.int64)
+            return Chunk(torch.empty(0), nothing, nothing, nothing, tuple(run.bad), str(error))
 
 
 class _Run:
@@ -118,71 +135,64 @@ class _Run:
     def __init__(self, decoder: Decoder, job: Job):
         self.decoder = decoder
         self.job = job
+        self.cache = decoder.train_cache if isinstance(job, TrainingJob) else None
+        self.good = np.zeros(len(job.places), bool)
+        self.labels: list[int] = []
         self.bad: list[tuple[str, str]] = []
 
-    def chunk(self) -> Chunk:
-        job, size = self.job, self.decoder.image_size
-        replace = isinstance(job, TrainingJob) or (isinstance(job, EvaluationJob) and job.replace)
-        views: list[Tensor] = []
-        labels: list[int] = []
-        good = np.zeros(len(job.places), bool)
-        cached = isinstance(job, TrainingJob) and self.decoder.train_cache is not None
-        contents = self._contents(job.places) if not cached else [None] * len(job.places)
-        fixed = torch.empty((len(job.places), size, size, 3), dtype=torch.uint8) if not isinstance(job, ShrinkJob) else None
-        try:
-            for number, (place, content) in enumerate(zip(job.places.tolist(), contents, strict=True)):
+    def squares(self) -> Chunk:
+        size = self.decoder.image_size
+        images = torch.empty((len(self.good), size, size, 3), dtype=torch.uint8)
+        for row, view in enumerate(self._views()):
+            images[row] = view
+        count = len(self.labels)
+        return self._chunk(images[:count], np.full((count, 2), size, np.int32))
+
+    def ragged(self) -> Chunk:
+        views = list(self._views())
+        images = torch.cat([view.reshape(-1) for view in views]) if views else torch.empty(0, dtype=torch.uint8)
+        return self._chunk(images, np.array([view.shape[:2] for view in views], np.int32).reshape(-1, 2))
+
+    def _chunk(self, images: Tensor, shapes: np.ndarray) -> Chunk:
+        return Chunk(images, np.array(self.labels, np.int64), shapes, self.good, tuple(self.bad))
+
+    def _views(self) -> Iterator[Tensor]:
+        """A view for every good example, whose label is noted on the way."""
+        decoder, job = self.decoder, self.job
+        contents = self._contents(job.places.tolist()) if self.cache is None else [None] * len(job.places)
+        for number, (place, content) in enumerate(zip(job.places.tolist(), contents, strict=True)):
+            for candidate in self._candidates(place):
                 try:
-                    pixels, label, place = self._replaced(place, content) if replace else (*self._pixels(place, content), place)
+                    pixels, label = self._pixels(candidate, content if candidate == place else None)
                 except BadImageError:
                     continue
-                good[number] = True
-                view = self._view(number, place, pixels)
-                if fixed is None:
-                    views.append(view)
-                else:
-                    fixed[len(labels)] = view
-                labels.append(label)
-        except InputError as error:
-            return Chunk(torch.empty(0), np.empty(0), np.empty(0), good, tuple(self.bad), str(error))
-        if fixed is not None:
-            images, shapes = fixed[: len(labels)], np.full((len(labels), 2), size, np.int32)
-        else:
-            images = torch.cat([view.reshape(-1) for view in views]) if views else torch.empty(0, dtype=torch.uint8)
-            shapes = np.array([view.shape[:2] for view in views], np.int32).reshape(-1, 2)
-        return Chunk(images, np.array(labels, np.int64), shapes, good, tuple(self.bad))
+                self.good[number] = True
+                self.labels.append(label)
+                yield job.view(pixels, number, int(decoder.indices[candidate]), decoder.image_size)
+                break
+            else:
+                if job.replace:
+                    raise InputError("not one image of the split can be decoded")
 
-    def _view(self, number: int, place: int, pixels: Tensor) -> Tensor:
-        job, size = self.job, self.decoder.image_size
-        if isinstance(job, EvaluationJob):
-            return evaluation_view(pixels, size)
-        if isinstance(job, ShrinkJob):
-            return shrunk(pixels, job.short_side)
-        example = int(self.decoder.indices[place])
-        return training_view(pixels, random_crop(pixels.shape[0], pixels.shape[1], job.seed, int(job.epochs[number]), example), size)
+    def _candidates(self, place: int) -> Iterator[int]:
+        """The example, and those that may take its place where it is bad."""
+        yield place
+        if self.job.replace:
+            yield from itertools.chain(range(place + 1, len(self.decoder)), range(place))
 
-    def _contents(self, places: np.ndarray) -> list[bytes | OSError]:
+    def _contents(self, places: Sequence[int]) -> list[bytes | OSError]:
         decoder = self.decoder
-        return read_ranges([decoder.examples.range(index) for index in decoder.indices[places].tolist()])
-
-    def _replaced(self, place: int, content: bytes | OSError | None) -> tuple[Tensor, int, int]:
-        """Pixels, label and place of the first good example from `place` on."""
-        total = len(self.decoder)
-        for candidate in itertools.islice(itertools.cycle(range(total)), place, place + total):
-            try:
-                return (*self._pixels(candidate, content), candidate)
-            except BadImageError:
-                content = None
-        raise InputError("not one image of the split can be decoded")
+        return read_ranges([decoder.examples.range(int(decoder.indices[place])) for place in places])
 
     def _pixels(self, place: int, content: bytes | OSError | None) -> tuple[Tensor, int]:
         """Pixels `[height, width, 3]` and label; of a bad image `BadImageError` where it may be skipped, `InputError` where it may not."""
         decoder = self.decoder
         index = int(decoder.indices[place])
         try:
-            if isinstance(self.job, TrainingJob) and decoder.train_cache is not None:
-                return decoder.train_cache.image(index)
+            if self.cache is not None:
+                return self.cache.image(index)
             if content is None:
-                (content,) = self._contents(np.array([place]))
+                (content,) = self._contents([place])
             if isinstance(content, OSError):
                 raise BadImageError(reason(content))
             encoded, label = decoder.examples.parse(index, content)

@@ -59,7 +59,9 @@ class FolderExamples:
                 return -1
 
         digest = hashlib.blake2b(digest_size=16)
-        for index, length in zip(indices, concurrently(size, indices), strict=True):
+        shares = np.array_split(indices, 64)
+        lengths = [length for share in concurrently(lambda share: [size(index) for index in share], shares) for length in share]
+        for index, length in zip(indices, lengths, strict=True):
             digest.update(f"{self.class_names[self._labels[index]]}/{self._file_name(index)}\0{length}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 

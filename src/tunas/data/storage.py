@@ -82,9 +82,14 @@ def open_binary(path: str) -> BinaryIO:
     Raises:
         OSError: where it cannot be opened.
     """
-    if is_remote(path):
+    if not is_remote(path):
+        return open(path, "rb")
+    try:
         return _filesystem(path).open(path, "rb", block_size=REMOTE_BLOCK)
-    return open(path, "rb")
+    except InputError:
+        raise
+    except Exception as error:
+        raise _as_os_error(error) from None
 
 
 def size_of(path: str) -> int:
@@ -93,18 +98,33 @@ def size_of(path: str) -> int:
     Raises:
         OSError: where there is none.
     """
-    return int(_filesystem(path).info(path)["size"]) if is_remote(path) else os.stat(path).st_size
+    if not is_remote(path):
+        return os.stat(path).st_size
+    try:
+        return int(_filesystem(path).info(path)["size"])
+    except InputError:
+        raise
+    except Exception as error:
+        raise _as_os_error(error) from None
 
 
 def list_names(directory: str) -> list[str]:
-    """Names of the entries of a directory, sorted; none where it is not a directory."""
+    """Names of the entries of a directory, sorted; none where it is not a directory.
+
+    Raises:
+        InputError: where a remote one cannot be listed for any other reason.
+    """
     try:
         if is_remote(directory):
             entries = _filesystem(directory).ls(directory, detail=False)
             return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(os.listdir(directory))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except InputError:
+        raise
+    except Exception as error:  # an fsspec backend may raise exceptions of its own client
+        raise InputError(f"cannot list {directory}: {reason(error)}") from None
 
 
 def join(directory: str, name: str) -> str:

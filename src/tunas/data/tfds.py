@@ -23,6 +23,7 @@ FEATURES = "features.json"
 TRAIN = "train"
 TEST_NAMES = ("validation", "test")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+DEFAULT_LABELS = "label.labels.txt"
 FILE_NAME_FEATURE = "file_name"
 _NAME_BATCH = 64
 
@@ -124,7 +125,7 @@ def open_tfds(dataset_dir: str, cache_dir: Path | None) -> Source:
     """
     directory = _newest_version(dataset_dir, tfds_directories(dataset_dir))
     info = _json(join(directory, INFO))
-    schema = _schema(directory, _json(join(directory, FEATURES)))
+    schema = _schema(directory)
     splits = info.get("splits")
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
         raise InputError(f"{join(directory, INFO)} lists no splits")
@@ -159,8 +160,12 @@ def _json(path: str) -> dict[str, Any]:
     return document
 
 
-def _schema(directory: str, document: dict[str, Any]) -> Schema:
+def _schema(directory: str) -> Schema:
     path = join(directory, FEATURES)
+    names = list_names(directory)
+    if FEATURES not in names and DEFAULT_LABELS in names:  # as TFDS wrote it before version 4
+        return Schema("image", "label", tuple(read_text(join(directory, DEFAULT_LABELS)).splitlines()))
+    document = _json(path)
     try:
         features = document["featuresDict"]["features"]
         types = {name: feature.get("pythonClassName", feature.get("type")) for name, feature in features.items()}
@@ -183,10 +188,11 @@ def _schema(directory: str, document: dict[str, Any]) -> Schema:
 
 
 def _class_names(directory: str, label: str, count: int) -> tuple[str, ...]:
-    candidates = [name for name in list_names(directory) if name in (f"{label}.labels.txt", "label.labels.txt", "image.labels.txt")]
-    if not candidates:
+    listed = list_names(directory)
+    file_name = next((name for name in (f"{label}.labels.txt", DEFAULT_LABELS, "image.labels.txt") if name in listed), None)
+    if file_name is None:
         return tuple(str(number) for number in range(count))
-    path = join(directory, f"{label}.labels.txt" if f"{label}.labels.txt" in candidates else candidates[0])
+    path = join(directory, file_name)
     names = tuple(read_text(path).splitlines())
     if len(names) != count:
         raise InputError(f"{path} names {len(names)} classes, but {FEATURES} says {count}")
