@@ -97,8 +97,8 @@ class SearchConfig(DataConfig):
     """Divides the controller's logits."""
 
     rl_batch_size_multiplier: float | None = None
-    """Validation images per training image. 4 where left out; on the embedded digits every sampled architecture is
-    measured on all 360 held-out images."""
+    """Validation images per training image. 4 where left out. On the embedded digits: one while the controller does not learn
+    yet, then every sampled architecture is measured on all 360 held-out images."""
 
     rl_delay_steps_fraction: float = schedule.RL_DELAY_FRACTION
     """Part of the steps before the controller learns."""
@@ -165,6 +165,7 @@ class SearchPlan:
         steps: optimiser steps in all.
         batch, replicas, share: images per step, architectures per step, images per architecture.
         valid_share: validation images per architecture.
+        delay_valid_share: how many of these count while the controller does not learn yet.
         learning_rate, rl_learning_rate: scaled to this batch.
         warmup_steps, rl_delay_steps, increase_ops_steps, increase_filters_steps: in steps.
         rl_growth: how many times the controller's learning rate grows.
@@ -175,6 +176,7 @@ class SearchPlan:
     replicas: int
     share: int
     valid_share: int
+    delay_valid_share: int
     learning_rate: float
     warmup_steps: int
     weight_decay: float
@@ -257,6 +259,7 @@ def plan_search(config: SearchConfig, train_size: int, valid_size: int, *, digit
         replicas=replicas,
         share=share,
         valid_share=valid_share,
+        delay_valid_share=share if digits and multiplier is None else valid_share,
         learning_rate=schedule.scaled_learning_rate(config.model_learning_rate, batch),
         warmup_steps=schedule.steps_of(config.model_warmup_steps_fraction, steps),
         weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if precision == "bf16" else WEIGHT_DECAY,

@@ -89,7 +89,7 @@ class Search:
         samples = self.controller.sample(generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability)
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        accuracies = self._validate(samples, valid)
+        accuracies = self._validate(samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share)
         measured = self.world.gather(torch.cat([losses, accuracies[:, None]], 1)).cpu().double().numpy()
         self._check_finite(step, samples, measured)
         empirical, regularization, accuracy = measured.T
@@ -147,13 +147,13 @@ class Search:
         return 0.5 * self.plan.weight_decay * norms.square().sum()
 
     @torch.no_grad()
-    def _validate(self, samples: Samples, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """`[local replicas]`: accuracy of each one's architecture on its share of the validation batch."""
+    def _validate(self, samples: Samples, batch: tuple[Tensor, Tensor], used: int) -> Tensor:
+        """`[local replicas]`: accuracy of each one's architecture on the first `used` images of its share of the validation batch."""
         accuracies = []
         for replica, images, labels in self._shares(batch, self.plan.valid_share):
             with self._autocast():
-                logits = self.supernet(normalize(images), samples.indices[replica])
-            accuracies.append((logits.argmax(1) == labels).float().mean())
+                logits = self.supernet(normalize(images[:used]), samples.indices[replica])
+            accuracies.append((logits.argmax(1) == labels[:used]).float().mean())
         return torch.stack(accuracies)
 
     def _shares(self, batch: tuple[Tensor, Tensor], share: int) -> Iterator[tuple[int, Tensor, Tensor]]:
