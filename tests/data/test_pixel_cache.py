@@ -56,7 +56,7 @@ def test_other_sizes_and_lists_are_other_caches(datasets, tmp_path):
     listing.write_text("n001_001\n")
     for settings in ({}, {"image_size": 24}, {"valid_filenames": str(listing)}, {"on_bad_image": "skip"}):
         valid_pixels(opened(datasets["folder", "PNG"], tmp_path, **settings))
-    assert len(list(tmp_path.glob("*.pixels"))) == 4
+    assert len(list(tmp_path.glob("*.pixels"))) == 3
 
 
 def test_a_replaced_file_is_another_cache(tmp_path, pictures):
@@ -66,6 +66,16 @@ def test_a_replaced_file_is_another_cache(tmp_path, pictures):
     path.write_bytes(pictures.train[50].encoded)
     after = torch.cat([images for images, _ in opened(root, tmp_path / "cache").once("test", 9)])
     assert not torch.equal(before[0], after[0]) and torch.equal(before[1:], after[1:])
+
+
+def test_a_cache_that_skipped_images_is_refused_where_none_may_be_skipped(tmp_path, pictures):
+    bad = Rendered(pictures.train, [*pictures.test[:-1], Picture("z.png", 3, b"")])
+    root = write_folder(tmp_path / "data", bad)
+    assert sum(len(labels) for _, labels in opened(root, tmp_path / "cache", on_bad_image="skip").once("test", 4)) == 15
+    with pytest.raises(InputError, match=r"cannot read image .*z.png: the file is empty"):
+        opened(root, tmp_path / "cache").once("test", 4)
+    again = opened(root, tmp_path / "cache", on_bad_image="skip")
+    assert sum(len(labels) for _, labels in again.once("test", 4)) == 15 and len(again.bad_images.reasons) == 1
 
 
 def flip(path: Path, place: int) -> None:

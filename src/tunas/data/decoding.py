@@ -201,8 +201,12 @@ class _Run:
             name = decoder.examples.name(index)
             self.bad.append((name, str(error)))
             if decoder.on_bad_image == "fail":
-                raise InputError(f"cannot read image {name}: {error} (on_bad_image=skip leaves such images out)") from None
+                raise InputError(bad_image_sentence(name, str(error))) from None
             raise
+
+
+def bad_image_sentence(name: str, why: str) -> str:
+    return f"cannot read image {name}: {why} (on_bad_image=skip leaves such images out)"
 
 
 def default_workers() -> int:

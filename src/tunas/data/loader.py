@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.data.decoding import CHUNK, Chunk, Decoder, EvaluationJob, Job, ShrinkJob, TrainingJob, chunks, one_ahead
+from tunas.data.decoding import CHUNK, Chunk, Decoder, EvaluationJob, Job, ShrinkJob, TrainingJob, bad_image_sentence, chunks, one_ahead
 from tunas.data.images import PREPROCESSING_VERSION
 from tunas.data.order import Order, check_shard, shard_range, stream_order
 from tunas.data.pixel_cache import PixelCache, kept_pixels
@@ -139,9 +139,11 @@ class FilePart:
 
     def _kept(self, title: str, kind: str, made: Iterator[Chunk], cache_dir: Path, *, check_pixels: bool) -> PixelCache:
         fingerprint = self.decoder.examples.fingerprint(self.decoder.indices)
-        key = f"{title} {kind} {PREPROCESSING_VERSION} {self.decoder.on_bad_image} {fingerprint}"
+        key = f"{title} {kind} {PREPROCESSING_VERSION} {fingerprint}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
         cache = kept_pixels(cache_dir / f"{self.dataset}-{title}-{digest}.pixels", key, made, check_pixels=check_pixels)
+        if cache.bad and self.decoder.on_bad_image == "fail":  # an earlier run skipped them
+            raise InputError(bad_image_sentence(*cache.bad[0]))
         self.bad_images.note(cache.bad)
         return cache
 
