@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -82,6 +84,15 @@ def test_names_that_are_not_there_are_reported_with_their_count(datasets, tmp_pa
     with caplog.at_level(logging.WARNING, "tunas.data"):
         assert opened(datasets["folder", "PNG"], valid_filenames=str(listing)).size("valid") == 1
     assert "4 names (n009_001, n009_002, n009_003, …)" in caplog.text and "1 are held out" in caplog.text
+
+
+def test_a_list_out_of_a_pipe(datasets, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text("n001_000\n"))
+    writer.start()
+    assert opened(datasets["folder", "PNG"], valid_filenames=str(pipe)).size("valid") == 1
+    writer.join()
 
 
 def test_lists_that_cannot_be_meant(datasets, tmp_path):

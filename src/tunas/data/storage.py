@@ -179,6 +179,8 @@ def _range_or_error(wanted: Range) -> bytes | OSError:
         if is_remote(path):
             stop = None if length < 0 else offset + length
             return _filesystem(path).cat_file(path, start=offset, end=stop)
+        if length < 0 and not offset:
+            return Path(path).read_bytes()  # which a pipe can do too
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             if length < 0:
