@@ -1,0 +1,88 @@
+"""Reading searches back from their directories alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import tunas
+from tunas.report.analyze import analyze
+from tunas.run.events import EventLog
+from tunas.search.controller import Controller
+from tunas.space import Space, get_space, tower_to_json
+
+SPACE = "proxylessnas_search"
+
+
+def write_run(directory: Path, space: Space, *, best: tuple[int, ...], steps: int = 3) -> None:
+    """A directory as a search leaves it, whose logits at the last step favour `best`."""
+    directory.mkdir(parents=True)
+    (directory / "params.json").write_text(json.dumps({"ssd": space.name}))
+    (directory / "model_spec.json").write_text(tower_to_json(space.tower))
+    controller = Controller(space)
+    log = EventLog(directory)
+    for step in range(steps):
+        if step == steps - 1:
+            for position, index in enumerate(best):
+                controller.logits[position, index] = 2.0
+        log.log(step, [("model/loss", 1.0), *controller.logit_names()])
+    log.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    space = get_space(SPACE)
+    write_run(tmp_path / "run", space, best=tuple(size - 1 for size in space.sizes))
+    return tmp_path / "run"
+
+
+def test_the_most_likely_architecture_of_the_last_step_is_found(run: Path) -> None:
+    space = get_space(SPACE)
+    found = analyze(run)
+    assert found.architecture.indices == tuple(size - 1 for size in space.sizes)
+    assert found.step == 2
+    assert found.cost == tunas.load_cost_model("pixel1", space).estimate(found.architecture)
+    assert not found.warnings
+
+
+def test_a_truncated_event_file_is_read_up_to_the_damage(run: Path) -> None:
+    (file,) = run.glob("events.out.tfevents.*")
+    file.write_bytes(file.read_bytes()[:-10])
+    found = analyze(run)
+    assert found.step == 1 and set(found.architecture.indices) == {0}
+    assert any("ends within a record" in warning for warning in found.warnings)
+
+
+def test_a_flipped_byte_is_noticed(run: Path) -> None:
+    (file,) = run.glob("events.out.tfevents.*")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(bytes(content))
+    found = analyze(run)
+    assert found.step == 1
+    assert any("is damaged at byte" in warning for warning in found.warnings)
+
+
+def test_a_space_that_this_program_does_not_know_is_read_from_the_model_spec(run: Path) -> None:
+    (run / "params.json").write_text(json.dumps({"ssd": "somewhere.py:mine"}))
+    found = analyze(run)
+    assert found.architecture.space.name == "somewhere.py:mine"
+    assert len(found.architecture.indices) == 73
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(tunas.InputError, match="holds no run"):
+        analyze(tmp_path)
+    for file in run.glob("events.*"):
+        file.unlink()
+    with pytest.raises(tunas.InputError, match="no logits in its event files yet"):
+        analyze(run)
+    shutil.rmtree(run)
+
+
+@pytest.mark.parametrize("name", ["params.json", "model_spec.json"])
+def test_damaged_descriptions_are_refused(run: Path, name: str) -> None:
+    (run / name).write_text("{")
+    with pytest.raises(tunas.InputError):
+        analyze(run)
