@@ -20,6 +20,8 @@ BUCKET_BYTES = 64 * 2**20
 PATIENCE = timedelta(minutes=30)
 """How long a process waits for the others, longer than the first one takes to decode ImageNet's held-out part. One that
 ends is noticed at once; this is for one that hangs."""
+FAREWELL = timedelta(seconds=5)
+"""How long a process that ends with an error waits for others that may end with the same one."""
 
 T = TypeVar("T")
 
@@ -119,9 +121,21 @@ def joined_world(device: str) -> Iterator[World]:
     starts = size > 1 and not dist.is_initialized()
     if starts:
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
-    yield World(rank, size, where)
+    try:
+        yield World(rank, size, where)
+    except Exception as error:
+        if starts and not isinstance(error, RuntimeError):  # which is how a broken exchange appears
+            _await_others()
+        raise
     if starts:  # not after an error: the others may be in the middle of an exchange, which ends when this process does
         dist.destroy_process_group()
+
+
+def _await_others() -> None:
+    """Where all processes end for the same reason, none should see another one vanish first and report that instead."""
+    if dist.get_backend() == "gloo":
+        with contextlib.suppress(RuntimeError):
+            dist.monitored_barrier(timeout=FAREWELL)
 
 
 def chosen_device(name: str, local_rank: int = 0) -> torch.device:
