@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from tunas.errors import InputError
+from tunas.files import write_text
 from tunas.space import ALL, OP, Architecture, Space, get_space
 
 if TYPE_CHECKING:
@@ -162,16 +163,7 @@ class CostModel:
                 for term in self.terms
             ],
         }
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(document, file, allow_nan=False)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, json.dumps(document, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], space: Space | str) -> CostModel:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
+from tunas import files
 from tunas.errors import InputError
 
 THREADS = 16
@@ -132,30 +132,16 @@ def join(directory: str, name: str) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Makes `path` hold what `write` writes, all of it or nothing: temporary name, fsync, rename.
-
-    Several processes may do this at once; the last one to finish wins.
+    """`tunas.files.write_whole`, which makes the directory too.
 
     Raises:
         InputError: where there is no room or no permission.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        files.write_whole(path, write)
     except OSError as error:
         raise InputError(f"cannot write {path}: {reason(error)}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"cannot write {path}: {reason(error)}") from None
-        raise
 
 
 @contextmanager

@@ -1,0 +1,47 @@
+"""A search and a training see the same pixels whatever layout the images lie in, and so come to the same result."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rendered import Rendered
+
+from jobs import TINY
+from tunas.cli import main
+
+LAYOUTS = ("folder", "tfds", "webdataset")
+SMALL = [f"--ssd={TINY}", "--image_size=16", "--train_batch_size=16", "--epochs=1", "--device=cpu", "--num_workers=0"]
+
+
+@pytest.fixture(scope="module")
+def held_out(pictures: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fifth training image, by name."""
+    file = tmp_path_factory.mktemp("lists") / "valid.txt"
+    file.write_text("".join(f"{Path(each.name).stem}\n" for each in pictures.train[::5]))
+    return file
+
+
+@pytest.fixture(scope="module")
+def results(
+    datasets: dict[tuple[str, str], Path], held_out: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[dict[str, object], dict[str, object]]]:
+    """Layout -> (result of a search, result of a training)."""
+    found = {}
+    for layout in LAYOUTS:
+        run = tmp_path_factory.mktemp(layout)
+        data = [f"--dataset_dir={datasets[layout, 'PNG']}", f"--valid_filenames={held_out}"]
+        assert main(["search", f"--checkpoint_dir={run}/search", "--replicas=2", *data, *SMALL]) == 0
+        indices = json.loads((run / "search/result.json").read_text())["indices"]
+        assert main(["train", f"--checkpoint_dir={run}/train", f"--indices={indices}", *data, *SMALL]) == 0
+        found[layout] = tuple(json.loads((run / name / "result.json").read_text()) for name in ("search", "train"))
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+def test_every_layout_gives_the_result_that_an_image_folder_gives(layout: str, results: dict[str, tuple[dict[str, object], ...]]) -> None:
+    for number, names in enumerate((("indices", "cost", "shared_weights_accuracy"), ("accuracy", "top5_accuracy", "loss", "images"))):
+        assert {name: results[layout][number][name] for name in names} == {name: results["folder"][number][name] for name in names}
+
+
+def test_the_held_out_images_are_counted_once_each(results: dict[str, tuple[dict[str, object], ...]]) -> None:
+    assert all(training["images"] == 16 for _, training in results.values())
