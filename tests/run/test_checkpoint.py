@@ -13,7 +13,8 @@ ALONE = World(0, 1, torch.device("cpu"))
 
 
 def state(step: int) -> dict[str, torch.Tensor]:
-    return {"weights": torch.full((3, 5), float(step)), "counts": torch.arange(step, step + 4), "empty": torch.empty(0, dtype=torch.float64)}
+    weights, empty = torch.full((3, 5), float(step)), torch.empty(0, dtype=torch.float64)
+    return {"weights": weights, "counts": torch.arange(step, step + 4), "empty": empty}
 
 
 def save(directory, step, **numbers):

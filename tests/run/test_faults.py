@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-from jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
 
+from jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
 from tunas.report.analyze import analyze
 from tunas.run.checkpoint import checkpoints, newest_checkpoint
 from tunas.run.directory import read_params
@@ -49,7 +49,8 @@ def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(undisturbe
 
 
 def test_a_training_killed_at_random_moments_ends_as_an_undisturbed_one(tmp_path):
-    words = [*TRAIN, "--epochs=0.6", "--checkpoint-every=2", "--ema-decay=0.9", "--gradient-accumulation=2", "--dropout-rate=0.3", "--path-dropout-rate=0.3"]
+    words = [*TRAIN, "--epochs=0.6", "--checkpoint-every=2", "--ema-decay=0.9", "--gradient-accumulation=2"]
+    words += ["--dropout-rate=0.3", "--path-dropout-rate=0.3"]
     finished([*words, f"--checkpoint-dir={tmp_path / 'one'}"])
     killed_and_restarted([*words, f"--checkpoint-dir={tmp_path / 'two'}"], kills=4, seed=2)
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -141,7 +142,8 @@ def test_a_damaged_newest_checkpoint_costs_only_the_steps_since_the_one_before(u
     for path in checkpoints(run)[:2]:
         path.write_bytes(path.read_bytes()[:-1])
     job = finished([*SHORT, f"--checkpoint-dir={run}"])
-    assert job.output().count("passing over a damaged checkpoint") == 2 and "search 27/30" in job.output() and "search 24/30" not in job.output()
+    assert job.output().count("passing over a damaged checkpoint") == 2
+    assert "search 27/30" in job.output() and "search 24/30" not in job.output()
     assert_same_run(undisturbed, run)
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 import torch
-from jobs import SEARCH, TIMEOUT, Job, finished
 
+from jobs import SEARCH, TIMEOUT, Job, finished
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
 
@@ -121,7 +121,8 @@ def torchrun(words, directory, ranks=2, **options):
     flags = [f"--nproc-per-node={ranks}", "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     flags += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     command = [sys.executable, "-m", "torch.distributed.run", *flags, "-m", "tunas", *words, f"--checkpoint-dir={directory}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def output_of(process):

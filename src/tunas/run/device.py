@@ -120,7 +120,8 @@ def joined_world(device: str) -> Iterator[World]:
         raise InputError(f"device {device!r} is one device, but {size} processes run: use --device=cuda, where each takes its own, or cpu")
     starts = size > 1 and not dist.is_initialized()
     if starts:
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+        backend = "nccl" if where.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(rank, size), rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(rank, size, where)
     except Exception as error:
@@ -129,6 +130,17 @@ def joined_world(device: str) -> Iterator[World]:
         raise
     if starts:  # not after an error: the others may be in the middle of an exchange, which ends when this process does
         dist.destroy_process_group()
+
+
+def _store(rank: int, size: int) -> dist.Store:
+    """Where the processes learn each other's addresses.
+
+    After an elastic restart torchrun's store still holds the addresses of the processes that are gone (pytorch/pytorch#135712),
+    so each attempt has names of its own. Over several machines the attempts' numbers may differ: docs/cluster.md says what to set.
+    """
+    store, _, _ = next(iter(dist.rendezvous("env://", rank, size, timeout=PATIENCE)))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt-{attempt}", store) if os.environ.get("LOCAL_WORLD_SIZE") == str(size) else store
 
 
 def _await_others() -> None:
