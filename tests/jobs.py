@@ -21,7 +21,7 @@ TIMEOUT = 120.0
 """Seconds after which a job counts as hanging."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tunas.search.loop", "tunas.train.loop", "tunas.cli"])
+_context.set_forkserver_preload(["tunas.search.loop", "tunas.train.loop", "tunas.cli", "sklearn.datasets", "tyro", "rich.table"])
 
 
 class Job:

@@ -10,7 +10,7 @@ import pytest
 
 from tunas.errors import InputError
 from tunas.run import directory
-from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, locked, open_run, read_params
+from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, is_altered, locked, open_run, read_params
 
 HARMLESS = frozenset({"num_workers"})
 PARAMETERS = {"seed": 0, "ssd": "tiny", "constraint": ("params=5",), "num_workers": 2}
@@ -20,6 +20,18 @@ def test_parameters_and_model_spec_are_written_first(tmp_path):
     open_run(tmp_path / "deep" / "run", PARAMETERS, "{}", HARMLESS)
     assert read_params(tmp_path / "deep" / "run") == {**PARAMETERS, "constraint": ["params=5"]}
     assert {path.name for path in (tmp_path / "deep" / "run").iterdir()} == {PARAMS, MODEL_SPEC}
+
+
+def test_an_altered_parameter_or_model_spec_is_noticed(tmp_path):
+    for name in (PARAMS, MODEL_SPEC):
+        open_run(tmp_path / name, PARAMETERS, '{"filters": 16}', HARMLESS)
+        assert not is_altered(tmp_path / name)
+        text = (tmp_path / name / name).read_text()
+        for old, new in (("tiny", "tidy"), ("16", "24"), ("seed", "send")):
+            (tmp_path / name / name).write_text(text.replace(old, new))
+            assert is_altered(tmp_path / name) == (old in text)
+    (tmp_path / name / PARAMS).write_text('{"ssd": "by another hand"}')
+    assert not is_altered(tmp_path / name), "a run that left no checksum cannot be judged"
 
 
 def test_the_same_run_goes_on(tmp_path):

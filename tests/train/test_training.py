@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
-from jobs import TINY, TRAIN, Job, finished
 
+from jobs import TINY, TRAIN, Job, finished
 from tunas.data import open_data
 from tunas.errors import DivergedError, InputError
 from tunas.run.checkpoint import newest_checkpoint
@@ -24,17 +25,24 @@ def result(directory):
     return json.loads((directory / "result.json").read_text())
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_an_evaluation_counts_every_image_once_however_many_processes_share_it(tmp_path, ranks):
-    finished([*TRAIN, "--epochs=0.1", "--use-held-out-test-set", "--dropout-rate=0", "--mode=train", f"--checkpoint-dir={tmp_path}"])
-    words = [*TRAIN, "--epochs=0.1", "--use-held-out-test-set", "--mode=eval", "--eval-batch-size=37", f"--checkpoint-dir={tmp_path}"]
-    finished(words)
-    alone = result(tmp_path)
-    finished(words, ranks)
-    shared = result(tmp_path)
-    assert alone["images"] == shared["images"] == 360
-    assert shared["accuracy"] == alone["accuracy"] and shared["top5_accuracy"] == alone["top5_accuracy"]
-    assert shared["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A short training that is evaluated on the test set by one process."""
+    directory = tmp_path_factory.mktemp("alone")
+    finished([*TRAIN, "--epochs=0.1", "--use-held-out-test-set", "--dropout-rate=0", f"--checkpoint-dir={directory}"])
+    return directory
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_an_evaluation_counts_every_image_once_however_many_processes_share_it(alone, tmp_path, ranks):
+    expected = result(alone)
+    shutil.copytree(alone, tmp_path / "run")
+    words = [*TRAIN, "--epochs=0.1", "--use-held-out-test-set", "--mode=eval", "--eval-batch-size=37"]
+    finished([*words, f"--checkpoint-dir={tmp_path / 'run'}"], ranks)
+    found = result(tmp_path / "run")
+    assert found["images"] == expected["images"] == 360
+    assert found["accuracy"] == expected["accuracy"] and found["top5_accuracy"] == expected["top5_accuracy"]
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
 def training(config, size):
@@ -50,7 +58,7 @@ def test_one_step_in_parts_is_the_mean_of_the_parts_gradients(tmp_path):
     config = TrainConfig(ssd=TINY, indices="1:1:1:1:1:1:0:1", image_size=8, train_batch_size=48, epochs=1, device="cpu")
     data = open_data(config)
     images, labels = next(data.stream("train", 48, seed=0))
-    accumulated, plan = training(dataclasses.replace(config, gradient_accumulation=2), data.size("train"))
+    accumulated, _ = training(dataclasses.replace(config, gradient_accumulation=2), data.size("train"))
     accumulated.step(5, (images, labels))
     gradients = []
     for part in (slice(0, 24), slice(24, 48)):
@@ -77,7 +85,8 @@ def test_two_processes_learn_the_same_weights_as_one_that_sees_the_same_parts(in
     for name in processes:
         if "running_" not in name and "num_batches" not in name:
             assert torch.allclose(processes[name].double(), parts[name].double(), atol=1e-5), name
-    losses = [[values["model/loss"] for values in read_events(in_two_parts / name)[0].values() if "model/loss" in values] for name in ("processes", "parts")]
+    events = [read_events(in_two_parts / name)[0] for name in ("processes", "parts")]
+    losses = [[values["model/loss"] for values in scalars.values() if "model/loss" in values] for scalars in events]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == 20
 
 

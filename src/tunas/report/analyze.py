@@ -12,7 +12,7 @@ import numpy as np
 
 from tunas.cost.model import load_cost_model
 from tunas.errors import InputError
-from tunas.run.directory import MODEL_SPEC, PARAMS, read_params
+from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.run.events import read_events
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space, space_names, tower_from_json
@@ -66,6 +66,8 @@ def analyze(directory: Path, cost_model: str | None = None) -> Finding:
     params = read_params(directory)
     space = _space_of(directory, params)
     scalars, warnings = read_events(directory)
+    if is_altered(directory):
+        warnings.append(f"{PARAMS} or {MODEL_SPEC} in {directory} is not as the search wrote it")
     steps = [step for step, values in scalars.items() if any(tag.startswith(PATH_LOGITS) for tag in values)]
     if not steps:
         raise InputError(f"{directory} holds no logits in its event files yet{'; ' + warnings[0] if warnings else ''}")
@@ -77,7 +79,7 @@ def analyze(directory: Path, cost_model: str | None = None) -> Finding:
 
 def _space_of(directory: Path, params: dict[str, Any]) -> Space:
     name = str(params.get("ssd", directory.name))
-    tower = tower_from_json((directory / MODEL_SPEC).read_text())
+    tower = tower_from_json(read_model_spec(directory))
     if name in space_names() and get_space(name).tower == tower:
         return get_space(name)
     return Space(name, tower)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -23,6 +24,8 @@ RESULT = "result.json"
 LOCK = "lock.json"
 DATA = "data.json"
 CACHE = "cache"
+CHECKSUM = "checksum"
+"""Entry of `params.json`: SHA-256 of the other entries and of `model_spec.json`."""
 
 
 def default_directory(kind: str, space_name: str) -> str:
@@ -70,16 +73,42 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
             raise InputError(f"{path / MODEL_SPEC} is damaged, or of another search space under the same name; name another directory")
     with writing_to(path):
         write_text(path / MODEL_SPEC, model_spec)
-        write_text(path / PARAMS, json.dumps(params, indent=2, sort_keys=True) + "\n")
+        document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
+        write_text(path / PARAMS, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """`params.json` of a run directory.
+    """`params.json` of a run directory, without its checksum.
 
     Raises:
         InputError: where it is missing or damaged.
     """
-    return read_json_object(path / PARAMS)
+    params = read_json_object(path / PARAMS)
+    params.pop(CHECKSUM, None)
+    return params
+
+
+def read_model_spec(path: Path) -> str:
+    """The text of `model_spec.json` in a run directory.
+
+    Raises:
+        InputError: where it cannot be read.
+    """
+    try:
+        return (path / MODEL_SPEC).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path / MODEL_SPEC}: {getattr(error, 'strerror', None) or 'it is damaged'}") from None
+
+
+def is_altered(path: Path) -> bool:
+    """Whether `params.json` and `model_spec.json` of a run directory are not what the run wrote; False where the run left no checksum."""
+    params = read_json_object(path / PARAMS)
+    checksum = params.pop(CHECKSUM, None)
+    return checksum is not None and checksum != _checksum(params, read_model_spec(path).encode())
+
+
+def _checksum(params: dict[str, Any], model_spec: bytes) -> str:
+    return hashlib.sha256(json.dumps(params, sort_keys=True).encode() + b"\n" + model_spec).hexdigest()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
