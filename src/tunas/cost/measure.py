@@ -63,8 +63,8 @@ class MeasureConfig:
     """Processor threads that the backend may use."""
 
     clock: Literal["wall", "processor"] = "wall"
-    """What is counted: the time that passes, or the time that this process's threads ran. On a processor that is shared with
-    other work, the latter is what one thread would take alone; it means nothing for a GPU or for several threads."""
+    """What is counted: the time that passes, or the time that this process itself ran, without waiting for a core. The latter is
+    steadier on a machine that other work shares, for one thread on a processor; it means nothing for a GPU or for several threads."""
 
     warmup: int = 5
     """Runs of each network before the first that is timed."""

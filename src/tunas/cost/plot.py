@@ -27,7 +27,9 @@ def save_fit_plot(report: FitReport, path: str | os.PathLike[str], title: str = 
     curve.plot(counts, [100 * error for error in errors], "o-", color="tab:blue", label="held-out mean error")
     if report.noise is not None:
         curve.axhline(100 * report.noise, color="0.6", linewidth=1, label="measurement noise alone")
-    curve.set(xlabel="samples fitted to", ylabel="error, %", ylim=(0, None))
+    curve.set(xlabel="samples fitted to", ylabel="error, %", ylim=(0, None), xscale="log")
+    curve.set_xticks(counts, [str(count) for count in counts])
+    curve.minorticks_off()
     curve.set_title("how the error falls with samples", fontsize=10)
     curve.legend(loc="upper right", frameon=False)
     figure.suptitle(title, fontsize=11)
