@@ -22,8 +22,8 @@ REPLICA_BATCH = 128
 SMALLEST_REPLICA_BATCH = 16
 STEPS_PER_EPOCH = 16
 """Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published 4096."""
-PUBLISHED_STEPS = 27_051
-"""90 epochs of 1,231,121 images in batches of 4096."""
+PUBLISHED_STEPS = 27_050
+"""90 epochs of 1,231,121 images in whole batches of 4096."""
 SHORT_RUN_STEPS = 5_000
 """Runs shorter than this estimate the gradient of the cost term from extra architectures, where nothing else is said."""
 COST_SAMPLES = 512
@@ -37,7 +37,7 @@ RL_LEARNING_RATE_CAP = 0.2
 """Largest first learning rate that the rule for short runs gives."""
 BASELINE_MOMENTUM = 0.95
 ADAM_BETA2 = 0.999
-"""Of the published 27,051 steps; shorter runs forget sooner in proportion."""
+"""Of the published 27,050 steps; shorter runs forget sooner in proportion."""
 SHORTEST_BETA2 = 0.9
 
 
@@ -86,7 +86,7 @@ class SearchConfig(DataConfig):
     """Weight of the controller's entropy in what it maximises."""
 
     rl_baseline_momentum: float | None = None
-    """Momentum of the moving average of the reward. Where left out: the published 0.95, which forgets in 20 of 27,051 steps,
+    """Momentum of the moving average of the reward. Where left out: the published 0.95, which forgets in 20 of 27,050 steps,
     and in shorter runs as much less as forgets in the same part of the run (0 below 1,353 steps)."""
 
     rl_adam_beta2: float | None = None

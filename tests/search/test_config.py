@@ -1,0 +1,108 @@
+"""What follows from a search's configuration: the published settings, defaults for small data, refusals."""
+
+import dataclasses
+import math
+
+import pytest
+
+from tunas.errors import InputError
+from tunas.search.config import HARMLESS, SearchConfig, auto_batch_size, auto_replicas, plan_search
+
+IMAGENET = (1_231_121, 50_046)
+DIGITS = (1077, 360)
+
+
+def plan(config=None, size=IMAGENET, digits=False, on_cuda=False, **settings):
+    return plan_search(config or SearchConfig(**settings), *size, digits=digits, on_cuda=on_cuda)
+
+
+def test_imagenet_gets_the_published_settings():
+    """SPEC §3."""
+    found = plan()
+    assert (found.steps, found.batch, found.replicas, found.share, found.valid_share) == (27_050, 4096, 32, 128, 512)
+    assert found.learning_rate == pytest.approx(0.165 * 16) and found.warmup_steps == int(0.025 * 27_050)
+    assert found.rl_learning_rate == pytest.approx(3e-4 * 16) and found.rl_growth == 10
+    assert found.rl_delay_steps == found.increase_ops_steps == found.increase_filters_steps == 27_050 // 4
+    assert (found.rl_baseline_momentum, found.rl_adam_beta2) == (0.95, 0.999)
+    assert (found.weight_decay, found.precision, found.num_cost_samples) == (4e-5, "fp32", 0)
+    assert (found.log_every, found.checkpoint_every, found.delay_valid_share) == (100, 500, 512)
+
+
+def test_the_v3_like_space_computes_in_bfloat16_on_cuda_with_its_own_weight_decay():
+    found = plan(ssd="mobilenet_v3_like_search", on_cuda=True)
+    assert (found.precision, found.weight_decay) == ("bf16", 3e-5)
+    assert plan(ssd="mobilenet_v3_like_search").precision == "fp32"
+    assert plan(ssd="mobilenet_v3_like_search", on_cuda=True, precision="fp32").weight_decay == 4e-5
+    assert plan(precision="bf16").weight_decay == 3e-5
+    assert plan(precision="bf16", model_weight_decay=0.0).weight_decay == 0
+
+
+def test_the_digits_get_a_run_of_minutes_and_measure_on_every_held_out_image():
+    found = plan(size=DIGITS, digits=True)
+    assert (found.batch, found.replicas, found.steps) == (64, 4, 24 * 1077 // 64)
+    assert (found.valid_share, found.delay_valid_share) == (360, 16)
+    assert plan(size=DIGITS, digits=True, rl_batch_size_multiplier=2.0).valid_share == 32
+
+
+def test_a_short_run_learns_faster_forgets_sooner_and_prices_more():
+    found = plan(size=DIGITS, digits=True)
+    assert (found.rl_learning_rate, found.rl_baseline_momentum) == (0.2, 0)
+    assert found.rl_adam_beta2 == pytest.approx(1 - 0.001 * 27_050 / found.steps)
+    assert found.num_cost_samples == 512
+    given = plan(size=DIGITS, digits=True, rl_baseline_momentum=0.5, rl_adam_beta2=0.99, num_cost_samples=0, rl_learning_rate=3e-4)
+    assert (given.rl_baseline_momentum, given.rl_adam_beta2, given.num_cost_samples) == (0.5, 0.99, 0)
+    assert given.rl_learning_rate == pytest.approx(3e-4 * 64 / 256)
+
+
+@pytest.mark.parametrize("settings", [{"enable_cost_model": False}, {"rl_reward_function": "mnas"}])
+def test_without_a_separable_reward_nothing_is_priced_beside(settings):
+    assert plan(size=DIGITS, digits=True, **settings).num_cost_samples == 0
+    with pytest.raises(InputError, match="abs reward only"):
+        plan(size=DIGITS, digits=True, num_cost_samples=64, **settings)
+
+
+@pytest.mark.parametrize("size", [1, 15, 64, 1077, 50_000, 1_231_121, 10**9])
+def test_a_batch_leaves_sixteen_steps_an_epoch_and_is_no_larger_than_published(size):
+    batch = auto_batch_size(size)
+    assert 64 <= batch <= 4096 and math.log2(batch).is_integer()
+    assert batch in (64, 4096) or 16 <= size / batch < 32
+
+
+def test_replicas_divide_the_batch():
+    for batch in (2**power for power in range(13)):
+        replicas = auto_replicas(batch)
+        assert replicas >= 1 and batch % replicas == 0 and (batch < 512 or batch // replicas == 128)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"epochs": 0}, "epochs must be a positive number, not 0"),
+        ({"epochs": math.nan}, "epochs must be a positive number"),
+        ({"train_batch_size": -1}, "train_batch_size must be a positive"),
+        ({"replicas": 3}, "4096 images cannot be divided among 3 replicas"),
+        ({"epochs": 1e-4}, "less than one batch"),
+        ({"model_learning_rate": math.inf}, "model_learning_rate"),
+        ({"model_weight_decay": -1e-5}, "model_weight_decay must be a number that is not negative"),
+        ({"model_momentum": 1.0}, "model_momentum must be at least 0 and below 1"),
+        ({"rl_temperature": 0}, "rl_temperature"),
+        ({"num_cost_samples": 1}, "0 or at least 2"),
+        ({"increase_ops_warmup_steps_fraction": 0.3}, "warmup"),
+        ({"increase_filters_warmup_steps_fraction": 0.26}, "warmup"),
+        ({"rl_delay_steps_fraction": 1.5}, "1.5"),
+        ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"log_every": -3}, "log_every"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_one_sentence(settings, sentence):
+    with pytest.raises(InputError, match=sentence) as caught:
+        plan(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_hold_the_configuration_and_everything_that_follows_from_it():
+    config = SearchConfig(seed=4)
+    params = plan(config).params(config, unit="ms")
+    assert {field.name for field in dataclasses.fields(config)} <= params.keys()
+    assert (params["seed"], params["steps"], params["unit"], params["rl_adam_beta2"]) == (4, 27_050, "ms", 0.999)
+    assert {name for name in HARMLESS if name != "world_size"} <= params.keys()

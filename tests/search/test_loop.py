@@ -1,0 +1,209 @@
+"""One step of a search, held against the same step written down with autograd."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import tunas
+from jobs import TINY
+from tunas.data import normalize, open_data
+from tunas.errors import DivergedError, InputError
+from tunas.run.device import World
+from tunas.run.events import read_events
+from tunas.run.session import generator
+from tunas.search.config import SearchConfig, plan_search
+from tunas.search.loop import Search, search
+from tunas.search.objective import search_objective
+from tunas.space import get_space
+
+SETTINGS = {"ssd": TINY, "image_size": 8, "train_batch_size": 48, "replicas": 4, "epochs": 1, "device": "cpu", "log_every": 1}
+SCALARS = {
+    "model/loss", "model/empirical_loss", "model/regularization_loss", "model/learning_rate", "rlcontroller/validation_accuracy",
+    "rlcontroller/reward", "rlcontroller/step_baseline", "rlcontroller/baseline", "rlcontroller/advantage", "rlcontroller/log_prob",
+    "rlcontroller/empirical_loss", "rlcontroller/entropy_loss", "rlcontroller/estimated_cost", "rlcontroller/cost_ratio",
+    "rlcontroller/cost_adjustment", "rlcontroller/learning_rate", "rlcontroller/increase_ops_prob", "rlcontroller/increase_filters_prob",
+}  # fmt: skip
+
+
+class Prepared:
+    """A search that has not stepped yet, with its batches."""
+
+    def __init__(self, **settings):
+        self.config = SearchConfig(**{**SETTINGS, **settings})
+        self.space = get_space(self.config.ssd)
+        self.data = open_data(self.config)
+        self.plan = plan_search(self.config, self.data.size("train"), self.data.size("valid"), digits=True, on_cuda=False)
+        objective = search_objective(self.config, self.space, self.data.image_size, self.data.num_classes)
+        self.search = Search(self.space, self.data, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
+
+    def batches(self, step):
+        train = self.data.stream("train", self.plan.batch, seed=0, start_step=step)
+        valid = self.data.stream("valid", self.plan.valid_share * self.plan.replicas, seed=0, start_step=step)
+        return next(train), next(valid)
+
+    def step(self, step):
+        return self.search.step(step, *self.batches(step))
+
+    def samples(self, step):
+        """The architectures that step `step`, beyond the warmups, is about to run."""
+        return self.search.controller.sample(generator(self.config.seed, "controller", step), self.plan.replicas)
+
+
+def test_every_scalar_of_the_specification_is_logged(tmp_path):
+    search(SearchConfig(**SETTINGS, checkpoint_dir=str(tmp_path)))
+    scalars, _ = read_events(tmp_path)
+    assert list(scalars) == list(range(22)) and all(values.keys() >= SCALARS for values in scalars.values())
+    space = get_space(TINY)
+    logits = {f"rlpathlogits/{point.path}/{choice}" for point in space.points for choice in range(point.size)}
+    assert all(values.keys() >= logits for values in scalars.values())
+    assert {sum(tag.startswith("rltaglogits/") for tag in values) for values in scalars.values()} == {len(logits)}
+
+
+def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2():
+    prepared = Prepared(model_weight_decay=0.01)
+    state, plan, step = prepared.search, prepared.plan, 12
+    indices = prepared.samples(step).indices
+    (images, labels), valid = prepared.batches(step)
+    by_hand = Prepared().search
+    by_hand.weights.grad.zero_()
+    losses = []
+    for replica in range(4):
+        part = slice(12 * replica, 12 * (replica + 1))
+        logits = by_hand.supernet(normalize(images[part]), indices[replica])
+        loss = F.cross_entropy(logits, labels[part], label_smoothing=0.1)
+        losses.append((loss.item(), 0.01 * by_hand.supernet.l2().item()))
+        ((loss + 0.01 * by_hand.supernet.l2()) / 4).backward()
+    scalars = state.step(step, (images, labels), valid)
+    assert torch.allclose(state.weights.grad, by_hand.weights.grad, atol=1e-6)
+    assert scalars["model/empirical_loss"] == pytest.approx(np.mean(losses, 0)[0], rel=1e-5)
+    assert scalars["model/regularization_loss"] == pytest.approx(np.mean(losses, 0)[1], rel=1e-5)
+    assert scalars["model/loss"] == pytest.approx(np.sum(losses) / 4, rel=1e-5)
+    assert plan.warmup_steps < step
+
+
+def test_weights_are_stepped_by_rmsprop_in_tensorflows_form():
+    """SPEC §3.3: decay and momentum 0.9, epsilon 1 inside the root, average starting at one, learning rate inside the momentum."""
+    prepared = Prepared()
+    state = prepared.search
+    weights, square, momentum = state.weights.detach().clone(), torch.ones_like(state.weights), torch.zeros_like(state.weights)
+    for step in (3, 4, 5):
+        rate = prepared.step(step)["model/learning_rate"]
+        gradient = state.weights.grad
+        square = 0.9 * square + 0.1 * gradient**2
+        momentum = 0.9 * momentum + rate * gradient / (square + 1.0).sqrt()
+        weights = weights - momentum
+        assert torch.allclose(state.weights, weights, atol=1e-6)
+
+
+def test_weights_that_no_architecture_uses_get_a_zero_gradient_and_still_move_by_their_momentum():
+    prepared = Prepared()
+    state = prepared.search
+    prepared.step(0)
+    before, momentum = state.weights.detach().clone(), state.tensors()["momentum_buffer"].clone()
+    while (state.weights.grad != 0).all():
+        prepared.step(12)
+    prepared.step(13)
+    unused = state.weights.grad == 0
+    assert unused.any() and not unused.all()
+    moved = unused & (momentum != 0)
+    assert (state.weights[moved] != before[moved]).any()
+
+
+def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_cost():
+    prepared = Prepared(num_cost_samples=0)
+    state, step = prepared.search, 12
+    indices = prepared.samples(step).indices
+    train, (images, labels) = prepared.batches(step)
+    scalars = state.step(step, train, (images, labels))
+    accuracies = []
+    with torch.no_grad():
+        for replica in range(4):
+            part = slice(360 * replica, 360 * (replica + 1))
+            logits = state.supernet(normalize(images[part]), indices[replica])
+            accuracies.append(float((logits.argmax(1) == labels[part]).float().mean()))
+    cost = state.objective.model.estimate(indices)
+    assert scalars["rlcontroller/validation_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert scalars["rlcontroller/estimated_cost"] == pytest.approx(cost.mean())
+    rewards = np.array(accuracies) - 0.1 * abs(cost / state.objective.target - 1)
+    assert scalars["rlcontroller/reward"] == pytest.approx(rewards.mean())
+
+
+def test_the_controller_waits_for_its_delay():
+    prepared = Prepared()
+    for step in range(prepared.plan.rl_delay_steps):
+        assert prepared.step(step)["rlcontroller/learning_rate"] == 0
+        assert not prepared.search.controller.logits.any()
+    prepared.step(prepared.plan.rl_delay_steps)
+    assert prepared.search.controller.logits.any()
+
+
+def test_a_step_is_a_function_of_the_state_and_its_number():
+    one, two = Prepared(), Prepared()
+    torch.manual_seed(99)
+    np.random.seed(99)
+    for step in range(6):
+        assert one.step(step) == two.step(step)
+    assert torch.equal(one.search.weights, two.search.weights)
+
+
+def test_a_state_saved_and_loaded_goes_on_bit_by_bit():
+    one, two = Prepared(), Prepared(seed=0)
+    for step in range(8):
+        one.step(step)
+    tensors = {name: tensor.detach().clone() for name, tensor in one.search.tensors().items()}
+    two.search.load(tensors, {**one.search.numbers(), "step": 8})
+    for step in range(8, 14):
+        assert one.step(step) == two.step(step)
+    assert all(torch.equal(value, two.search.tensors()[name]) for name, value in one.search.tensors().items())
+
+
+def test_another_seed_gives_other_weights_and_architectures():
+    one, two = Prepared(), Prepared(seed=1)
+    assert not torch.equal(one.search.weights, two.search.weights)
+    assert (one.samples(12).indices != two.samples(12).indices).any()
+
+
+def test_a_state_of_another_space_is_refused():
+    state = Prepared().search
+    tensors = {**state.tensors(), "weights": torch.zeros(3)}
+    with pytest.raises(InputError, match="weights do not fit"):
+        state.load(tensors, {**state.numbers(), "step": 1})
+
+
+def test_a_loss_that_is_not_finite_names_step_and_architecture():
+    prepared = Prepared()
+    with torch.no_grad():
+        prepared.search.weights.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 12, architecture \d+(:\d+)+ .*last checkpoint is kept"):
+        prepared.step(12)
+
+
+def test_recomputing_in_the_backward_pass_changes_nothing():
+    one, two = Prepared(), Prepared(rematerialize=True)
+    for step in (0, 1, 12):
+        assert one.step(step)["model/loss"] == pytest.approx(two.step(step)["model/loss"], abs=1e-6)
+    assert torch.allclose(one.search.weights, two.search.weights, atol=1e-6)
+
+
+def test_a_search_from_python_returns_what_result_json_says(tmp_path):
+    config = tunas.SearchConfig(**SETTINGS, checkpoint_dir=str(tmp_path / "run"))
+    result = tunas.search(config)
+    assert tunas.search(config) == result, "a finished search says its result again"
+    document = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (document["indices"], document["cost"], document["steps"]) == (result.architecture.text, result.cost, result.steps)
+    assert result.steps == 22 and result.unit == document["unit"] == "MACs" and document["shared_weights_accuracy"] == result.accuracy
+    assert result.cost == tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10).estimate(result.architecture)
+
+
+def test_without_a_cost_model_accuracy_alone_counts(tmp_path):
+    result = search(SearchConfig(**SETTINGS, enable_cost_model=False, checkpoint_dir=str(tmp_path)))
+    assert result.cost is None and result.target is None
+    assert "rlcontroller/estimated_cost" not in read_events(tmp_path)[0][0]
+
+
+def test_a_fixed_architecture_is_not_searched():
+    with pytest.raises(InputError, match=r"one fixed architecture.*tunas train --ssd mobilenet_v2"):
+        search(SearchConfig(ssd="mobilenet_v2", device="cpu"))
