@@ -99,6 +99,7 @@ def _run(words: list[str], rank: int, ranks: int, port: int, output: str) -> Non
     if ranks > 1:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
         os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # or it could not start data workers
     import torch
 
     from tunas.cli import main

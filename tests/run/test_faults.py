@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -72,6 +73,49 @@ def test_a_stopped_search_saves_and_goes_on_where_it_was(undisturbed, tmp_path, 
     step = newest_checkpoint(tmp_path / "run")[1]["step"]
     assert 3 <= step < 30 and not (tmp_path / "run" / "lock.json").exists()
     assert "search 3/30" not in finished(words).output()
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A search on an image folder, which takes processes that decode, random crops and flips."""
+    from torchvision.io import write_png
+
+    root = tmp_path_factory.mktemp("folder")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 40), ("val", 8)):
+        for name in "ab":
+            (root / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=generator)
+                write_png(pixels, str(root / "images" / split / name / f"{number}.png"))
+    words = [*SEARCH, f"--dataset-dir={root / 'images'}", "--epochs=20", "--train-batch-size=16", "--log-every=1", "--checkpoint-every=5"]
+    words[words.index("--num-workers=0")] = "--num-workers=1"
+    finished([*words, f"--checkpoint-dir={root / 'undisturbed'}"])
+    return words, root / "undisturbed"
+
+
+def test_data_workers_go_on_where_they_were_after_a_kill(folder, tmp_path):
+    words, undisturbed = folder
+    killed_and_restarted([*words, f"--checkpoint-dir={tmp_path / 'run'}"], kills=2, seed=3, longest=2.0)
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_every_process_of_a_run_does_not_take_its_data_away(folder, tmp_path, number):
+    """As a terminal's Ctrl-C and a scheduler's SIGTERM are sent."""
+    words, undisturbed = folder
+    words = [*words, f"--checkpoint-dir={tmp_path / 'run'}"]
+    job = Job(words)
+    job.until_output("search 9/")
+    main_process = job.processes[0].pid
+    workers = subprocess.run(["pgrep", "-P", str(main_process)], capture_output=True, text=True).stdout.split()
+    assert workers
+    for pid in (*workers, main_process):
+        os.kill(int(pid), number)
+    assert job.wait() == [128 + number], job.output()
+    assert f"stopped by {number.name} after step" in job.output() and "Traceback" not in job.output()
+    finished(words)
     assert_same_run(undisturbed, tmp_path / "run")
 
 
