@@ -8,12 +8,12 @@ import pytest
 from tunas.errors import InputError
 from tunas.search.config import HARMLESS, SearchConfig, auto_batch_size, auto_replicas, plan_search
 
-IMAGENET = (1_231_121, 50_046)
-DIGITS = (1077, 360)
+IMAGENET = 1_231_121
+DIGITS = 1077
 
 
 def plan(config=None, size=IMAGENET, digits=False, on_cuda=False, **settings):
-    return plan_search(config or SearchConfig(**settings), *size, digits=digits, on_cuda=on_cuda)
+    return plan_search(config or SearchConfig(**settings), size, digits=digits, on_cuda=on_cuda)
 
 
 def test_imagenet_gets_the_published_settings():
@@ -23,7 +23,7 @@ def test_imagenet_gets_the_published_settings():
     assert found.learning_rate == pytest.approx(0.165 * 16) and found.warmup_steps == int(0.025 * 27_050)
     assert found.rl_learning_rate == pytest.approx(3e-4 * 16) and found.rl_growth == 10
     assert found.rl_delay_steps == found.increase_ops_steps == found.increase_filters_steps == 27_050 // 4
-    assert (found.rl_baseline_momentum, found.rl_adam_beta2) == (0.95, 0.999)
+    assert (found.rl_baseline_momentum, found.rl_adam_beta2, found.rl_cost_model_exponent) == (0.95, 0.999, -0.10)
     assert (found.weight_decay, found.precision, found.num_cost_samples) == (4e-5, "fp32", 0)
     assert (found.log_every, found.checkpoint_every, found.delay_valid_share) == (100, 500, 512)
 
@@ -37,10 +37,10 @@ def test_the_v3_like_space_computes_in_bfloat16_on_cuda_with_its_own_weight_deca
     assert plan(precision="bf16", model_weight_decay=0.0).weight_decay == 0
 
 
-def test_the_digits_get_a_run_of_minutes_and_measure_on_every_held_out_image():
+def test_the_digits_get_a_run_of_minutes_and_weigh_cost_more():
     found = plan(size=DIGITS, digits=True)
     assert (found.batch, found.replicas, found.steps) == (64, 4, 24 * 1077 // 64)
-    assert (found.valid_share, found.delay_valid_share) == (360, 16)
+    assert (found.valid_share, found.delay_valid_share, found.rl_cost_model_exponent) == (128, 16, -0.5)
     assert plan(size=DIGITS, digits=True, rl_batch_size_multiplier=2.0).valid_share == 32
 
 

@@ -35,8 +35,8 @@ class Prepared:
         self.config = SearchConfig(**{**SETTINGS, **settings})
         self.space = get_space(self.config.ssd)
         self.data = open_data(self.config)
-        self.plan = plan_search(self.config, self.data.size("train"), self.data.size("valid"), digits=True, on_cuda=False)
-        objective = search_objective(self.config, self.space, self.data.image_size, self.data.num_classes)
+        self.plan = plan_search(self.config, self.data.size("train"), digits=True, on_cuda=False)
+        objective = search_objective(self.config, self.plan.rl_cost_model_exponent, self.space, self.data.image_size, self.data.num_classes)
         self.search = Search(self.space, self.data, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
 
     def batches(self, step):
@@ -121,13 +121,14 @@ def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_
     accuracies = []
     with torch.no_grad():
         for replica in range(4):
-            part = slice(360 * replica, 360 * (replica + 1))
+            share = prepared.plan.valid_share
+            part = slice(share * replica, share * (replica + 1))
             logits = state.supernet(normalize(images[part]), indices[replica])
             accuracies.append(float((logits.argmax(1) == labels[part]).float().mean()))
     cost = state.objective.model.estimate(indices)
     assert scalars["rlcontroller/validation_accuracy"] == pytest.approx(np.mean(accuracies))
     assert scalars["rlcontroller/estimated_cost"] == pytest.approx(cost.mean())
-    rewards = np.array(accuracies) - 0.1 * abs(cost / state.objective.target - 1)
+    rewards = np.array(accuracies) - 0.5 * abs(cost / state.objective.target - 1)
     assert scalars["rlcontroller/reward"] == pytest.approx(rewards.mean())
 
 

@@ -235,11 +235,13 @@ def search(config: SearchConfig) -> SearchResult:
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
     data = open_data(config, run_dir=directory, seed=config.seed, describe=False)
-    plan = plan_search(config, data.size("train"), data.size("valid"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
+    plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
         raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of {world.size}")
-    objective = search_objective(config, space, data.image_size, data.num_classes)
-    params = plan.params(config, **objective.facts(), image_size=data.image_size, dataset=data.name, version=tunas.__version__)
+    objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
+    params = plan.params(
+        config, **objective.facts(), image_size=data.image_size, num_classes=data.num_classes, dataset=data.name, version=tunas.__version__
+    )
     params["ssd"] = space.name
 
     def begin() -> None:

@@ -92,24 +92,24 @@ class Objective:
         }
 
 
-def search_objective(config: SearchConfig, space: Space, image_size: int, num_classes: int) -> Objective:
-    """The objective that the configuration asks for.
+def search_objective(config: SearchConfig, exponent: float, space: Space, image_size: int, num_classes: int) -> Objective:
+    """The objective that the configuration asks for, with the plan's exponent.
 
     Raises:
         InputError: where a cost model, target or constraint cannot be used.
     """
-    reward_function(config.rl_reward_function)(np.zeros(1), np.ones(1), config.rl_cost_model_target or 1.0, config.rl_cost_model_exponent)
+    reward_function(config.rl_reward_function)(np.zeros(1), np.ones(1), config.rl_cost_model_target or 1.0, exponent)
     constraints = tuple(_constraint(text, space, image_size, num_classes) for text in config.constraint)
     if constraints and config.rl_reward_function != "abs":
         raise InputError("--constraint works with the abs reward only")
     if not config.enable_cost_model:
-        return Objective(config.rl_reward_function, None, None, config.rl_cost_model_exponent, constraints)
+        return Objective(config.rl_reward_function, None, None, exponent, constraints)
     model = load_cost_model(config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes)
     target = config.rl_cost_model_target
     if target is None:
         is_packaged = config.cost_model in (None, "pixel1") and space.default_target is not None
         target = space.default_target if is_packaged else median_cost(model, space)
-    return Objective(config.rl_reward_function, model, target, config.rl_cost_model_exponent, constraints)
+    return Objective(config.rl_reward_function, model, target, exponent, constraints)
 
 
 def default_cost_model(space: Space) -> str:
