@@ -69,7 +69,13 @@ def _run(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     config_type = _imported(command.config)
     try:
-        config = tyro.cli(config_type, args=_with_plain_booleans(config_type, words), prog=f"tunas {name}", description=config_type.__doc__)
+        config = tyro.cli(
+            config_type,
+            args=_with_plain_booleans(config_type, words),
+            prog=f"tunas {name}",
+            description=config_type.__doc__,
+            config=(tyro.conf.UseAppendAction,),
+        )
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
     except BrokenPipeError:

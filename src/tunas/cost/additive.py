@@ -59,7 +59,7 @@ class PeakCost:
     """
 
     unit = "bytes"
-    device = ""
+    device = "any device"
 
     def __init__(self, space: Space, image_size: int = 224, num_classes: int = 1000):
         self.space = space
@@ -104,7 +104,7 @@ def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int, num_cl
             terms.append(CostTerm(positions, values, table.path))
         else:
             bias += float(values)
-    return CostModel(space, bias, terms, unit, provenance=_provenance(image_size, num_classes))
+    return CostModel(space, bias, terms, unit, device="any device", provenance=_provenance(image_size, num_classes))
 
 
 def _provenance(image_size: int, num_classes: int) -> dict[str, Any]:

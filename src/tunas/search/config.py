@@ -131,8 +131,9 @@ class SearchConfig(DataConfig):
     fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
 
     constraint: tuple[str, ...] = ()
-    """Further costs, each as name=limit or file=limit (only exceeding counts) or name~target (both sides count), such as
-    params=5e6; each adds its own term to the abs reward."""
+    """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be given
+    several times. The name is params, macs, peak_memory, a file that `tunas fit` wrote, or latency for the cost of --cost_model, in
+    place of --rl_cost_model_target. Each adds its own term to the abs reward."""
 
     num_cost_samples: int | None = None
     """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less variance, same

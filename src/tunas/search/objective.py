@@ -18,6 +18,10 @@ MEDIAN_SAMPLES = 1001
 """Random architectures whose median cost is the target where none is given."""
 
 
+MAIN_COST = "latency"
+"""What `--constraint` calls the cost of `--cost_model`."""
+
+
 @dataclass(frozen=True)
 class Constraint:
     """One more cost: above the limit it counts; below, only where `both_sides`."""
@@ -51,6 +55,7 @@ class Objective:
         target: what the main cost shall be.
         exponent: β.
         constraints: further costs.
+        one_sided: only exceeding the target counts (`abs` reward).
     """
 
     function: str
@@ -58,6 +63,7 @@ class Objective:
     target: float | None
     exponent: float
     constraints: tuple[Constraint, ...] = ()
+    one_sided: bool = False
 
     @property
     def unit(self) -> str:
@@ -69,7 +75,9 @@ class Objective:
         if self.model is None:
             return Outcome(accuracy + penalties, {})
         cost = self.model.estimate(indices)
-        found = reward_function(self.function)(accuracy, cost, self.target, self.exponent)
+        assert self.target is not None
+        counted = np.maximum(cost, self.target) if self.one_sided else cost
+        found = reward_function(self.function)(accuracy, counted, self.target, self.exponent)
         scalars = {"estimated_cost": cost, "cost_ratio": found.cost_ratio, "cost_adjustment": found.cost_adjustment}
         return Outcome(found.reward + penalties, {name: float(value.mean()) for name, value in scalars.items()})
 
@@ -99,12 +107,25 @@ def search_objective(config: SearchConfig, exponent: float, space: Space, image_
         InputError: where a cost model, target or constraint cannot be used.
     """
     reward_function(config.rl_reward_function)(np.zeros(1), np.ones(1), config.rl_cost_model_target or 1.0, exponent)
-    constraints = tuple(_constraint(text, space, image_size, num_classes) for text in config.constraint)
-    if constraints and config.rl_reward_function != "abs":
+    if config.constraint and config.rl_reward_function != "abs":
         raise InputError("--constraint works with the abs reward only")
+    read = [_constraint(text) for text in config.constraint]
+    main = [(limit, both_sides) for name, limit, both_sides in read if name == MAIN_COST]
+    if main and (len(main) > 1 or not config.enable_cost_model or config.rl_cost_model_target is not None):
+        raise InputError(
+            f"--constraint {MAIN_COST} says what --rl_cost_model_target says; give one of them, once, and leave the cost model enabled"
+        )
+    constraints = tuple(
+        Constraint(name, load_cost_model(name, space, image_size=image_size, num_classes=num_classes), limit, both_sides)
+        for name, limit, both_sides in read
+        if name != MAIN_COST
+    )
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
     model = load_cost_model(config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes)
+    if main:
+        limit, both_sides = main[0]
+        return Objective(config.rl_reward_function, model, limit, exponent, constraints, one_sided=not both_sides)
     target = config.rl_cost_model_target
     if target is None:
         is_packaged = config.cost_model in (None, "pixel1") and space.default_target is not None
@@ -122,7 +143,8 @@ def median_cost(model: Any, space: Space) -> float:
     return float(np.median(model.estimate(space.sample(np.random.default_rng(0), MEDIAN_SAMPLES))))
 
 
-def _constraint(text: str, space: Space, image_size: int, num_classes: int) -> Constraint:
+def _constraint(text: str) -> tuple[str, float, bool]:
+    """(name, limit, whether costs below the limit count too) of name=limit or name~target."""
     both_sides = "~" in text
     name, separator, limit = text.rpartition("~" if both_sides else "=")
     try:
@@ -131,5 +153,4 @@ def _constraint(text: str, space: Space, image_size: int, num_classes: int) -> C
         value = math.nan
     if not (separator and name and math.isfinite(value) and value > 0):
         raise InputError(f"a constraint reads name=limit or name~target with a positive number, such as params=5e6, unlike {text!r}")
-    model = load_cost_model(name, space, image_size=image_size, num_classes=num_classes)
-    return Constraint(name, model, value, both_sides)
+    return name, value, both_sides
