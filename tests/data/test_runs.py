@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from rendered import Rendered
+from rendered import Rendered, write_folder
 
 from jobs import TINY
 from tunas.cli import main
@@ -45,3 +45,18 @@ def test_every_layout_gives_the_result_that_an_image_folder_gives(layout: str, r
 
 def test_the_held_out_images_are_counted_once_each(results: dict[str, tuple[dict[str, object], ...]]) -> None:
     assert all(training["images"] == 16 for _, training in results.values())
+
+
+def test_images_that_cannot_be_decoded_are_counted_in_the_result(
+    pictures: Rendered, tmp_path: Path, held_out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_folder(tmp_path / "images", pictures)
+    (broken, *_) = sorted((root / "train").glob("*/*.png"))
+    broken.write_bytes(b"")
+    words = ["train", f"--dataset_dir={root}", f"--checkpoint_dir={tmp_path}/run", "--indices=1:1:1:1:1:1:0:1", *SMALL]
+    assert main([*words, f"--valid_filenames={held_out}"]) == 2
+    assert broken.name in capsys.readouterr().err
+    assert main([*words, f"--valid_filenames={held_out}", "--on_bad_image=skip", f"--checkpoint_dir={tmp_path}/skipping"]) == 0
+    assert "1 images could not be decoded and were left out" in capsys.readouterr().err
+    result = json.loads((tmp_path / "skipping/result.json").read_text())
+    assert broken.name in result["bad_images"] and result["images"] == 15

@@ -12,6 +12,7 @@ from types import FrameType
 
 import numpy as np
 
+from tunas.data import Data
 from tunas.run.device import World
 
 STREAMS = ("controller", "cost", "weights", "dropout", "data", "constraint")
@@ -97,6 +98,12 @@ def run_steps(
                 save(done, scalars)
             if stopping and done < steps.stop:
                 raise Stopped(stop.signal or signal.SIGTERM, done)
+
+
+def warn_of_bad_images(data: Data) -> None:
+    """Says at the end of a run how many images this process could not decode."""
+    if sentence := data.bad_images.report():
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 class Progress:

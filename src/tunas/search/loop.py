@@ -24,7 +24,7 @@ from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import generator, run_steps
+from tunas.run.session import generator, run_steps, warn_of_bad_images
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
@@ -297,6 +297,7 @@ def _run(
             events.close()
     result = _result(state, directory, plan.steps, accuracy)
     world.from_main(lambda: _write_result(result, state, data))
+    warn_of_bad_images(data)
     return result
 
 
@@ -329,6 +330,7 @@ def _write_result(result: SearchResult, state: Search, data: Data) -> None:
         "shared_weights_accuracy": result.accuracy,
         "seed": state.config.seed,
         "dataset": data.name,
+        "bad_images": data.bad_images.report(),
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
     }
     with writing_to(result.checkpoint_dir):

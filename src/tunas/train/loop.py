@@ -29,7 +29,7 @@ from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_che
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, check_directory, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import generator, run_steps
+from tunas.run.session import generator, run_steps, warn_of_bad_images
 from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
 from tunas.search.schedule import cosine_decay_with_linear_warmup
 from tunas.space import Architecture, Space, get_space, tower_to_json
@@ -383,6 +383,7 @@ def _finish(
         "dataset": data.name,
         "image_size": data.image_size,
         "num_classes": data.num_classes,
+        "bad_images": data.bad_images.report(),
         "parameters": count_parameters(scaled, data.num_classes),
         "macs": count_macs(scaled, data.num_classes, data.image_size),
         **cost,
@@ -397,6 +398,7 @@ def _finish(
             write_text(directory / RESULT, json.dumps(document, indent=2) + "\n")
 
     world.from_main(write)
+    warn_of_bad_images(data)
     return TrainResult(architecture, evaluation, directory, document)
 
 
