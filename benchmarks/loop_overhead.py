@@ -1,0 +1,81 @@
+"""How much of a digits search step is the loop around the network: sampling, pricing, the controller's update, logging.
+
+Runs the search on the embedded digits with its default settings and times each part of the steps after the warmup. The network is
+forward, backward and optimiser of the training shares and the forward passes on the validation shares; everything else but the data
+counts as the loop.
+
+    python benchmarks/loop_overhead.py [--ssd proxylessnas_search] [--steps 40]
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from tunas.data import open_data
+from tunas.run.device import World
+from tunas.run.events import EventLog
+from tunas.search.config import SearchConfig, plan_search
+from tunas.search.loop import Search
+from tunas.search.objective import search_objective
+from tunas.space import get_space
+
+
+@dataclass
+class Options:
+    ssd: str = "proxylessnas_search"
+    steps: int = 40
+
+
+def main(options: Options) -> None:
+    config = SearchConfig(ssd=options.ssd)
+    space = get_space(config.ssd)
+    data = open_data(config)
+    plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
+    objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
+    search = Search(space, data, plan, config, objective, World(0, 1, torch.device("cpu")))
+    spent = {"network": 0.0, "data": 0.0}
+
+    def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*arguments)
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    search._train = timed("network", search._train)  # type: ignore[method-assign]
+    search._validate = timed("network", search._validate)  # type: ignore[method-assign]
+    first = plan.rl_delay_steps
+    train = data.stream("train", plan.batch, seed=0, start_step=first)
+    valid = data.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first)
+    following = timed("data", next)
+    with tempfile.TemporaryDirectory() as directory:
+        log = EventLog(Path(directory))
+        for step in range(first, first + options.steps + 3):
+            if step == first + 3:
+                spent.update(network=0.0, data=0.0)
+                start = time.perf_counter()
+            scalars = search.step(step, following(train), following(valid))
+            if step % plan.log_every == 0:
+                log.log(step, [*scalars.items(), *search.controller.logit_names()])
+        whole = time.perf_counter() - start
+        log.close()
+    loop = whole - spent["network"] - spent["data"]
+    print(
+        f"{options.ssd}: {plan.replicas} replicas of {plan.share} images, {plan.num_cost_samples} priced architectures a step, logged every {plan.log_every}"
+    )
+    print(f"step {1e3 * whole / options.steps:.1f} ms: network {100 * spent['network'] / whole:.1f} %, "
+          f"data {100 * spent['data'] / whole:.2f} %, loop {100 * loop / whole:.2f} % ({1e3 * loop / options.steps:.2f} ms)")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
