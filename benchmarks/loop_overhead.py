@@ -70,11 +70,9 @@ def main(options: Options) -> None:
         whole = time.perf_counter() - start
         log.close()
     loop = whole - spent["network"] - spent["data"]
-    print(
-        f"{options.ssd}: {plan.replicas} replicas of {plan.share} images, {plan.num_cost_samples} priced architectures a step, logged every {plan.log_every}"
-    )
-    print(f"step {1e3 * whole / options.steps:.1f} ms: network {100 * spent['network'] / whole:.1f} %, "
-          f"data {100 * spent['data'] / whole:.2f} %, loop {100 * loop / whole:.2f} % ({1e3 * loop / options.steps:.2f} ms)")  # fmt: skip
+    print(f"{options.ssd}: {plan.replicas} replicas of {plan.share} images, {plan.num_cost_samples} priced architectures a step")
+    network, data_part, loop_part = (100 * part / whole for part in (spent["network"], spent["data"], loop))
+    print(f"step {1e3 * whole / options.steps:.1f} ms: network {network:.1f} %, data {data_part:.2f} %, loop {loop_part:.2f} %")
 
 
 if __name__ == "__main__":

@@ -10,18 +10,19 @@ each pair's fastest times. The optimiser is left out: the search steps it once f
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
+from torch import Tensor
 
 import tunas
 from tunas.nn import SuperNet
+from tunas.space import Architecture
 
 
 @dataclass
@@ -45,6 +46,37 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
+def fastest(runs: Sequence[Callable[[], object]], rounds: int, device: str) -> list[float]:
+    """The fastest time of each, taken in turns."""
+    for run in runs:
+        run()
+    times = [[seconds(run, device) for run in runs] for _ in range(rounds)]
+    return [min(column) for column in zip(*times, strict=True)]
+
+
+def compare(supernet: SuperNet, architecture: Architecture, images: Tensor, labels: Tensor, options: Options) -> list[float]:
+    """Seconds of a training step and of a forward pass: shared and alone, shared and alone."""
+    alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
+
+    def shared_step() -> None:
+        F.cross_entropy(supernet(images, architecture), labels).backward()
+
+    def alone_step() -> None:
+        F.cross_entropy(alone(images), labels).backward()
+        alone.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def shared_forward() -> None:
+        supernet(images, architecture)
+
+    @torch.no_grad()
+    def alone_forward() -> None:
+        alone(images)
+
+    train = fastest([shared_step, alone_step], options.rounds, options.device)
+    return [*train, *fastest([shared_forward, alone_forward], options.rounds, options.device)]
+
+
 def main(options: Options) -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, batch {options.batch}, channels_last")
     print(f"{'space':30} {'pixels':>6} {'train ratio':>11} {'forward ratio':>13} {'train ms':>9} {'alone ms':>9}")
@@ -56,40 +88,14 @@ def main(options: Options) -> None:
         for size in options.sizes:
             images = torch.randn(options.batch, 3, size, size, device=options.device).to(memory_format=torch.channels_last)
             labels = torch.arange(options.batch, device=options.device) % 10
-            train, forward, shared_ms, alone_ms = [], [], [], []
+            rows = []
             for _ in range(options.architectures):
-                architecture = space.sample(rng)
-                alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
-
-                def shared_step(architecture=architecture, images=images, labels=labels) -> None:
-                    F.cross_entropy(supernet(images, architecture), labels).backward()
-
-                def alone_step(alone=alone, images=images, labels=labels) -> None:
-                    F.cross_entropy(alone(images), labels).backward()
-                    alone.zero_grad(set_to_none=True)
-
-                @torch.no_grad()
-                def shared_forward(architecture=architecture, images=images) -> None:
-                    supernet(images, architecture)
-
-                @torch.no_grad()
-                def alone_forward(alone=alone, images=images) -> None:
-                    alone(images)
-
-                pairs = []
-                for pair in ((shared_step, alone_step), (shared_forward, alone_forward)):
-                    for run in pair:
-                        run()
-                    times = [[seconds(run, options.device) for run in pair] for _ in range(options.rounds)]
-                    pairs.append([min(column) for column in zip(*times, strict=True)])
+                rows.append(compare(supernet, space.sample(rng), images, labels, options))
                 assert flat.grad is not None
                 flat.grad.zero_()
-                train.append(pairs[0][0] / pairs[0][1])
-                forward.append(pairs[1][0] / pairs[1][1])
-                shared_ms.append(pairs[0][0] * 1e3)
-                alone_ms.append(pairs[0][1] * 1e3)
-            m = statistics.median
-            print(f"{name:30} {size:6} {m(train):11.3f} {m(forward):13.3f} {m(shared_ms):9.1f} {m(alone_ms):9.1f}", flush=True)
+            train, alone, forward, alone_forward = np.array(rows).T
+            ratios = f"{np.median(train / alone):11.3f} {np.median(forward / alone_forward):13.3f}"
+            print(f"{name:30} {size:6} {ratios} {1e3 * np.median(train):9.1f} {1e3 * np.median(alone):9.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,7 @@ def distinct_log_probs(logits, temperature=1.0):
     """{indices in use: log-probability} of every distinct architecture, from its active OneOfs alone, by autograd."""
     log_probs = torch_log_probs(logits, temperature)
     rows = {key: (row, active) for key, row, active in zip(ALL_DISTINCT, ALL_INDICES, ALL_ACTIVE, strict=True)}
-    return {
-        key: sum(log_probs[c][int(row[c])] for c in range(SPACE.num_choices) if active[c]) for key, (row, active) in rows.items()
-    }
+    return {key: sum(log_probs[c][int(row[c])] for c in range(SPACE.num_choices) if active[c]) for key, (row, active) in rows.items()}
 
 
 def some_reward(indices):

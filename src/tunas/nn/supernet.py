@@ -145,5 +145,3 @@ def _copy_slices(shared: Any, alone: nn.Module, indices: Sequence[int]) -> None:
         parameter.copy_(getattr(shared, name)[region])
     for name, child in alone.named_children():
         _copy_slices(shared.get_submodule(name), child, indices)
-
-

@@ -80,9 +80,7 @@ def _reference(operations: str, widths: Sequence[int]) -> Tower:
     def layer(number: int, stride: int) -> Any:
         if number == 6:
             return Zero()
-        return InvertedBottleneck(
-            kernel=(3, 5, 7)[number % 3], expansion=Times((3.0, 6.0)[number // 3]), stride=stride, activation=RELU
-        )
+        return InvertedBottleneck(kernel=(3, 5, 7)[number % 3], expansion=Times((3.0, 6.0)[number // 3]), stride=stride, activation=RELU)
 
     bottlenecks = [layer(number, stride) for number, stride in zip(numbers, strides, strict=True)]
     return _tower(SeparableConv((3, 5, 7)[sepconv], activation=RELU), bottlenecks, widths)
