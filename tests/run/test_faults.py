@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_stopped_search_saves_and_goes_on_where_it_was(undisturbed, tmp_path, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A search on an image folder, which takes processes that decode, random crops and flips."""
-    from torchvision.io import write_png
+    from PIL import Image
 
     root = tmp_path_factory.mktemp("folder")
     generator = torch.Generator().manual_seed(0)
@@ -87,9 +88,9 @@ def folder(tmp_path_factory):
         for name in "ab":
             (root / "images" / split / name).mkdir(parents=True)
             for number in range(count):
-                pixels = torch.randint(0, 256, (3, 12, 16), dtype=torch.uint8, generator=generator)
-                write_png(pixels, str(root / "images" / split / name / f"{number}.png"))
-    words = [*SEARCH, f"--dataset-dir={root / 'images'}", "--epochs=20", "--train-batch-size=16", "--log-every=1", "--checkpoint-every=5"]
+                pixels = torch.randint(0, 256, (12, 16, 3), dtype=torch.uint8, generator=generator)
+                Image.fromarray(pixels.numpy()).save(root / "images" / split / name / f"{number}.png")
+    words = [*SEARCH, f"--dataset-dir={root / 'images'}", "--epochs=6", "--train-batch-size=16", "--log-every=1", "--checkpoint-every=3"]
     words[words.index("--num-workers=0")] = "--num-workers=1"
     finished([*words, f"--checkpoint-dir={root / 'undisturbed'}"])
     return words, root / "undisturbed"
@@ -107,7 +108,7 @@ def test_a_signal_to_every_process_of_a_run_does_not_take_its_data_away(folder, 
     words, undisturbed = folder
     words = [*words, f"--checkpoint-dir={tmp_path / 'run'}"]
     job = Job(words)
-    job.until_output("search 9/")
+    job.until_output("search 6/")
     main_process = job.processes[0].pid
     workers = subprocess.run(["pgrep", "-P", str(main_process)], capture_output=True, text=True).stdout.split()
     assert workers
@@ -117,6 +118,18 @@ def test_a_signal_to_every_process_of_a_run_does_not_take_its_data_away(folder, 
     assert f"stopped by {number.name} after step" in job.output() and "Traceback" not in job.output()
     finished(words)
     assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_that_breaks_off_does_not_wait_for_its_data_workers(folder, tmp_path):
+    """An error of our own, whose traceback keeps everything alive until the process ends."""
+    program = "import sys; from tunas.cli import main; from tunas.search.loop import Search\n"
+    program += "step = Search.step\ndef broken(self, number, *batches):\n    if number == 3: raise KeyError('a mistake')\n"
+    program += "    return step(self, number, *batches)\nSearch.step = broken\nsys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, *folder[0], f"--checkpoint-dir={tmp_path / 'run'}"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1 and ended.stderr.rstrip().endswith("KeyError: 'a mistake'")
+    assert not (tmp_path / "run" / "lock.json").exists()
 
 
 def test_a_finished_search_says_its_result_again(undisturbed, tmp_path):

@@ -27,6 +27,8 @@ CHUNK = 64
 MAX_WORKERS = 16
 _AHEAD = 1.5
 """Batches that are decoded in advance, so that the next one is ready when a step ends."""
+GRACE = 20
+"""Seconds that a process goes on decoding after SIGTERM."""
 
 T = TypeVar("T")
 
@@ -240,9 +242,12 @@ def chunks(decoder: Decoder, jobs: Iterator[Job], workers: int, chunks_per_batch
 
 
 def _leave_signals(worker: int) -> None:
-    """A terminal and a scheduler signal every process of a run: it is for the run to say when its decoding ends."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """A terminal and a scheduler signal every process of a run: it is for the run to say when its decoding ends.
+
+    After SIGTERM there is a while for that, because it is also how Python ends what is left when a run breaks off.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
 
 
 def _checked(made: Iterator[Chunk]) -> Iterator[Chunk]:

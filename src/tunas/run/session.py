@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import FrameType
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,17 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended(*streams: Iterator[Any]) -> Iterator[None]:
+    """Ends what is behind the streams, such as processes that decode, with the context: a traceback would keep them going."""
+    try:
+        yield
+    finally:
+        for stream in streams:
+            if isinstance(stream, Generator):
+                stream.close()
 
 
 def run_steps(

@@ -24,7 +24,7 @@ from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import generator, run_steps, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, warn_of_bad_images
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
@@ -288,10 +288,11 @@ def _run(
         )
 
     try:
-        run_steps(
-            "search", range(start, plan.steps), advance, log=log, save=save, status=status,
-            log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
-        )  # fmt: skip
+        with ended(train, valid):
+            run_steps(
+                "search", range(start, plan.steps), advance, log=log, save=save, status=status,
+                log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
+            )  # fmt: skip
     finally:
         if events:
             events.close()

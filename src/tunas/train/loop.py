@@ -29,7 +29,7 @@ from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_che
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, check_directory, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import generator, run_steps, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, warn_of_bad_images
 from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
 from tunas.search.schedule import cosine_decay_with_linear_warmup
 from tunas.space import Architecture, Space, get_space, tower_to_json
@@ -318,10 +318,11 @@ def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, dat
         return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} images/s"
 
     try:
-        run_steps(
-            "train", range(start, plan.steps), lambda step: state.step(step, next(stream)), log=log, save=save, status=status,
-            log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
-        )  # fmt: skip
+        with ended(stream):
+            run_steps(
+                "train", range(start, plan.steps), lambda step: state.step(step, next(stream)), log=log, save=save, status=status,
+                log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
+            )  # fmt: skip
         evaluation = None
         if config.mode == "train_and_eval":
             evaluation = evaluate(
