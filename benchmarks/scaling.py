@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [--ssd proxylessnas_search] [--steps 12]
 
 Measured: the same search (same seed, replicas and batch) by one process and by two, one thread each, joined by gloo. A process's
-step is divided into its own work, waiting for the other, and the exchange itself.
+step is divided into its own work, waiting for the other, and the exchange itself. On a machine that others use too, the processor
+time tells what the wall clock cannot: how much of the work a second process takes over.
 
 Computed, not measured: one replica of 128 images on every GPU, 512 for its validation. An exchange is a ring all-reduce of the dense
 gradient, 2 (N - 1)/N times its bytes over the slowest link, and 2 log2(N) latencies; nothing overlaps with it. Each step waits for the
@@ -79,7 +80,7 @@ class TimedWorld(World):
 
 
 def measured(rank: int, size: int, port: int, options: Options, results) -> None:  # type: ignore[no-untyped-def]
-    """Puts (seconds a step, seconds waiting, seconds exchanging) of one process into `results`."""
+    """Puts a process's seconds per step into `results`: in all, waiting, exchanging, and of the processor."""
     torch.set_num_threads(1)
     os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     with joined_world("cpu") as world:
@@ -89,8 +90,8 @@ def measured(rank: int, size: int, port: int, options: Options, results) -> None
             ssd=options.ssd, train_batch_size=options.train_batch_size, replicas=options.replicas, rl_batch_size_multiplier=4.0
         )
         space, data = tunas.get_space(config.ssd), open_data(config)
-        plan = plan_search(config, data.size("train"), data.size("valid"), digits=True, on_cuda=False)
-        objective = search_objective(config, space, data.image_size, data.num_classes)
+        plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
+        objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
         search = Search(space, data, plan, config, objective, timed)
         shard, first = (rank, size), plan.steps // 2  # past the warmups
         train = data.stream("train", plan.batch, seed=0, start_step=first, shard=shard)
@@ -98,14 +99,15 @@ def measured(rank: int, size: int, port: int, options: Options, results) -> None
         for step in range(2 + options.steps):
             if step == 2:
                 timed.start()
-                began = time.perf_counter()
+                began, worked = time.perf_counter(), time.process_time()
             search.step(first + step, next(train), next(valid))
             timed.any(False)
         total = time.perf_counter() - began
-        results.put((total / options.steps, *(timed.seconds[name] / options.steps for name in ("waiting", "exchange"))))
+        parts = (total, timed.seconds["waiting"], timed.seconds["exchange"], time.process_time() - worked)
+        results.put([seconds / options.steps for seconds in parts])
 
 
-def measure(options: Options, size: int) -> tuple[float, float, float]:
+def measure(options: Options, size: int) -> list[float]:
     """Means over the processes."""
     context = torch.multiprocessing.get_context("spawn")
     with socket.socket() as listener:
@@ -115,10 +117,11 @@ def measure(options: Options, size: int) -> tuple[float, float, float]:
     processes = [context.Process(target=measured, args=(rank, size, port, options, results)) for rank in range(size)]
     for process in processes:
         process.start()
-    found = [results.get() for _ in processes]
     for process in processes:
         process.join()
-    return tuple(np.mean(found, axis=0))
+    assert not any(process.exitcode for process in processes), "a process failed"
+    found = [results.get() for _ in processes]
+    return np.mean(found, axis=0).tolist()
 
 
 def exchange_seconds(gpus: int, payload: float, options: Options) -> float:
@@ -137,11 +140,11 @@ def main(options: Options) -> None:
     print(f"torch {torch.__version__}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     if not options.only_computed:
         print(f"\nmeasured: {options.ssd}, 32 px, batch {options.train_batch_size}, {options.replicas} replicas, one thread each, gloo")
-        print(f"{'processes':>9} {'steps/s':>8} {'own work':>9} {'waiting':>8} {'exchange':>9}")
+        print(f"{'processes':>9} {'steps/s':>8} {'own work':>9} {'waiting':>8} {'exchange':>9} {'CPU ms a step, each':>20}")
         for size in options.processes:
-            total, waiting, exchange = measure(options, size)
+            total, waiting, exchange, processor = measure(options, size)
             own = total - waiting - exchange
-            print(f"{size:9} {1 / total:8.2f} {own / total:9.1%} {waiting / total:8.1%} {exchange / total:9.1%}", flush=True)
+            print(f"{size:9} {1 / total:8.2f} {own / total:9.1%} {waiting / total:8.1%} {exchange / total:9.1%} {processor * 1e3:20.0f}", flush=True)
     parameters = sum(parameter.numel() for parameter in SuperNet(tunas.get_space(options.ssd), 1000).parameters())
     payload = 4.0 * parameters
     print(
