@@ -144,7 +144,8 @@ def main(options: Options) -> None:
         for size in options.processes:
             total, waiting, exchange, processor = measure(options, size)
             own = total - waiting - exchange
-            print(f"{size:9} {1 / total:8.2f} {own / total:9.1%} {waiting / total:8.1%} {exchange / total:9.1%} {processor * 1e3:20.0f}", flush=True)
+            shares = f"{own / total:9.1%} {waiting / total:8.1%} {exchange / total:9.1%}"
+            print(f"{size:9} {1 / total:8.2f} {shares} {processor * 1e3:20.0f}", flush=True)
     parameters = sum(parameter.numel() for parameter in SuperNet(tunas.get_space(options.ssd), 1000).parameters())
     payload = 4.0 * parameters
     print(
