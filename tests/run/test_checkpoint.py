@@ -1,3 +1,4 @@
+import random
 import subprocess
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
     found, found_numbers = load_checkpoint(save_checkpoint(tmp_path, 12, tensors, numbers))
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], value) and found[name].dtype == value.dtype for name, value in tensors.items())
-    assert found_numbers == {**numbers, "step": 12}
+    assert {name: found_numbers[name] for name in (*numbers, "step")} == {**numbers, "step": 12}
 
 
 def test_the_newest_three_stay(tmp_path):
@@ -148,3 +149,15 @@ def test_a_read_only_directory_is_one_sentence(small_disk):
     with pytest.raises(InputError, match="Read-only file system"):
         save(small_disk, 2)
     assert newest_checkpoint(small_disk)[1]["step"] == 1
+
+
+def test_the_global_random_generators_go_on_where_the_checkpoint_was_taken(tmp_path):
+    def draws():
+        return [random.random(), random.gauss(0, 1), np.random.rand(), torch.rand(2).tolist()]
+
+    draws()
+    save_checkpoint(tmp_path, 1, {"weights": torch.zeros(2)}, {"events": {}})
+    expected = draws()
+    draws()
+    resumed_checkpoint(tmp_path, ALONE)
+    assert draws() == expected

@@ -40,13 +40,13 @@ def test_the_v3_like_space_computes_in_bfloat16_on_cuda_with_its_own_weight_deca
 def test_the_digits_get_a_run_of_minutes_and_weigh_cost_more():
     found = plan(size=DIGITS, digits=True)
     assert (found.batch, found.replicas, found.steps) == (64, 4, 24 * 1077 // 64)
-    assert (found.valid_share, found.delay_valid_share, found.rl_cost_model_exponent) == (128, 16, -0.5)
+    assert (found.valid_share, found.delay_valid_share, found.rl_cost_model_exponent) == (128, 16, -1.0)
     assert plan(size=DIGITS, digits=True, rl_batch_size_multiplier=2.0).valid_share == 32
 
 
 def test_a_short_run_learns_faster_forgets_sooner_and_prices_more():
     found = plan(size=DIGITS, digits=True)
-    assert (found.rl_learning_rate, found.rl_baseline_momentum) == (0.2, 0)
+    assert (found.rl_learning_rate, found.rl_baseline_momentum) == (0.1, 0)
     assert found.rl_adam_beta2 == pytest.approx(1 - 0.001 * 27_050 / found.steps)
     assert found.num_cost_samples == 512
     given = plan(size=DIGITS, digits=True, rl_baseline_momentum=0.5, rl_adam_beta2=0.99, num_cost_samples=0, rl_learning_rate=3e-4)

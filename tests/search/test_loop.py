@@ -128,7 +128,7 @@ def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_
     cost = state.objective.model.estimate(indices)
     assert scalars["rlcontroller/validation_accuracy"] == pytest.approx(np.mean(accuracies))
     assert scalars["rlcontroller/estimated_cost"] == pytest.approx(cost.mean())
-    rewards = np.array(accuracies) - 0.5 * abs(cost / state.objective.target - 1)
+    rewards = np.array(accuracies) - 1.0 * abs(cost / state.objective.target - 1)
     assert scalars["rlcontroller/reward"] == pytest.approx(rewards.mean())
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -59,7 +61,7 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], n
             raise DivergedError(
                 f"{name} is not finite after step {step - 1}; the last checkpoint is kept: lower the learning rate and start a new run"
             )
-    text = json.dumps({**numbers, "step": step}, sort_keys=True)
+    text = json.dumps({**numbers, "step": step, "random": random_states()}, sort_keys=True)
     payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
     path = checkpoint_path(directory, step)
     with writing_to(directory):
@@ -114,7 +116,46 @@ def resumed_checkpoint(directory: Path, world: World) -> tuple[dict[str, Tensor]
 
     The first process reads, tidies up and hands them to the others, so that only it needs to see the directory.
     """
-    return world.from_main(lambda: _resumed(directory))
+    found = world.from_main(lambda: _resumed(directory))
+    if found is not None:
+        restore_random_states(found[1]["random"])
+    return found
+
+
+def random_states() -> dict[str, Any]:
+    """States of the global random generators of Python, NumPy and torch, as JSON values.
+
+    A run itself draws from generators keyed by seed and step (`tunas.run.session.generator`), and data by position; these are
+    for code of the user's that draws from the global ones.
+    """
+    version, python, gauss = random.getstate()
+    name, keys, *numpy_rest = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {
+        "python": [version, list(python), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), *numpy_rest],
+        "torch": _hex(torch.get_rng_state()),
+        "cuda": [_hex(state) for state in cuda],
+    }
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Sets the global random generators to what `random_states` returned; CUDA's where there are as many devices."""
+    version, python, gauss = states["python"]
+    random.setstate((version, tuple(python), gauss))
+    name, keys, *numpy_rest = states["numpy"]
+    np.random.set_state((name, np.array(keys, np.uint32), *numpy_rest))
+    torch.set_rng_state(_from_hex(states["torch"]))
+    if states["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all([_from_hex(state) for state in states["cuda"]])
+
+
+def _hex(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _from_hex(text: str) -> Tensor:
+    return torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
 
 
 def _resumed(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

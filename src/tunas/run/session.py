@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import torch
 
 from tunas.data import Data
 from tunas.run.device import World
@@ -23,6 +25,14 @@ STREAMS = ("controller", "cost", "weights", "dropout", "data", "constraint")
 def generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
     """The random numbers of one step: a function of its arguments, so that nothing has to be saved to resume."""
     return np.random.default_rng([seed, STREAMS.index(stream), step])
+
+
+def seed_global_generators(seed: int) -> None:
+    """Starts the global random generators of Python, NumPy and torch from a run's seed: the first weights are drawn from torch's."""
+    number = int(generator(seed, "weights").integers(2**62))
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.manual_seed(number)
 
 
 class StopRequest:

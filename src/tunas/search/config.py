@@ -27,7 +27,7 @@ PUBLISHED_STEPS = 27_050
 SHORT_RUN_STEPS = 5_000
 """Runs shorter than this estimate the gradient of the cost term from extra architectures, and weigh cost more, where nothing
 else is said."""
-SHORT_RUN_EXPONENT = -0.5
+SHORT_RUN_EXPONENT = -1.0
 COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
 """Validation images per training image (SPEC §3.4)."""
@@ -36,7 +36,7 @@ WEIGHT_DECAY = 4e-5
 WEIGHT_DECAY_BF16 = 3e-5
 """SPEC §3.3."""
 LABEL_SMOOTHING = 0.1
-RL_LEARNING_RATE_CAP = 0.2
+RL_LEARNING_RATE_CAP = 0.1
 """Largest first learning rate that the rule for short runs gives."""
 BASELINE_MOMENTUM = 0.95
 ADAM_BETA2 = 0.999
@@ -80,7 +80,7 @@ class SearchConfig(DataConfig):
 
     rl_learning_rate: float | None = None
     """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4 at the
-    published number of steps, and in proportion more in shorter runs, so that logits can go as far (at most 0.15)."""
+    published number of steps, and in proportion more in shorter runs, so that logits can go as far (at most 0.1)."""
 
     use_exponential_rl_learning_rate_schedule: bool = True
     """Whether the controller's learning rate grows tenfold, or stays."""
@@ -127,7 +127,7 @@ class SearchConfig(DataConfig):
     median of random architectures."""
 
     rl_cost_model_exponent: float | None = None
-    """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -0.5 in runs of
+    """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in runs of
     fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
 
     constraint: tuple[str, ...] = ()

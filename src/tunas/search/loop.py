@@ -24,7 +24,7 @@ from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import ended, generator, run_steps, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
@@ -64,7 +64,7 @@ class Search:
 
     def __init__(self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World):
         self.plan, self.config, self.objective, self.world = plan, config, objective, world
-        torch.manual_seed(int(generator(config.seed, "weights").integers(2**62)))
+        seed_global_generators(config.seed)
         self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
         self.weights = self.supernet.flatten()
         self.optimizer = RMSpropTF([self.weights], lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.model_momentum)

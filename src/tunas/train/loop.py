@@ -29,7 +29,7 @@ from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_che
 from tunas.run.device import World, joined_world
 from tunas.run.directory import RESULT, alone_in, check_directory, default_directory, open_run, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import ended, generator, run_steps, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
 from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
 from tunas.search.schedule import cosine_decay_with_linear_warmup
 from tunas.space import Architecture, Space, get_space, tower_to_json
@@ -288,7 +288,7 @@ def evaluate(network: nn.Module, data: Data, split: str, world: World, *, batch_
 
 
 def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, data: Data, world: World, directory: Path) -> TrainResult:
-    torch.manual_seed(int(generator(config.seed, "weights").integers(2**62)))
+    seed_global_generators(config.seed)
     momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
     network = _network(config, architecture, data.num_classes, plan.dropout_rate, momentum)
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
