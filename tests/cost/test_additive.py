@@ -103,7 +103,9 @@ class Tensors(TorchDispatchMode):
         self.alive += reads + made  # so that no identity is used twice
         if name == "new_zeros":
             reads = []  # only the shape
-        if name in self.IN_PLACE:
+        if made and all(tensor.data_ptr() in self.weights for tensor in made):
+            return result  # a weight in another shape
+        if name in self.IN_PLACE or func.is_view:
             self.same_as[id(made[0])] = self.root(reads[0])
         else:
             self.events.append((frozenset(map(self.root, reads)), frozenset(self.root(tensor) for tensor in made)))
