@@ -14,10 +14,13 @@ class QuickstartConfig:
     """Directory of the runs. What is done there already is not done again."""
 
     ssd: str = "proxylessnas_search"
-    """Search space; one with Pixel-1 tables."""
+    """Search space."""
+
+    cost_model: str | None = None
+    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. As for `tunas search` where left out."""
 
     rl_cost_model_target: float | None = None
-    """Pixel-1 milliseconds to land on. 84 (proxyless spaces) or 57 (V3-like) where left out."""
+    """The cost to land on. As for `tunas search` where left out."""
 
     train_epochs: float = 12.0
     """Epochs of each stand-alone training."""
@@ -36,22 +39,20 @@ def run(config: QuickstartConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tunas.errors import InputError
     from tunas.files import write_text
-    from tunas.space import get_space
     from tunas.study.quickstart import quickstart, rows_as_json
 
-    target = config.rl_cost_model_target or get_space(config.ssd).default_target
-    if target is None:
-        raise InputError(f"{config.ssd} has no Pixel-1 tables; the quickstart needs one of the three search spaces of the paper")
     began = time.perf_counter()
-    rows = quickstart(Path(config.checkpoint_dir), config.ssd, target, config.train_epochs, config.random, config.seed)
-    write_text(Path(config.checkpoint_dir) / "comparison.json", rows_as_json(rows) + "\n")
-    table = Table(title=f"{config.ssd}, target {target:g} ms, embedded digits")
-    for column in ("architecture", "predicted ms", "off target", "test accuracy"):
+    directory = Path(config.checkpoint_dir)
+    rows, target, unit = quickstart(
+        directory, config.ssd, config.rl_cost_model_target, config.train_epochs, config.random, config.seed, config.cost_model
+    )
+    write_text(directory / "comparison.json", rows_as_json(rows) + "\n")
+    table = Table(title=f"{config.ssd}, target {target:.4g} {unit}, embedded digits")
+    for column in ("architecture", f"predicted {unit}", "off target", "test accuracy"):
         table.add_column(column, justify="left" if column == "architecture" else "right")
     for row in rows:
-        table.add_row(row.name, f"{row.cost:.2f}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.accuracy:.2f} %")
+        table.add_row(row.name, f"{row.cost:.4g}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.accuracy:.2f} %")
     Console(soft_wrap=True).print(table)
     print(f"searched indices = {rows[0].architecture.text}")
     print(f"{time.perf_counter() - began:.0f} s; everything is in {config.checkpoint_dir}")

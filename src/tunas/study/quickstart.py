@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunas.cost.model import load_cost_model
+from tunas.data.config import DIGITS_SIZE
 from tunas.errors import InputError
 from tunas.files import make_directory
 from tunas.report.analyze import analyze
 from tunas.run.directory import RESULT, read_json_object
 from tunas.search.config import SearchConfig
 from tunas.search.loop import search
+from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, get_space
 from tunas.study.sample import random_architectures
 from tunas.train.config import TrainConfig
@@ -32,14 +34,17 @@ class Row:
     accuracy: float
 
 
-def quickstart(directory: Path, ssd: str, target: float, train_epochs: float, random: int, seed: int) -> list[Row]:
-    """Searches, trains the winner and `random` random architectures of the same cost alike; the winner first.
+def quickstart(
+    directory: Path, ssd: str, target: float | None, train_epochs: float, random: int, seed: int, cost_model: str | None = None
+) -> tuple[list[Row], float, str]:
+    """Searches, trains the winner and `random` random architectures of the same cost alike: (rows, the winner first; target; unit).
 
     Every part is a run of its own under `directory`, and goes on where it was interrupted.
 
     Args:
-        target: cost in Pixel-1 milliseconds.
+        target: cost to land on; where None, what `tunas search` would take.
         train_epochs: of each stand-alone training.
+        cost_model: as `--cost_model` of `tunas search`.
 
     Raises:
         InputError: as `search` and `train`.
@@ -48,9 +53,11 @@ def quickstart(directory: Path, ssd: str, target: float, train_epochs: float, ra
         raise InputError(f"random must be 0 or more, not {random}")
     space = get_space(ssd)
     make_directory(directory)
-    search(SearchConfig(ssd=ssd, rl_cost_model_target=target, checkpoint_dir=str(directory / "search"), seed=seed))
-    found = analyze(directory / "search")
-    model = load_cost_model("pixel1", space)
+    run = directory / "search"
+    target = search(SearchConfig(ssd=ssd, rl_cost_model_target=target, cost_model=cost_model, checkpoint_dir=str(run), seed=seed)).target
+    assert target is not None
+    found = analyze(run)
+    model = load_cost_model(cost_model or default_cost_model(space), space, image_size=DIGITS_SIZE, num_classes=10)
     entries = [("searched", found.architecture)]
     low, high = target * (1 - WINDOW), target * (1 + WINDOW)
     for number, (architecture, _) in enumerate(random_architectures(space, model, low, high, random, seed) if random else []):
@@ -67,7 +74,7 @@ def quickstart(directory: Path, ssd: str, target: float, train_epochs: float, ra
             seed=seed,
         )
         rows.append(Row(name, architecture, float(model.estimate(architecture)), _test_accuracy(config)))
-    return rows
+    return rows, target, model.unit
 
 
 def _test_accuracy(config: TrainConfig) -> float:
