@@ -42,7 +42,8 @@ def check_directory(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; name a directory for the run")
     if path.is_dir() and not (path / PARAMS).exists():
-        known = (LOCK, DATA, CACHE, MODEL_SPEC)  # what there may be of a run that was killed before it wrote its parameters
+        # What there may be of a run that was killed before it wrote its parameters, or of an evaluation, which has none.
+        known = (LOCK, DATA, CACHE, MODEL_SPEC, RESULT)
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in known and not entry.name.startswith("."))
         if foreign:
             raise InputError(f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory")
