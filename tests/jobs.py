@@ -73,6 +73,17 @@ def finished(words: Sequence[str], ranks: int = 1) -> Job:
     return job
 
 
+def first_to_end(jobs: Sequence[Job]) -> tuple[Job, list[Job]]:
+    """(the job that ends first, the others), of jobs started at once."""
+    until = time.monotonic() + TIMEOUT
+    while time.monotonic() < until:
+        for job in jobs:
+            if not any(process.is_alive() for process in job.processes):
+                return job, [other for other in jobs if other is not job]
+        time.sleep(0.01)
+    raise AssertionError("no job ends")
+
+
 def killed_and_restarted(words: Sequence[str], kills: int, seed: int = 0, longest: float = 1.0) -> None:
     """Runs the command to its end, killing it `kills` times, each at a random moment within `longest` seconds."""
     rng = random.Random(seed)

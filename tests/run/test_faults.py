@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
+from jobs import SEARCH, TRAIN, Job, finished, first_to_end, killed_and_restarted
 from tunas.cli import main
 from tunas.errors import InputError
 from tunas.report.analyze import analyze
@@ -156,11 +156,17 @@ def test_harmless_parameters_may_change(undisturbed, tmp_path):
 
 
 def test_of_two_searches_started_at_once_on_a_new_directory_one_runs(undisturbed, tmp_path):
-    jobs = [Job([*SHORT, f"--checkpoint-dir={tmp_path / 'run'}"]) for _ in range(2)]
-    codes = [job.wait()[0] for job in jobs]
-    assert sorted(codes) == [0, 2]
-    refused = jobs[codes.index(2)]
+    refused, (running,) = first_to_end([Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / 'long'}"]) for _ in range(2)])
+    assert refused.wait() == [2]
     assert "is in use by " in refused.output() and refused.output().count("\n") == 1
+    running.signal(signal.SIGTERM)
+    assert running.wait() == [143]
+
+
+def test_two_searches_started_at_once_leave_the_run_of_one(undisturbed, tmp_path):
+    """The second is refused, or comes when the first has ended and finds nothing left to do."""
+    jobs = [Job([*SHORT, f"--checkpoint-dir={tmp_path / 'run'}"]) for _ in range(2)]
+    assert sorted(job.wait()[0] for job in jobs) in ([0, 0], [0, 2])
     assert_same_run(undisturbed, tmp_path / "run")
 
 
