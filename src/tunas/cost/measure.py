@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import functools
 import gc
+import io
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ import numpy as np
 from tunas.cost.backends import Backend, export_onnx, get_backend
 from tunas.cost.samples import COLUMNS, SETUP, Sample, append_samples, draw_architectures, drop_torn_row, read_samples
 from tunas.errors import InputError
+from tunas.files import write_text
 from tunas.space import Architecture, Space, get_space
 
 if TYPE_CHECKING:
@@ -186,10 +188,9 @@ def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], conf
         if name not in known:
             cells = {"file": name, "ssd": config.ssd, "indices": architecture.text, "image_size": str(config.image_size)}
             new.append([cells.get(column, "") for column in header])
-    partial = path.with_suffix(".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *kept, *new])
-    os.replace(partial, path)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *kept, *new])
+    write_text(path, text.getvalue())
     return path
 
 
@@ -318,16 +319,3 @@ def progress_bar() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def active_counts(space: Space, architectures: Sequence[Architecture]) -> Iterator[tuple[int, int, int]]:
-    """(position, choice, in how many of the architectures it is in use) for every choice of every OneOf."""
-    from tunas.cost.samples import in_use
-
-    counts = [[0] * size for size in space.sizes]
-    for architecture in architectures:
-        for position in in_use(architecture):
-            counts[position][architecture.indices[position]] += 1
-    for position, row in enumerate(counts):
-        for choice, count in enumerate(row):
-            yield position, choice, count

@@ -28,13 +28,12 @@ CACHE_NAME = "cache"
 """Directory of a run in which its caches lie where no other one is given."""
 
 
-def open_data(config: DataConfig, *, run_dir: Path | None = None, seed: int = 0, describe: bool = True) -> Data:
+def open_data(config: DataConfig, *, run_dir: Path | None = None, describe: bool = True) -> Data:
     """The dataset that `config` points at.
 
     Args:
         config: what the user said.
         run_dir: directory of the run; class names and sizes are written to `data.json` in it.
-        seed: of the run. Nothing here depends on it: the splits are the same for every run.
         describe: False leaves `data.json` to the caller, for whom `write_description` writes it.
 
     Raises:

@@ -135,6 +135,16 @@ def _differences(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[s
     return [f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
 
 
+def write_result(path: Path, document: dict[str, Any]) -> None:
+    """Writes `result.json` of a run directory.
+
+    Raises:
+        InputError: where the disk is full or the directory cannot be written.
+    """
+    with writing_to(path):
+        write_text(path / RESULT, json.dumps(document, indent=2) + "\n")
+
+
 @contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Turns "disk full" and "no permission" within the context into one sentence."""

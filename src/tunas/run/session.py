@@ -18,7 +18,7 @@ import torch
 from tunas.data import Data
 from tunas.run.device import World
 
-STREAMS = ("controller", "cost", "weights", "dropout", "data", "constraint")
+STREAMS = ("controller", "cost", "weights", "dropout")
 """Independent sources of random numbers in a run."""
 
 

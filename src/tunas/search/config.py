@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tunas.data.config import DataConfig
 from tunas.errors import InputError
 from tunas.search import schedule
+from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
 
 EPOCHS = 90
@@ -36,12 +37,12 @@ WEIGHT_DECAY = 4e-5
 WEIGHT_DECAY_BF16 = 3e-5
 """SPEC §3.3."""
 LABEL_SMOOTHING = 0.1
+MOMENTUM = 0.9
+"""Of RMSProp (SPEC §3.3)."""
 RL_LEARNING_RATE_CAP = 0.1
 """Largest first learning rate that the rule for short runs gives."""
-BASELINE_MOMENTUM = 0.95
-ADAM_BETA2 = 0.999
-"""Of the published 27,050 steps; shorter runs forget sooner in proportion."""
 SHORTEST_BETA2 = 0.9
+"""Least momentum of Adam's second moment that the rule for short runs gives."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class SearchConfig(DataConfig):
     model_warmup_steps_fraction: float = schedule.LEARNING_RATE_WARMUP_FRACTION
     """Part of the steps over which the weights' learning rate rises."""
 
-    model_momentum: float = 0.9
+    model_momentum: float = MOMENTUM
     """Momentum of RMSProp."""
 
     model_weight_decay: float | None = None

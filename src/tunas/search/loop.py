@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor
 
 import tunas
 from tunas.data import Data, normalize, open_data
 from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
-from tunas.files import write_text
 from tunas.nn.supernet import SuperNet
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, alone_in, default_directory, open_run, writing_to
+from tunas.run.directory import alone_in, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
 from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
-from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
+from tunas.search.optimizer import rmsprop
 from tunas.search.schedule import cosine_decay_with_linear_warmup, rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, tower_to_json
 
@@ -67,7 +64,7 @@ class Search:
         seed_global_generators(config.seed)
         self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
         self.weights = self.supernet.flatten()
-        self.optimizer = RMSpropTF([self.weights], lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.model_momentum)
+        self.optimizer = rmsprop([self.weights], config.model_momentum)
         self.controller = Controller(space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2)
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
@@ -234,7 +231,7 @@ def search(config: SearchConfig) -> SearchResult:
 
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
-    data = open_data(config, run_dir=directory, seed=config.seed, describe=False)
+    data = open_data(config, run_dir=directory, describe=False)
     plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
         raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of {world.size}")
@@ -334,5 +331,4 @@ def _write_result(result: SearchResult, state: Search, data: Data) -> None:
         "bad_images": data.bad_images.report(),
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
     }
-    with writing_to(result.checkpoint_dir):
-        write_text(result.checkpoint_dir / RESULT, json.dumps(document, indent=2) + "\n")
+    write_result(result.checkpoint_dir, document)

@@ -47,18 +47,18 @@ def random_architectures(space: Space, model: Any, low: float, high: float, coun
         raise InputError(f"min_cost {low:g} is above max_cost {high:g}")
     rng = np.random.default_rng(seed)
     found: list[tuple[Architecture, float]] = []
-    drawn, seen = 0, np.empty(0)
+    drawn, cheapest, dearest = 0, np.inf, -np.inf
     while len(found) < count:
         indices = space.sample(rng, BATCH)
         costs = model.estimate(indices)
         drawn += len(indices)
         inside = np.flatnonzero((costs >= low) & (costs <= high))[: count - len(found)]
         found += [(Architecture(space, tuple(indices[row].tolist())), float(costs[row])) for row in inside]
-        seen = np.array([min(seen.min(initial=np.inf), costs.min()), max(seen.max(initial=-np.inf), costs.max())])
+        cheapest, dearest = min(cheapest, costs.min()), max(dearest, costs.max())
         if (not found and drawn >= MAX_DRAWS // 20) or drawn >= MAX_DRAWS:
             raise InputError(
                 f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} {model.unit} "
-                f"among {drawn:,} random ones, which cost {seen[0]:.4g} to {seen[1]:.4g}"
+                f"among {drawn:,} random ones, which cost {cheapest:.4g} to {dearest:.4g}"
             )
     print(f"drew {drawn:,} architectures to find {count}", file=sys.stderr)
     return found

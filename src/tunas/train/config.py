@@ -12,6 +12,8 @@ from tunas.search import schedule
 from tunas.search.config import (
     EPOCHS,
     HARMLESS,
+    LABEL_SMOOTHING,
+    MOMENTUM,
     WEIGHT_DECAY,
     WEIGHT_DECAY_BF16,
     auto_batch_size,
@@ -74,13 +76,13 @@ class TrainConfig(DataConfig):
     warmup_steps_fraction: float = schedule.LEARNING_RATE_WARMUP_FRACTION
     """Part of the steps over which the learning rate rises."""
 
-    momentum: float = 0.9
+    momentum: float = MOMENTUM
     """Momentum of RMSProp."""
 
     weight_decay: float | None = None
     """L2 on the convolution kernels, not the last layer. 4e-5 where left out, 3e-5 under bf16."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = LABEL_SMOOTHING
     """Share of the probability spread over all classes in the training labels."""
 
     filters_multiplier: float = 1.0

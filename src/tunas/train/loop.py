@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.optim.rmsprop_tf import RMSpropTF
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,16 +19,16 @@ from tunas.cost.model import has_pixel1, load_cost_model
 from tunas.data import Data, normalize, open_data
 from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
-from tunas.files import make_directory, write_text
+from tunas.files import make_directory
 from tunas.nn import Network, NetworkOptions, build_network
 from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import RESULT, alone_in, check_directory, default_directory, open_run, writing_to
+from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
-from tunas.search.optimizer import RMSPROP_DECAY, RMSPROP_EPSILON
+from tunas.search.optimizer import rmsprop
 from tunas.search.schedule import cosine_decay_with_linear_warmup
 from tunas.space import Architecture, Space, get_space, tower_to_json
 from tunas.space.layers import scale_filters
@@ -111,7 +109,7 @@ def train(config: TrainConfig) -> TrainResult:
 
 
 def _data(config: TrainConfig, directory: Path) -> Data:
-    return open_data(config, run_dir=directory, seed=config.seed, describe=False)
+    return open_data(config, run_dir=directory, describe=False)
 
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
@@ -133,9 +131,7 @@ class Training:
 
     def __init__(self, network: Network, plan: TrainPlan, config: TrainConfig, world: World):
         self.network, self.plan, self.config, self.world = network, plan, config, world
-        self.optimizer = RMSpropTF(
-            parameter_groups(network, plan.weight_decay), lr=0.0, alpha=RMSPROP_DECAY, eps=RMSPROP_EPSILON, momentum=config.momentum
-        )
+        self.optimizer = rmsprop(parameter_groups(network, plan.weight_decay), config.momentum)
         self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
         self.kernels = [parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
         self.forward: nn.Module = network
@@ -394,11 +390,7 @@ def _finish(
         "git_commit": git_commit(),
     }
 
-    def write() -> None:
-        with writing_to(directory):
-            write_text(directory / RESULT, json.dumps(document, indent=2) + "\n")
-
-    world.from_main(write)
+    world.from_main(lambda: write_result(directory, document))
     warn_of_bad_images(data)
     return TrainResult(architecture, evaluation, directory, document)
 
