@@ -11,7 +11,6 @@ import tunas
 from tunas.cost import CostModel, CostTerm, load_cost_model
 from tunas.cost.additive import macs, parameters
 from tunas.cost.fit import FitConfig, FitReport, fit, fit_samples, held_out
-from tunas.cost.measure import MeasureConfig, measure
 from tunas.cost.regression import (
     SpaceFeatures,
     chosen_strengths,
@@ -272,29 +271,3 @@ def test_a_device_that_takes_the_same_time_for_everything_is_learned_and_saved(t
     np.testing.assert_allclose(model.estimate(indices), 8.0, rtol=1e-3)
     assert report.mean_error < 1e-3
     model.save(tmp_path / "constant.json")
-
-
-@pytest.mark.slow
-def test_measure_fit_choose_and_measure_again_lands_near_the_prediction(tmp_path):
-    """60 architectures on this processor, a fit, the best architecture within a target, and its time."""
-
-    def tower():
-        bottleneck = InvertedBottleneck(OneOf((3, 5, 7), OP), OneOf((Times(2.0), Times(6.0)), FILTERS), stride=2)
-        skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-        widths = [OneOf((16, 24, 32), FILTERS), OneOf((32, 48, 64), FILTERS)]
-        blocks = [Block((bottleneck, skippable, skippable), width) for width in widths]
-        return Tower((Block((Conv(3, stride=2), RELU), 16), *blocks, Block((Conv(1), RELU, GlobalAveragePool()), 128)))
-
-    space = tunas.register_space("tiny_to_search", tower)
-    settings = {"ssd": space.name, "image_size": 128, "num_classes": 10, "clock": "processor", "group": 60}
-    measure(MeasureConfig(out=str(tmp_path / "s.csv"), num_architectures=60, **settings))
-    model, report = fit(FitConfig(str(tmp_path / "s.csv"), space.name, str(tmp_path / "m.json"), num_classes=10))
-    assert report.mean_error < 0.1 and report.spearman > 0.9
-    candidates = space.sample(np.random.default_rng(5), 4000)
-    costs = model.estimate(candidates)
-    target = float(np.median(costs))
-    best = space.architecture(candidates[np.argmax(np.where(costs <= target, parameters(space).estimate(candidates), 0))])
-    predicted = model.estimate(best)
-    (found,) = measure(MeasureConfig(indices=best.text, **settings))
-    assert predicted <= target
-    assert found.milliseconds == pytest.approx(predicted, rel=0.1)

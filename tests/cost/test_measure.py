@@ -11,10 +11,13 @@ import pytest
 import torch
 
 import tunas
-from tunas.cost import backends
+from tunas.cli.measure import run as cli_run
+from tunas.cost import CostModel, backends
+from tunas.cost.additive import parameters
 from tunas.cost.backends import Backend, backend_names, export_onnx, get_backend, register_backend
-from tunas.cost.measure import MeasureConfig, export, interleaved_times, measure, network_and_image, summary
-from tunas.cost.samples import COLUMNS, Sample, append_samples, draw_architectures, in_use, read_samples
+from tunas.cost.fit import FitConfig, fit
+from tunas.cost.measure import CLOCKS, MeasureConfig, compare, export, interleaved_times, measure, network_and_image, summary
+from tunas.cost.samples import COLUMNS, Sample, append_samples, draw_architectures, in_use, read_samples, references_of
 from tunas.errors import InputError
 from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
 
@@ -280,6 +283,62 @@ def test_a_device_measures_a_few_architectures(space, name, tmp_path):
 def test_one_architecture_is_measured_without_a_file(space):
     (found,) = measure(quick(device="torch-cpu", indices="1:0:0:1:0:2"))
     assert found.milliseconds > 0 and found.indices == "1:0:0:1:0:2"
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """A device that takes a microsecond for every parameter, times `steady["slowdown"]`, on a clock that only it moves."""
+    state = {"now": 0.0, "slowdown": 1.0}
+
+    def prepare(network, image, threads):
+        took = 1e3 * sum(parameter.numel() for parameter in network.parameters())
+
+        def run():
+            state["now"] += took * state["slowdown"]
+
+        return run
+
+    monkeypatch.setattr(backends, "_backends", dict(backends._backends))
+    monkeypatch.setitem(CLOCKS, "wall", lambda: state["now"])
+    register_backend(Backend("steady", prepare, lambda: "board"))
+    return state
+
+
+def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, steady, tmp_path, capsys):
+    settings = {"device": "steady", "num_classes": 4, "rounds": 2, "repeats": 1}
+    measure(quick(out=str(tmp_path / "s.csv"), num_architectures=50, **settings))
+    model, _ = fit(FitConfig(str(tmp_path / "s.csv"), space.name, str(tmp_path / "board.json"), num_classes=4))
+    one = quick(indices="1:0:0:1:0:2", cost_model=str(tmp_path / "board.json"), **settings)
+    milliseconds = parameters(space, num_classes=4).estimate(space.architecture(one.indices)) / 1e3
+    steady["slowdown"] = 1.25
+    found = compare(one)
+    assert found.sample.milliseconds == pytest.approx(1.25 * milliseconds)
+    assert found.predicted == model.estimate(space.architecture(one.indices)) == pytest.approx(milliseconds, rel=0.02)
+    assert found.references == 10 and found.slowdown == pytest.approx(1.25, rel=1e-4)
+    assert found.error == pytest.approx(1.25 * milliseconds / found.predicted - 1)
+    assert found.error_at_speed_of_then == pytest.approx(milliseconds / found.predicted - 1, abs=1e-4)
+    cli_run(one)
+    assert (
+        "10 architectures of the cost model's samples" in (printed := capsys.readouterr().out) and "now take 1.250 of their time" in printed
+    )
+    other_set_up = compare(dataclasses.replace(one, image_size=64))
+    assert (other_set_up.references, other_set_up.slowdown) == (0, 1.0)
+    assert other_set_up.error_at_speed_of_then == other_set_up.error
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ([{"indices": "1:0:0:1:0:2", "milliseconds": 0}], "references/0 must hold indices as text and a positive number"),
+        ([{"indices": "1:0:0:1:0:2", "milliseconds": True}], "references/0 must hold"),
+        ([{"indices": "1:0:0:1:0:2", "milliseconds": 1.0}, 7], "references/1 must hold"),
+        ({"indices": 1}, "references/0 must hold"),
+        ([{"indices": "1:0", "milliseconds": 1.0}], "references/0: .* takes 6 indices, but 2 were given"),
+    ],
+)
+def test_wrong_references_of_a_cost_model_are_named(space, references, message):
+    with pytest.raises(InputError, match=message):
+        references_of(CostModel(space, 1.0, [], provenance={"references": references}))
 
 
 def test_larger_images_take_longer(space):

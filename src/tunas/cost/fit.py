@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunas.cost.model import CostModel
-from tunas.cost.samples import SETUP, Sample, read_samples
+from tunas.cost.samples import SETUP, Sample, read_samples, references
 from tunas.errors import InputError
 from tunas.space import Space, active_positions, get_space
 
@@ -238,7 +238,15 @@ def fit_samples(
     )
     setup = {name: value for name in SETUP if (value := getattr(samples[0], name)) not in (None, "")}
     written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    provenance = {"source": "tunas fit", "date": written, **setup, "image_size": image_size, "num_classes": num_classes, **report.as_json()}
+    provenance = {
+        "source": "tunas fit",
+        "date": written,
+        **setup,
+        "image_size": image_size,
+        "num_classes": num_classes,
+        **report.as_json(),
+        "references": references(samples),
+    }
     device = " on ".join(filter(None, (samples[0].backend, samples[0].device)))
     return CostModel(space, fitted.bias, fitted.terms(), "ms", device, provenance), report
 

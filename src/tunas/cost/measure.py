@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunas.cost.backends import Backend, export_onnx, get_backend
-from tunas.cost.samples import COLUMNS, SETUP, Sample, append_samples, draw_architectures, drop_torn_row, read_samples
+from tunas.cost.samples import COLUMNS, SETUP, Sample, append_samples, draw_architectures, drop_torn_row, read_samples, references_of
 from tunas.errors import InputError
 from tunas.files import write_text
 from tunas.space import Architecture, Space, get_space
@@ -53,7 +53,8 @@ class MeasureConfig:
     """Measure this architecture only, and print the result."""
 
     cost_model: str | None = None
-    """With indices: a cost model whose prediction is printed next to what was measured."""
+    """With indices: a cost model whose prediction is printed next to what was measured. If `tunas fit` made it of samples of the same
+    device and settings, ten of these take turns with the architecture and tell by how much the device's speed has changed since."""
 
     export: str | None = None
     """Directory to write the architectures to as ONNX files instead, with a manifest.csv whose empty column 'milliseconds'
@@ -102,6 +103,35 @@ class MeasureConfig:
             raise InputError("give one of out (measure many), indices (measure one) and export (write ONNX files)")
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """One measured architecture next to what a cost model predicts for it.
+
+    Args:
+        sample: the measurement.
+        predicted: cost in `unit`.
+        unit: of the cost model.
+        references: how many of the cost model's own samples were measured in turn with it.
+        slowdown: median over these references of the time that one takes now over the time that it took then; 1 without any.
+    """
+
+    sample: Sample
+    predicted: float
+    unit: str
+    references: int
+    slowdown: float
+
+    @property
+    def error(self) -> float:
+        """Measured over predicted, minus 1."""
+        return self.sample.milliseconds / self.predicted - 1
+
+    @property
+    def error_at_speed_of_then(self) -> float:
+        """The same, had the device been as fast as when the cost model's samples were measured."""
+        return self.sample.milliseconds / self.slowdown / self.predicted - 1
+
+
 def measure(config: MeasureConfig) -> list[Sample]:
     """Measures what the configuration asks for.
 
@@ -131,14 +161,28 @@ def measure(config: MeasureConfig) -> list[Sample]:
     return read_samples(config.out, space)
 
 
-def predicted_cost(config: MeasureConfig) -> tuple[float, str]:
-    """What `config.cost_model` says about `config.indices`, and in which unit."""
+def compare(config: MeasureConfig) -> Comparison:
+    """Measures `config.indices` against what `config.cost_model` predicts.
+
+    A model that `tunas fit` made of samples of this very set-up names some of them; they are measured in turn with the
+    architecture, because a device's speed changes from one minute to the next, often by more than a good model's error.
+
+    Raises:
+        InputError: as `measure`, or where the cost model cannot be used.
+    """
     from tunas.cost.model import load_cost_model
 
     assert config.cost_model is not None and config.indices is not None
     space = get_space(config.ssd)
+    backend = get_backend(config.device)
+    architecture = space.architecture(config.indices).pruned()
     model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
-    return model.estimate(space.architecture(config.indices)), model.unit
+    setup = {**setup_of(backend, config), "num_classes": config.num_classes}
+    same_setup = all(model.provenance.get(name) == value for name, value in setup.items())
+    references = references_of(model) if same_setup and backend.interleaves else []
+    sample, *again = measured_group([architecture, *(reference for reference, _ in references)], backend, config)
+    ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
+    return Comparison(sample, model.estimate(architecture), model.unit, len(ratios), float(np.median(ratios)) if ratios else 1.0)
 
 
 def export(config: MeasureConfig) -> Path:

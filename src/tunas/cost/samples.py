@@ -6,19 +6,25 @@ import csv
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tunas.errors import InputError
 from tunas.space import Architecture, Space
 
+if TYPE_CHECKING:
+    from tunas.cost.additive import PeakCost
+    from tunas.cost.model import CostModel
+
 REQUIRED = ("ssd", "indices", "milliseconds")
 SETUP = ("backend", "device", "image_size", "threads", "clock")
 """Columns that must not change within a file: times of different set-ups are different quantities."""
+REFERENCES = 10
+"""Samples that a fitted cost model names, to be measured again next to an architecture that it is held against."""
 TRIES = 1000
 
 
@@ -156,6 +162,34 @@ def read_samples(path: str | os.PathLike[str], space: Space) -> list[Sample]:
                 raise InputError(f"{where}: {name} is {here!r}, but {first!r} in row 1; fit one set-up at a time")
         samples.append(sample)
     return samples
+
+
+def references(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """`REFERENCES` samples from the fastest to the slowest, evenly spaced, as a cost model's provenance names them."""
+    by_time = sorted(samples, key=lambda sample: sample.milliseconds)
+    chosen = [by_time[int((number + 0.5) / REFERENCES * len(by_time))] for number in range(REFERENCES)]
+    return [{"indices": sample.indices, "milliseconds": sample.milliseconds} for sample in chosen]
+
+
+def references_of(model: CostModel | PeakCost) -> list[tuple[Architecture, float]]:
+    """(architecture, milliseconds that it took) of the samples that a cost model names; none if it was not fitted.
+
+    Raises:
+        InputError: where its provenance names something else.
+    """
+    found = []
+    named = model.provenance.get("references", [])
+    for number, reference in enumerate(named if isinstance(named, list) else [named]):
+        where = f"the cost model's provenance, references/{number}"
+        fields: dict[str, Any] = reference if isinstance(reference, dict) else {}
+        text, milliseconds = fields.get("indices", ""), fields.get("milliseconds", 0)
+        if not isinstance(text, str) or type(milliseconds) not in (int, float) or not 0 < milliseconds < math.inf:
+            raise InputError(f"{where} must hold indices as text and a positive number of milliseconds, not {reference!r}")
+        try:
+            found.append((model.space.architecture(text), float(milliseconds)))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return found
 
 
 def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
