@@ -49,6 +49,7 @@ REPLICAS = 32
 BATCH = 4096
 VALIDATION_IMAGES = 4 * BATCH // REPLICAS  # of a replica
 LARGEST_GAIN = 1 / 8
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Row:
     mean_off_target: float
     accuracy: float
     reward_regret: float
+    landed_off_target: float
+    landed_regret: float
     accuracy_gap: float
     entropy: float
     steps_per_second: float
@@ -216,9 +219,16 @@ def run(task: Task) -> Row:
     accuracy = float(accuracy_of(np.array(scores.estimate(found)), gain))
     regret = best_reward - float(reward_of(accuracy, cost, target).reward)
     off_target = 100 * (cost / target - 1)
+    landed = controller.likeliest_within(costs.estimate, target, TOLERANCE)
+    landed_cost, landed_accuracy = costs.estimate(landed), float(accuracy_of(np.array(scores.estimate(landed)), gain))
+    landed_regret = best_reward - float(reward_of(landed_accuracy, landed_cost, target).reward)
+    landed_off_target = 100 * (landed_cost / target - 1)
     mean_off_target = 100 * (costs.estimate(controller.sample(rng, 4096).indices).mean() / target - 1)
     gap = best_accuracy - accuracy
-    return Row(task, cost, off_target, float(mean_off_target), accuracy, regret, gap, controller.entropy(), task.steps / seconds)
+    speed = task.steps / seconds
+    return Row(
+        task, cost, off_target, float(mean_off_target), accuracy, regret, landed_off_target, landed_regret, gap, controller.entropy(), speed
+    )
 
 
 def main() -> None:
@@ -239,13 +249,13 @@ def main() -> None:
     options = (args.steps, args.cost_samples, args.bin, args.slope, args.images)
     tasks = [Task(*combination, *options) for combination in itertools.product(args.spaces, args.rewards, range(args.seeds))]
     print(f"{args.steps} steps, {REPLICAS} replicas of {args.images} images, {args.cost_samples} cost samples, slope {args.slope}")
-    print(f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap   nats steps/s")
+    print(f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap within %  regret   nats steps/s")
     with multiprocessing.Pool(args.workers) as pool:
         for row in pool.imap(run, tasks):
             print(
                 f"{row.task.ssd:29} {row.task.reward:9} {row.task.seed:4} {row.cost:8.3f} {row.off_target:+7.2f} "
                 f"{row.mean_off_target:+7.2f} {row.accuracy:8.4f} {row.reward_regret:8.5f} {row.accuracy_gap:+8.5f} "
-                f"{row.entropy:6.2f} {row.steps_per_second:7.0f}",
+                f"{row.landed_off_target:+8.2f} {row.landed_regret:7.5f} {row.entropy:6.2f} {row.steps_per_second:7.0f}",
                 flush=True,
             )
     print("off %: of the most likely architecture from the target; mean %: of the final distribution's mean cost")

@@ -142,6 +142,17 @@ def test_a_search_leaves_a_run_that_analyze_reads(finished_search: Path, tiny_sp
     assert int(lines["global_step"]) == result["steps"] - 1
 
 
+def test_a_search_that_misses_says_how_to_land_and_that_works(tiny_space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = [f"--ssd={tiny_space}", f"--checkpoint_dir={tmp_path}", *SMALL_RUN, "--rl_cost_model_target=1"]
+    assert main(["search", *settings]) == 0
+    (advice,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("closer to the target: tunas analyze ")]
+    assert main([word for word in advice.split() if word == "analyze" or word.startswith("--")]) == 0
+    nearest = dict(line.split(" = ") for line in capsys.readouterr().out.splitlines() if line)
+    assert main(["search", *settings, "--rl_cost_model_tolerance=0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert f"indices = {nearest['indices']}" in printed and "closer" not in printed
+
+
 def test_analyze_reads_many_runs_as_csv(finished_search: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", f"--dirname={finished_search.parent}/*", "--output_format=csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))

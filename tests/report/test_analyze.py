@@ -71,6 +71,38 @@ def test_a_space_that_this_program_does_not_know_is_read_from_the_model_spec(run
     assert len(found.architecture.indices) == 73
 
 
+def test_with_a_tolerance_the_cost_lands_on_the_searchs_target(run: Path) -> None:
+    far = analyze(run)
+    assert far.cost is not None
+    target = 0.95 * far.cost
+    (run / "params.json").write_text(json.dumps({"ssd": SPACE, "rl_cost_model_target": target}))
+    found = analyze(run, tolerance=0.01)
+    assert found.cost == pytest.approx(target, rel=0.01)
+    assert sum(a != b for a, b in zip(found.architecture.indices, far.architecture.indices, strict=True)) in (1, 2)
+    assert analyze(run, "params", tolerance=0.01).architecture == found.architecture, (
+        "priced by another model, but landed by the search's own"
+    )
+    (run / "params.json").write_text(json.dumps({"ssd": SPACE, "rl_cost_model_target": target, "rl_cost_model_tolerance": 0.01}))
+    assert analyze(run).architecture == found.architecture
+
+
+@pytest.mark.parametrize(
+    ("params", "tolerance", "message"),
+    [
+        ({}, 0.01, "nothing to land on"),
+        ({"enable_cost_model": False, "rl_cost_model_target": None}, 0.01, "nothing to land on"),
+        ({"rl_cost_model_target": 84.0, "constraint": ["params=5e6"]}, 0.01, "has constraints"),
+        ({"rl_cost_model_target": "84"}, 0.01, "rl_cost_model_target must be a positive number, not '84'"),
+        ({"rl_cost_model_target": 84.0, "rl_cost_model_tolerance": -1}, None, "rl_cost_model_tolerance must be a positive number, not -1"),
+        ({"rl_cost_model_target": 84.0}, 0.0, "rl_cost_model_tolerance must be a positive number, not 0.0"),
+    ],
+)
+def test_a_tolerance_that_means_nothing_is_refused(run: Path, params: dict[str, object], tolerance: float | None, message: str) -> None:
+    (run / "params.json").write_text(json.dumps({"ssd": SPACE, **params}))
+    with pytest.raises(tunas.InputError, match=message):
+        analyze(run, tolerance=tolerance)
+
+
 def test_a_directory_without_a_run_is_refused(tmp_path: Path, run: Path) -> None:
     with pytest.raises(tunas.InputError, match="holds no run"):
         analyze(tmp_path)

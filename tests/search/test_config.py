@@ -92,6 +92,9 @@ def test_replicas_divide_the_batch():
         ({"rl_delay_steps_fraction": 1.5}, "1.5"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
         ({"log_every": -3}, "log_every"),
+        ({"rl_cost_model_tolerance": 0}, "rl_cost_model_tolerance must be a positive number, not 0"),
+        ({"rl_cost_model_tolerance": 0.01, "enable_cost_model": False}, "one cost with one target"),
+        ({"rl_cost_model_tolerance": 0.01, "constraint": ("params=5e6",)}, "one cost with one target"),
     ],
 )
 def test_values_that_cannot_be_are_refused_in_one_sentence(settings, sentence):

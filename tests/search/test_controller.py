@@ -444,6 +444,44 @@ def test_most_likely_takes_the_largest_logit_of_every_oneof():
     assert negative.most_likely() == SPACE.architecture([0] * SPACE.num_choices)
 
 
+@given(seed=seeds, temperature=temperatures)
+def test_the_log_probability_of_an_architecture_counts_what_is_in_use(seed, temperature):
+    controller = random_controller(seed, temperature=temperature)
+    expected = distinct_log_probs(torch.tensor(controller.logits), temperature)
+    np.testing.assert_allclose(controller.log_prob(ALL_INDICES), [float(expected[key]) for key in ALL_DISTINCT])
+
+
+@given(seed=seeds, target=st.floats(1.0, 40.0), tolerance=st.floats(0.001, 0.2))
+def test_a_cost_is_landed_on_with_the_likeliest_of_the_near_architectures(seed, target, tolerance):
+    controller = random_controller(seed)
+    prices = np.random.default_rng(seed).uniform(0.0, 3.0, controller.valid.shape)
+
+    def costs_of(indices):
+        return np.take_along_axis(prices, indices.T, 1).sum(axis=0) + indices.prod(axis=1)
+
+    best = np.array(controller.most_likely().indices)
+    found = np.array(controller.likeliest_within(costs_of, target, tolerance).indices)
+    costs, changed = costs_of(ALL_INDICES), (best != ALL_INDICES).sum(axis=1)
+    missed = np.maximum(np.abs(costs - target) - tolerance * target, 0.0)
+    if missed[changed == 0] == 0:
+        assert (found == best).all()
+        return
+    near = np.flatnonzero(changed <= 2)
+    nearest = near[missed[near] == missed[near].min()]
+    (here,) = np.flatnonzero((found == ALL_INDICES).all(axis=1))
+    assert here in nearest
+    assert controller.log_prob(ALL_INDICES[here][None])[0] == pytest.approx(controller.log_prob(ALL_INDICES[nearest]).max())
+
+
+def test_a_large_space_is_landed_on_within_a_percent():
+    space = tunas.get_space("mobilenet_v3_like_search")
+    costs = tunas.load_cost_model("pixel1", space)
+    for seed in range(5):
+        controller = random_controller(seed, space)
+        target = 1.04 * costs.estimate(controller.most_likely())
+        assert costs.estimate(controller.likeliest_within(costs.estimate, target, 0.01)) == pytest.approx(target, rel=0.01)
+
+
 def test_a_restored_controller_goes_on_bit_for_bit():
     def run(controller, steps):
         for step in steps:

@@ -11,6 +11,7 @@ import tunas
 from jobs import TINY
 from tunas.data import normalize, open_data
 from tunas.errors import DivergedError, InputError
+from tunas.report.analyze import analyze
 from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.run.session import generator
@@ -197,6 +198,19 @@ def test_a_search_from_python_returns_what_result_json_says(tmp_path):
     assert (document["indices"], document["cost"], document["steps"]) == (result.architecture.text, result.cost, result.steps)
     assert result.steps == 22 and result.unit == document["unit"] == "MACs" and document["shared_weights_accuracy"] == result.accuracy
     assert result.cost == tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10).estimate(result.architecture)
+
+
+def test_a_finished_search_can_still_be_told_to_land_closer(tmp_path):
+    settings = {**SETTINGS, "checkpoint_dir": str(tmp_path)}
+    model = tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10)
+    costs = sorted(set(model.estimate(get_space(TINY).sample(np.random.default_rng(0), 500))))
+    target = costs[0] + 0.5 * (costs[1] - costs[0])
+    far = search(SearchConfig(**settings, rl_cost_model_target=target))
+    near = search(SearchConfig(**settings, rl_cost_model_target=target, rl_cost_model_tolerance=1e-6))
+    assert abs(near.cost - target) <= abs(far.cost - target) and near.cost == model.estimate(near.architecture)
+    assert json.loads((tmp_path / "result.json").read_text())["indices"] == near.architecture.text
+    assert analyze(tmp_path).architecture.indices == near.architecture.indices
+    assert search(SearchConfig(**settings, rl_cost_model_target=target)) == far
 
 
 def test_without_a_cost_model_accuracy_alone_counts(tmp_path):

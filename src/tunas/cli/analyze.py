@@ -19,6 +19,9 @@ class AnalyzeConfig:
     cost_model: str | None = None
     """Price with this model instead of the search's own."""
 
+    rl_cost_model_tolerance: float | None = None
+    """As of `tunas search`, afterwards: the likeliest architecture whose cost is no farther from the search's target, relative to it."""
+
 
 def run(config: AnalyzeConfig) -> int:
     import csv
@@ -34,7 +37,7 @@ def run(config: AnalyzeConfig) -> int:
     skipped = 0
     for directory in directories:
         try:
-            found = analyze(directory, config.cost_model)
+            found = analyze(directory, config.cost_model, config.rl_cost_model_tolerance)
         except InputError as error:
             print(f"tunas: {error}" + ("; skipping" if len(directories) > 1 else ""), file=sys.stderr)
             skipped += 1

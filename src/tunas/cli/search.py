@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from tunas.search.config import SearchConfig
 
+FAR = 0.01
+"""Off the target by more, relative to it, a search says how to get closer."""
+
 
 def run(config: SearchConfig) -> None:
     import os
@@ -18,12 +21,19 @@ def run(config: SearchConfig) -> None:
         return
     table = Table(title=f"search of {result.architecture.space.name}", show_header=False)
     table.add_row("indices", result.architecture.text)
+    off = None
     if result.cost is not None and result.target is not None:
+        off = result.cost / result.target - 1
         table.add_row("predicted cost", f"{result.cost:.4g} {result.unit}")
-        table.add_row("target", f"{result.target:.4g} {result.unit} ({100 * (result.cost / result.target - 1):+.2f} %)")
+        table.add_row("target", f"{result.target:.4g} {result.unit} ({100 * off:+.2f} %)")
     table.add_row("steps", str(result.steps))
     table.add_row("directory", str(result.checkpoint_dir))
     console = Console(soft_wrap=True)
     console.print(table)
     print(f"indices = {result.architecture.text}")
+    if off is not None and abs(off) > FAR and config.rl_cost_model_tolerance is None and not config.constraint:
+        print(
+            f"closer to the target: tunas analyze --dirname={result.checkpoint_dir} --rl_cost_model_tolerance={FAR} finds the likeliest "
+            f"architecture within {FAR:.0%}"
+        )
     print(f"next: tunas train --ssd={result.architecture.space.name} --indices={result.architecture.text}")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tunas.cost.model import load_cost_model
 from tunas.errors import InputError
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.run.events import read_events
+from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space, space_names, tower_from_json
 
@@ -26,7 +26,7 @@ class Finding:
 
     Args:
         directory: of the run.
-        architecture: the most likely choice of every OneOf.
+        architecture: the most likely choice of every OneOf, or near it, within a tolerance.
         step: where the logits were logged.
         cost: in `unit`, by the cost model of the search; None where it has none that can be read.
         warnings: what is damaged.
@@ -52,14 +52,15 @@ def run_directories(pattern: str) -> list[Path]:
     return found
 
 
-def analyze(directory: Path, cost_model: str | None = None) -> Finding:
+def analyze(directory: Path, cost_model: str | None = None, tolerance: float | None = None) -> Finding:
     """What the search in `directory` came to.
 
     Args:
         cost_model: to price with, in place of the search's own.
+        tolerance: in place of the search's `rl_cost_model_tolerance`, above 0; about the search's own cost and target.
 
     Raises:
-        InputError: where the directory holds no search, or nothing was logged yet.
+        InputError: where the directory holds no search, nothing was logged yet, or there is a tolerance but nothing to land on.
     """
     if not (directory / MODEL_SPEC).is_file() or not (directory / PARAMS).is_file():
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
@@ -72,7 +73,11 @@ def analyze(directory: Path, cost_model: str | None = None) -> Finding:
     if not steps:
         raise InputError(f"{directory} holds no logits in its event files yet{'; ' + warnings[0] if warnings else ''}")
     step = max(steps)
-    architecture = Architecture(space, tuple(_most_likely(space, scalars[step])))
+    controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
+    controller.logits[controller.valid] = list(_logits(space, scalars[step]))
+    if tolerance is not None:
+        params["rl_cost_model_tolerance"] = tolerance
+    architecture = _landed(controller, params, directory)
     cost, unit, more = _cost(space, architecture, params, cost_model)
     return Finding(directory, architecture, step, cost, unit, (*warnings, *more))
 
@@ -85,22 +90,48 @@ def _space_of(directory: Path, params: dict[str, Any]) -> Space:
     return Space(name, tower)
 
 
-def _most_likely(space: Space, scalars: dict[str, float]) -> Iterator[int]:
+def _landed(controller: Controller, params: dict[str, Any], directory: Path) -> Architecture:
+    """The most likely architecture, or near it, as the run's tolerance asks."""
+    tolerance, target = (_positive(params, name) for name in ("rl_cost_model_tolerance", "rl_cost_model_target"))
+    if tolerance is None:
+        return controller.most_likely()
+    if params.get("constraint"):
+        raise InputError(f"the search in {directory} has constraints, and a tolerance is about one cost with one target")
+    model = _cost_model(controller.space, params)
+    if model is None or target is None:
+        raise InputError(f"the search in {directory} had no cost and target, so there is nothing to land on")
+    return controller.likeliest_within(model.estimate, target, tolerance)
+
+
+def _positive(params: dict[str, Any], name: str) -> float | None:
+    value = params.get(name)
+    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
+        raise InputError(f"{name} must be a positive number, not {value!r}")
+    return value
+
+
+def _logits(space: Space, scalars: dict[str, float]) -> Iterator[float]:
     for point in space.points:
-        tags = [f"{PATH_LOGITS}{point.path}/{choice}" for choice in range(point.size)]
-        if missing := [tag for tag in tags if tag not in scalars]:
-            raise InputError(f"the event files lack {missing[0]}; they belong to another space than {MODEL_SPEC}")
-        yield int(np.argmax([scalars[tag] for tag in tags]))
+        for choice in range(point.size):
+            tag = f"{PATH_LOGITS}{point.path}/{choice}"
+            if tag not in scalars:
+                raise InputError(f"the event files lack {tag}; they belong to another space than {MODEL_SPEC}")
+            yield scalars[tag]
+
+
+def _cost_model(space: Space, params: dict[str, Any], name: str | None = None) -> Any:
+    """The cost model of that name, or the search's own; None if it had none."""
+    if name is None and not params.get("enable_cost_model", True):
+        return None
+    name = name or params.get("cost_model") or default_cost_model(space)
+    return load_cost_model(name, space, image_size=params.get("image_size", 224), num_classes=params.get("num_classes", 1000))
 
 
 def _cost(space: Space, architecture: Architecture, params: dict[str, Any], cost_model: str | None) -> tuple[float | None, str, list[str]]:
-    if cost_model is None and not params.get("enable_cost_model", True):
-        return None, "", []
-    name = cost_model or params.get("cost_model") or default_cost_model(space)
     try:
-        model = load_cost_model(name, space, image_size=params.get("image_size", 224), num_classes=params.get("num_classes", 1000))
+        model = _cost_model(space, params, cost_model)
     except InputError as error:
         if cost_model is not None:
             raise
         return None, "", [f"no cost: {error}"]
-    return model.estimate(architecture), model.unit, []
+    return (None, "", []) if model is None else (model.estimate(architecture), model.unit, [])

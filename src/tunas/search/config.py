@@ -131,6 +131,11 @@ class SearchConfig(DataConfig):
     """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in runs of
     fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
 
+    rl_cost_model_tolerance: float | None = None
+    """What may be left between the result's cost and the target, relative to the target, such as 0.01. Where the most likely
+    architecture is farther off, the result is the likeliest that is not, of those that differ from it in at most two choices. Where left
+    out, the result is the most likely architecture, as published."""
+
     constraint: tuple[str, ...] = ()
     """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be given
     several times. The name is params, macs, peak_memory, a file that `tunas fit` wrote, or latency for the cost of --cost_model, in
@@ -159,7 +164,18 @@ class SearchConfig(DataConfig):
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
 
 
-HARMLESS = frozenset({"checkpoint_dir", "num_workers", "cache_dir", "device", "checkpoint_every", "log_every", "world_size"})
+HARMLESS = frozenset(
+    {
+        "checkpoint_dir",
+        "num_workers",
+        "cache_dir",
+        "device",
+        "checkpoint_every",
+        "log_every",
+        "world_size",
+        "rl_cost_model_tolerance",
+    }
+)
 """May differ between the sessions of one run."""
 
 
@@ -220,7 +236,7 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         InputError: where a value is out of range or values do not fit each other.
     """
     for name in ("epochs", "train_batch_size", "replicas", "model_learning_rate", "rl_learning_rate", "rl_cost_model_target",
-                 "rl_batch_size_multiplier", "rl_temperature", "log_every", "checkpoint_every"):  # fmt: skip
+                 "rl_cost_model_tolerance", "rl_batch_size_multiplier", "rl_temperature", "log_every", "checkpoint_every"):  # fmt: skip
         check_positive(name, getattr(config, name))
     for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):
         check_not_negative(name, getattr(config, name))
@@ -249,6 +265,10 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         raise InputError("num_cost_samples must be 0 or at least 2, not 1")
     if samples and not separable:
         raise InputError("num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0")
+    if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
+        raise InputError(
+            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without a cost model"
+        )
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if on_cuda and config.ssd == "mobilenet_v3_like_search" else "fp32"

@@ -22,6 +22,8 @@ BASELINE_MOMENTUM = 0.95
 ADAM_BETA2 = 0.999
 """Momentum of Adam's second moment; the first has none (SPEC §3.7)."""
 ADAM_EPSILON = 1e-8
+PAIRED = 256
+"""Single changes of the most likely architecture that are also tried two at a time to meet a cost: the likeliest."""
 CHUNK = 2048
 """Architectures drawn at a time, so that the work stays in cache."""
 
@@ -295,6 +297,39 @@ class Controller:
     def most_likely(self) -> Architecture:
         """The architecture of the most likely choice of every OneOf; of equally likely ones the first."""
         return Architecture(self.space, tuple(np.where(self.valid, self.logits, -np.inf).argmax(axis=1).tolist()))
+
+    def log_prob(self, indices: np.ndarray) -> np.ndarray:
+        """float64 `[N]`: log-probability of architectures `[N, C]`, summed over active OneOfs."""
+        active = np.ones(indices.shape, bool)
+        self._find_active(indices, np.zeros(indices.shape, bool), active)
+        log_probs = np.where(self.valid, self.log_probabilities(), 0.0).ravel()
+        return np.einsum("nc,nc->n", log_probs[indices + self._row_starts], active)
+
+    def likeliest_within(self, costs_of: Callable[[np.ndarray], np.ndarray], target: float, tolerance: float) -> Architecture:
+        """`most_likely` if its cost is within `tolerance` · `target` of the target; else the likeliest architecture of which that is true,
+        of those that differ from it in at most two choices; where it is true of none, the one nearest to the target.
+
+        Args:
+            costs_of: indices `[N, C]` -> costs `[N]`.
+            target: the cost to land on, above 0.
+            tolerance: relative to the target, above 0.
+        """
+        best = np.array([self.most_likely().indices])
+        allowed = tolerance * target
+        if abs(costs_of(best)[0] - target) <= allowed:
+            return self.most_likely()
+        position, choice = np.nonzero(self.valid & (np.arange(self.valid.shape[1]) != best.T))
+        single = best.repeat(len(position), axis=0)
+        np.put_along_axis(single, position[:, None], choice[:, None], 1)
+        in_use = np.ones(best.shape, bool)
+        self._find_active(best, np.zeros(best.shape, bool), in_use)
+        paired = np.lexsort((-self.log_prob(single), ~in_use[0, position]))[:PAIRED]
+        first, second = paired[np.array(np.triu_indices(len(paired), 1))]
+        double = single[first]
+        np.put_along_axis(double, position[second, None], choice[second, None], 1)
+        candidates = np.concatenate([best, single, double])
+        outside = np.maximum(np.abs(costs_of(candidates) - target) - allowed, 0.0)
+        return Architecture(self.space, tuple(candidates[np.lexsort((-self.log_prob(candidates), outside))[0]].tolist()))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly here: arrays (copies) and plain numbers."""

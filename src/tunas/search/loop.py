@@ -35,7 +35,7 @@ class SearchResult:
     """What a search found.
 
     Args:
-        architecture: the most likely choice of every OneOf.
+        architecture: the most likely choice of every OneOf, or near it, within `rl_cost_model_tolerance`.
         cost: predicted, in `unit`; None where cost did not count.
         target: what the search aimed for.
         unit: of both.
@@ -310,8 +310,10 @@ def _resume(state: Search, directory: Path, world: World) -> tuple[int, float]:
 
 
 def _result(state: Search, directory: Path, steps: int, accuracy: float) -> SearchResult:
+    objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
     architecture = state.controller.most_likely()
-    objective = state.objective
+    if tolerance is not None and objective.target is not None:
+        architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
     return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, accuracy)
 
