@@ -251,7 +251,9 @@ def main() -> None:
     print(f"{args.steps} steps, {REPLICAS} replicas of {args.images} images, {args.cost_samples} cost samples, slope {args.slope}")
     print(f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap within %  regret   nats steps/s")
     with multiprocessing.Pool(args.workers) as pool:
+        rows = []
         for row in pool.imap(run, tasks):
+            rows.append(row)
             print(
                 f"{row.task.ssd:29} {row.task.reward:9} {row.task.seed:4} {row.cost:8.3f} {row.off_target:+7.2f} "
                 f"{row.mean_off_target:+7.2f} {row.accuracy:8.4f} {row.reward_regret:8.5f} {row.accuracy_gap:+8.5f} "
@@ -260,6 +262,16 @@ def main() -> None:
             )
     print("off %: of the most likely architecture from the target; mean %: of the final distribution's mean cost")
     print("regret: best expected reward minus this one's; gap: best accuracy within the target minus this one's")
+    print(f"within % and its regret: of the result with --rl_cost_model_tolerance={TOLERANCE}")
+    print(f"\n{'space':29} {'reward':9} mean off %  mean |off| %  largest  within 1 %  the last three with the tolerance")
+    for (ssd, reward), of_both in itertools.groupby(rows, key=lambda row: (row.task.ssd, row.task.reward)):
+        group = list(of_both)
+        off = np.array([(row.off_target, row.landed_off_target) for row in group]).T
+        mean, largest, near = np.abs(off).mean(axis=1), np.abs(off).max(axis=1), (np.abs(off) <= 100 * TOLERANCE).sum(axis=1)
+        print(
+            f"{ssd:29} {reward:9} {off[0].mean():+10.2f} {mean[0]:13.2f} {largest[0]:8.2f} {near[0]:4} of {len(group):2}  "
+            f"{mean[1]:.2f} {largest[1]:.2f} {near[1]} of {len(group)}"
+        )
 
 
 if __name__ == "__main__":
