@@ -154,10 +154,12 @@ def test_a_second_run_measures_only_what_is_missing(space, counted, tmp_path):
     with open(path, "ab") as file:
         file.write(b"tiny_to_measure,0:0:1")  # a row that was cut off when the machine went down
     everything = measure(quick(out=str(path), num_architectures=7))
-    assert len(counted) == 7 and len(everything) == 7
+    assert len(counted) == 7 + 3 + 4 and len(everything) == 7, (
+        "the rows before a group are measured again with it, to hold the speed against"
+    )
     assert everything[:4] == first
     measure(quick(out=str(path), num_architectures=7))
-    assert len(counted) == 7
+    assert len(counted) == 7 + 3 + 4
 
 
 def test_a_file_of_another_set_up_is_not_continued(space, counted, tmp_path):
@@ -324,6 +326,20 @@ def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, stea
     other_set_up = compare(dataclasses.replace(one, image_size=64))
     assert (other_set_up.references, other_set_up.slowdown) == (0, 1.0)
     assert other_set_up.error_at_speed_of_then == other_set_up.error
+
+
+def test_times_are_those_of_the_speed_that_the_device_had_at_first(space, steady, tmp_path):
+    settings = {"device": "steady", "num_classes": 4, "rounds": 2, "repeats": 1, "out": str(tmp_path / "s.csv"), "group": 12}
+    steady["slowdown"] = 0.8
+    measure(quick(num_architectures=12, **settings))
+    steady["slowdown"] = 1.2
+    measure(quick(num_architectures=30, **settings))
+    steady["slowdown"] = 0.4
+    samples = measure(quick(num_architectures=40, **settings))
+    size = parameters(space, num_classes=4)
+    for number, measured in enumerate(samples):
+        assert measured.milliseconds == pytest.approx(0.8 * size.estimate(space.architecture(measured.indices)) / 1e3, rel=1e-4)
+        assert measured.slowdown == pytest.approx(1.0 if number < 12 else 1.5 if number < 30 else 0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tunas.cost.backends import Backend, export_onnx, get_backend
-from tunas.cost.samples import COLUMNS, SETUP, Sample, append_samples, draw_architectures, drop_torn_row, read_samples, references_of
+from tunas.cost.samples import (
+    COLUMNS,
+    REFERENCES,
+    SETUP,
+    Sample,
+    append_samples,
+    draw_architectures,
+    drop_torn_row,
+    read_samples,
+    references_of,
+)
 from tunas.errors import InputError
 from tunas.files import write_text
 from tunas.space import Architecture, Space, get_space
@@ -82,9 +92,10 @@ class MeasureConfig:
     repeats: int = 5
     """Timed runs in each turn, after one that is not timed."""
 
-    group: int = 50
+    group: int = 100
     """Networks that take turns, so that what disturbs the machine for a while falls on all of them. The larger the better;
-    they are all in memory, at some 5 to 30 MB each."""
+    they are all in memory, at some 5 to 30 MB each, and an interrupted command loses the times of its last group. From the second group
+    on, the file's first ten networks take turns with it and tell by how much the device's speed has changed."""
 
     seed: int = 0
     """Which architectures are drawn. The first n are the same for every num_architectures."""
@@ -112,7 +123,7 @@ class Comparison:
         predicted: cost in `unit`.
         unit: of the cost model.
         references: how many of the cost model's own samples were measured in turn with it.
-        slowdown: median over these references of the time that one takes now over the time that it took then; 1 without any.
+        slowdown: time that these take now over the time that they took then; 1 without any.
     """
 
     sample: Sample
@@ -157,15 +168,17 @@ def measure(config: MeasureConfig) -> list[Sample]:
         for start in range(0, len(missing), group):
             part = missing[start : start + group]
             each_turn = functools.partial(progress.advance, task, len(part) / config.rounds)
-            append_samples(config.out, measured_group(part, backend, config, each_turn))
+            first = read_samples(config.out, space)[:REFERENCES] if backend.interleaves and Path(config.out).is_file() else []
+            before = [(space.architecture(sample.indices), sample.milliseconds) for sample in first]
+            samples, slowdown = measured_with_references(part, before, backend, config, each_turn)
+            append_samples(config.out, [sample.divided_by(slowdown) for sample in samples])
     return read_samples(config.out, space)
 
 
 def compare(config: MeasureConfig) -> Comparison:
     """Measures `config.indices` against what `config.cost_model` predicts.
 
-    A model that `tunas fit` made of samples of this very set-up names some of them; they are measured in turn with the
-    architecture, because a device's speed changes from one minute to the next, often by more than a good model's error.
+    A model that `tunas fit` made of samples of this very set-up names some of them, which then tell the device's slowdown.
 
     Raises:
         InputError: as `measure`, or where the cost model cannot be used.
@@ -180,9 +193,8 @@ def compare(config: MeasureConfig) -> Comparison:
     setup = {**setup_of(backend, config), "num_classes": config.num_classes}
     same_setup = all(model.provenance.get(name) == value for name, value in setup.items())
     references = references_of(model) if same_setup and backend.interleaves else []
-    sample, *again = measured_group([architecture, *(reference for reference, _ in references)], backend, config)
-    ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
-    return Comparison(sample, model.estimate(architecture), model.unit, len(ratios), float(np.median(ratios)) if ratios else 1.0)
+    (sample,), slowdown = measured_with_references([architecture], references, backend, config)
+    return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown)
 
 
 def export(config: MeasureConfig) -> Path:
@@ -295,6 +307,30 @@ def measured_group(
         Sample(architecture.space.name, architecture.text, **{**setup, **summary(of_one), **turns})
         for architecture, of_one in zip(architectures, times, strict=True)
     ]
+
+
+def measured_with_references(
+    architectures: Sequence[Architecture],
+    references: Sequence[tuple[Architecture, float]],
+    backend: Backend,
+    config: MeasureConfig,
+    each_turn: Callable[[], Any] = lambda: None,
+) -> tuple[list[Sample], float]:
+    """(one sample per architecture, the device's slowdown), in turn with networks that were measured before.
+
+    A device's speed changes from one minute to the next, often by more than a good model's error.
+
+    Args:
+        references: (network, milliseconds that it took).
+
+    Returns:
+        The slowdown is the median over the references of the time that one takes now over the time that it took; 1 without any.
+    """
+    everything = [*architectures, *(reference for reference, _ in references)]
+    samples = measured_group(everything, backend, config, each_turn)
+    again = samples[len(architectures) :]
+    ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
+    return samples[: len(architectures)], float(np.median(ratios)) if ratios else 1.0
 
 
 def settle_allocator() -> None:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 REQUIRED = ("ssd", "indices", "milliseconds")
 SETUP = ("backend", "device", "image_size", "threads", "clock")
 """Columns that must not change within a file: times of different set-ups are different quantities."""
+TIMES = ("milliseconds", "spread", "half_difference")
 REFERENCES = 10
-"""Samples that a fitted cost model names, to be measured again next to an architecture that it is held against."""
+"""Samples that are measured again in turn with others, to tell by how much the device's speed has changed."""
 TRIES = 1000
 
 
@@ -44,6 +45,8 @@ class Sample:
         half_difference: between the latency that only odd and only even rounds give, in milliseconds; half of it is about
             the error that is left in the latency.
         rounds, repeats: how often the network's turn came, and how many runs were timed in each turn.
+        slowdown: time that the file's first networks took in turn with this one, over the time that they took at first. The
+            times above are divided by it already: they are those of the device at the speed that it had for the first rows.
     """
 
     ssd: str
@@ -58,6 +61,12 @@ class Sample:
     half_difference: float | None = None
     rounds: int | None = None
     repeats: int | None = None
+    slowdown: float | None = None
+
+    def divided_by(self, slowdown: float) -> Sample:
+        """The same measurement, had the device been that many times as fast."""
+        scaled = {name: value / slowdown for name in TIMES if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **scaled, slowdown=slowdown)
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Sample))
@@ -206,7 +215,7 @@ def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
         raise InputError(f"{where}: milliseconds is empty; fill it in or take the row out")
     if not 0 < milliseconds < math.inf:
         raise InputError(f"{where}: milliseconds must be a positive number, not {row['milliseconds']}")
-    numbers: dict[str, Any] = {name: _number(row, name, where) for name in ("spread", "half_difference")}
+    numbers: dict[str, Any] = {name: _number(row, name, where) for name in ("spread", "half_difference", "slowdown")}
     counts: dict[str, Any] = {name: _count(row, name, where) for name in ("image_size", "threads", "rounds", "repeats")}
     texts = {name: row.get(name, "") for name in ("backend", "device", "clock")}
     return Sample(space.name, indices, milliseconds=milliseconds, **texts, **numbers, **counts)
