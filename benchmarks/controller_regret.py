@@ -41,7 +41,7 @@ from tunas.search.schedule import (
     steps_of,
     warmup_probability,
 )
-from tunas.space import Space
+from tunas.space import Architecture, Space
 
 SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 STEPS = 27_051  # 90 epochs of 1,231,121 images
@@ -214,15 +214,13 @@ def run(task: Task) -> Row:
             controller.update(samples, reward_of(quality, costs.estimate(samples.indices), target).reward, rate)
     seconds = time.perf_counter() - start
 
-    found = controller.most_likely()
-    cost = costs.estimate(found)
-    accuracy = float(accuracy_of(np.array(scores.estimate(found)), gain))
-    regret = best_reward - float(reward_of(accuracy, cost, target).reward)
-    off_target = 100 * (cost / target - 1)
-    landed = controller.likeliest_within(costs.estimate, target, TOLERANCE)
-    landed_cost, landed_accuracy = costs.estimate(landed), float(accuracy_of(np.array(scores.estimate(landed)), gain))
-    landed_regret = best_reward - float(reward_of(landed_accuracy, landed_cost, target).reward)
-    landed_off_target = 100 * (landed_cost / target - 1)
+    def figures(found: Architecture) -> tuple[float, float, float, float]:
+        """(cost, percent off the target, accuracy, regret)."""
+        cost, accuracy = costs.estimate(found), float(accuracy_of(np.array(scores.estimate(found)), gain))
+        return cost, 100 * (cost / target - 1), accuracy, best_reward - float(reward_of(accuracy, cost, target).reward)
+
+    cost, off_target, accuracy, regret = figures(controller.most_likely())
+    _, landed_off_target, _, landed_regret = figures(controller.likeliest_within(costs.estimate, target, TOLERANCE))
     mean_off_target = 100 * (costs.estimate(controller.sample(rng, 4096).indices).mean() / target - 1)
     gap = best_accuracy - accuracy
     speed = task.steps / seconds

@@ -320,9 +320,8 @@ def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, stea
     assert found.error == pytest.approx(1.25 * milliseconds / found.predicted - 1)
     assert found.error_at_speed_of_then == pytest.approx(milliseconds / found.predicted - 1, abs=1e-4)
     cli_run(one)
-    assert (
-        "10 architectures of the cost model's samples" in (printed := capsys.readouterr().out) and "now take 1.250 of their time" in printed
-    )
+    printed = capsys.readouterr().out
+    assert "10 architectures of the cost model's samples" in printed and "now take 1.250 of their time" in printed
     other_set_up = compare(dataclasses.replace(one, image_size=64))
     assert (other_set_up.references, other_set_up.slowdown) == (0, 1.0)
     assert other_set_up.error_at_speed_of_then == other_set_up.error

@@ -25,9 +25,9 @@ def run(config: MeasureConfig) -> None:
     if found:
         off = f" ({100 * found.error:+.2f} % measured over predicted)" if found.unit == "ms" else ""
         print(f"predicted: {found.predicted:.4g} {found.unit}{off}")
-    if found and found.references:
-        print(
-            f"speed: {found.references} architectures of the cost model's samples, measured in turn with this one, now take "
-            f"{found.slowdown:.3f} of their time then; at the speed of then "
-            f"{100 * found.error_at_speed_of_then:+.2f} % measured over predicted"
-        )
+        if found.references:
+            print(
+                f"speed: {found.references} architectures of the cost model's samples, measured in turn with this one, now take "
+                f"{found.slowdown:.3f} of their time then; at the speed of then "
+                f"{100 * found.error_at_speed_of_then:+.2f} % measured over predicted"
+            )

@@ -159,7 +159,8 @@ def measure(config: MeasureConfig) -> list[Sample]:
         return measured_group([space.architecture(config.indices).pruned()], backend, config)
     assert config.out is not None
     setup = setup_of(backend, config)
-    done = _already_measured(config.out, space, setup)
+    measured = _already_measured(config.out, space, setup)
+    done = {sample.indices for sample in measured}
     wanted = _wanted(space, config)
     missing = [architecture for architecture in wanted if architecture.text not in done]
     group = config.group if backend.interleaves else 1
@@ -168,10 +169,12 @@ def measure(config: MeasureConfig) -> list[Sample]:
         for start in range(0, len(missing), group):
             part = missing[start : start + group]
             each_turn = functools.partial(progress.advance, task, len(part) / config.rounds)
-            first = read_samples(config.out, space)[:REFERENCES] if backend.interleaves and Path(config.out).is_file() else []
+            first = measured[:REFERENCES] if backend.interleaves else []
             before = [(space.architecture(sample.indices), sample.milliseconds) for sample in first]
             samples, slowdown = measured_with_references(part, before, backend, config, each_turn)
-            append_samples(config.out, [sample.divided_by(slowdown) for sample in samples])
+            rows = [sample.divided_by(slowdown) for sample in samples]
+            append_samples(config.out, rows)
+            measured += rows
     return read_samples(config.out, space)
 
 
@@ -257,13 +260,13 @@ def _wanted(space: Space, config: MeasureConfig) -> list[Architecture]:
     return wanted
 
 
-def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> set[str]:
+def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sample]:
     if not Path(path).is_file():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return set()
+        return []
     drop_torn_row(path)
     if Path(path).stat().st_size == 0:
-        return set()
+        return []
     header = Path(path).read_text(encoding="utf-8").splitlines()[0]
     if header != ",".join(COLUMNS):
         raise InputError(f"{path} has other columns than `tunas measure` writes, so it cannot be continued; give a new file")
@@ -272,7 +275,7 @@ def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> set[str
         before = getattr(samples[0], name)
         if before != setup[name]:
             raise InputError(f"{path} was measured with {name} {before!r}, not {setup[name]!r}; give a new file or the same settings")
-    return {sample.indices for sample in samples}
+    return samples
 
 
 def setup_of(backend: Backend, config: MeasureConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tunas.cost.model import load_cost_model
 from tunas.errors import InputError
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.run.events import read_events
+from tunas.search.config import check_positive
 from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space, space_names, tower_from_json
@@ -105,8 +105,7 @@ def _landed(controller: Controller, params: dict[str, Any], directory: Path) -> 
 
 def _positive(params: dict[str, Any], name: str) -> float | None:
     value = params.get(name)
-    if value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
-        raise InputError(f"{name} must be a positive number, not {value!r}")
+    check_positive(name, value)
     return value
 
 

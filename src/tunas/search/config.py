@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -313,9 +314,15 @@ def _momentum(given: float | None, published: float, steps: int, smallest: float
     return min(published, max(smallest, 1 - (1 - published) * PUBLISHED_STEPS / steps))
 
 
-def check_positive(name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be a positive number, not {value}")
+def check_positive(name: str, value: Any) -> None:
+    """Lets None pass, and positive numbers.
+
+    Raises:
+        InputError: otherwise, also where the value is no number at all, as one read from a file may be.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a positive number, not {value!r}")
 
 
 def check_not_negative(name: str, value: float | None) -> None:

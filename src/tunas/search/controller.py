@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tunas.errors import DivergedError, InputError
-from tunas.space import ALL, FILTERS, OP, Architecture, Space
+from tunas.space import ALL, FILTERS, OP, Architecture, Space, active_positions
 
 BASELINE_MOMENTUM = 0.95
 """Momentum of the moving average of the reward (SPEC §3.6)."""
@@ -314,16 +314,16 @@ class Controller:
             target: the cost to land on, above 0.
             tolerance: relative to the target, above 0.
         """
-        best = np.array([self.most_likely().indices])
+        most_likely = self.most_likely()
+        best = np.array([most_likely.indices])
         allowed = tolerance * target
         if abs(costs_of(best)[0] - target) <= allowed:
-            return self.most_likely()
+            return most_likely
         position, choice = np.nonzero(self.valid & (np.arange(self.valid.shape[1]) != best.T))
         single = best.repeat(len(position), axis=0)
         np.put_along_axis(single, position[:, None], choice[:, None], 1)
-        in_use = np.ones(best.shape, bool)
-        self._find_active(best, np.zeros(best.shape, bool), in_use)
-        paired = np.lexsort((-self.log_prob(single), ~in_use[0, position]))[:PAIRED]
+        in_use = np.array(active_positions(self.space, most_likely.indices))
+        paired = np.lexsort((-self.log_prob(single), ~in_use[position]))[:PAIRED]
         first, second = paired[np.array(np.triu_indices(len(paired), 1))]
         double = single[first]
         np.put_along_axis(double, position[second, None], choice[second, None], 1)
