@@ -2,19 +2,19 @@
 
     python benchmarks/controller_regret.py [--rewards abs mnas mnas_hard] [--seeds 3] [--steps 27051] [--workers 2]
 
-The controller runs the original's schedule (27,051 steps, 32 replicas, op and filter warmup) with the real Pixel-1 costs against a
-made-up accuracy whose best architecture is known: 0.55 + 0.15 · tanh(gain · S), so between 0.4 and 0.7, where S adds one random
-score per layer's choice and per block's width: half chance, half growing with cost, standardised over uniform architectures.
-A replica sees it with the noise of a batch of 512 images. The gain is set so that near the target the best accuracy for a cost
-grows by `--slope` per unit of ln(cost). The default, 0.05, is MnasNet's "doubling the latency usually brings about 5 % relative
-accuracy gain" (Tan et al. 2019, section 3.1) at an accuracy of 0.7. The abs reward can hold a target only while that slope is
-below |β| = 0.10. The gain is at most 1/8, where uniform architectures spread by 0.019; in the two spaces with width
-choices the slope is then below 0.05.
+The controller runs the original's schedule (27,051 steps, 32 replicas, op and filter warmup) with the real Pixel-1
+costs against a made-up accuracy whose best architecture is known: 0.55 + 0.15 · tanh(gain · S), so between 0.4 and 0.7,
+where S adds one random score per layer's choice and per block's width: half chance, half growing with cost,
+standardised over uniform architectures. A replica sees it with the noise of a batch of 512 images. The gain is set so
+that near the target the best accuracy for a cost grows by `--slope` per unit of ln(cost). The default, 0.05, is
+MnasNet's "doubling the latency usually brings about 5 % relative accuracy gain" (Tan et al. 2019, section 3.1) at an
+accuracy of 0.7. The abs reward can hold a target only while that slope is below |β| = 0.10. The gain is at most 1/8,
+where uniform architectures spread by 0.019; in the two spaces with width choices the slope is then below 0.05.
 
-The best expected reward, and the best accuracy that costs no more than the target, come from dynamic programming over (width
-of the block so far, cost so far). Each table entry is rounded to a multiple of `--bin` milliseconds, so the cost of a sum of 33
-entries is off by at most 33 · bin / 2 (0.033 ms by default, less than 0.06 % of a target, or 6e-5 of the abs reward), and usually
-by a tenth of that.
+The best expected reward, and the best accuracy that costs no more than the target, come from dynamic programming over
+(width of the block so far, cost so far). Each table entry is rounded to a multiple of `--bin` milliseconds, so the cost
+of a sum of 33 entries is off by at most 33 · bin / 2 (0.033 ms by default, less than 0.06 % of a target, or 6e-5 of the
+abs reward), and usually by a tenth of that.
 """
 
 from __future__ import annotations
@@ -108,13 +108,16 @@ def own_scores(space: Space, term: CostTerm, rng: np.random.Generator) -> CostTe
 
 
 def score_model(space: Space, costs: CostModel, seed: int) -> CostModel:
-    """S: the score of an architecture, standardised over uniform ones. Its entries for ALL are means, as in a warmed-up supernet."""
+    """S: the score of an architecture, standardised over uniform ones. Its entries for ALL are means, as in a warmed-up
+    supernet."""
     rng = np.random.default_rng([seed, 1])
     terms = [own_scores(space, term, rng) for term in costs.terms if split_positions(space, term)[1]]
     for position, size in enumerate(space.sizes):
         if is_width(space, position) and size > 1:
             trend = np.linspace(-1.0, 1.0, size)
-            terms.append(CostTerm((position,), trend / trend.std() + rng.normal(size=size), space.points[position].path))
+            terms.append(
+                CostTerm((position,), trend / trend.std() + rng.normal(size=size), space.points[position].path)
+            )
     raw = CostModel(space, 0.0, terms, "score").estimate(space.sample(rng, 20_000))
     scaled = [CostTerm(term.positions, term.values / raw.std(), term.path) for term in terms]
     return CostModel(space, -raw.mean() / raw.std(), scaled, "score")
@@ -125,7 +128,8 @@ def accuracy_of(score: np.ndarray, gain: float) -> np.ndarray:
 
 
 def gain_of(slope: float, bin_costs: np.ndarray, bin_scores: np.ndarray, target: float) -> float:
-    """The gain at which the best accuracy grows by `slope` per unit of ln(cost) from 10 % below the target to 10 % above."""
+    """The gain at which the best accuracy grows by `slope` per unit of ln(cost) from 10 % below the target to 10 %
+    above."""
     ends = (0.9 * target, 1.1 * target)
     below, above = (bin_scores[bin_costs <= end].max() for end in ends)
     low, high = 0.0, LARGEST_GAIN
@@ -136,7 +140,9 @@ def gain_of(slope: float, bin_costs: np.ndarray, bin_scores: np.ndarray, target:
     return high
 
 
-def best_scores(space: Space, costs: CostModel, scores: CostModel, largest_cost: float, bin_width: float) -> tuple[np.ndarray, np.ndarray]:
+def best_scores(
+    space: Space, costs: CostModel, scores: CostModel, largest_cost: float, bin_width: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(costs that some architecture has, best score at each of them), by dynamic programming along the tower."""
     own_score = {term.path: term for term in scores.terms}
     lowest = costs.bias + sum(term.values.min() for term in costs.terms)
@@ -149,7 +155,9 @@ def best_scores(space: Space, costs: CostModel, scores: CostModel, largest_cost:
     def extended(best: np.ndarray, table: np.ndarray, score: np.ndarray) -> np.ndarray:
         """Best of one row of bins after a layer with choices of these costs (above the layer's minimum) and scores."""
         result = np.full(num_bins, -np.inf)
-        for shift, gain in {(round(cost / bin_width), gain) for cost, gain in zip(table.ravel(), score.ravel(), strict=True)}:
+        for shift, gain in {
+            (round(cost / bin_width), gain) for cost, gain in zip(table.ravel(), score.ravel(), strict=True)
+        }:
             if shift < num_bins:
                 np.maximum(result[shift:], best[: num_bins - shift] + gain, out=result[shift:])
         return result
@@ -170,7 +178,8 @@ def best_scores(space: Space, costs: CostModel, scores: CostModel, largest_cost:
             gains = width_scores(new)
             state = np.stack(
                 [
-                    np.max([extended(row, table[width, source], score) for source, row in enumerate(state)], axis=0) + gains[width]
+                    np.max([extended(row, table[width, source], score) for source, row in enumerate(state)], axis=0)
+                    + gains[width]
                     for width in range(space.sizes[new])
                 ]
             )
@@ -207,7 +216,11 @@ def run(task: Task) -> Row:
         rate = rl_learning_rate(initial, step, task.steps, delay)
         if task.cost_samples:
             shared = controller.cost_gradient(
-                rng, task.cost_samples, lambda indices: reward_of(0.0, costs.estimate(indices), target).reward, op, filters
+                rng,
+                task.cost_samples,
+                lambda indices: reward_of(0.0, costs.estimate(indices), target).reward,
+                op,
+                filters,
             )
             controller.update(samples, quality, rate, cost_gradient=shared)
         else:
@@ -225,7 +238,17 @@ def run(task: Task) -> Row:
     gap = best_accuracy - accuracy
     speed = task.steps / seconds
     return Row(
-        task, cost, off_target, float(mean_off_target), accuracy, regret, landed_off_target, landed_regret, gap, controller.entropy(), speed
+        task,
+        cost,
+        off_target,
+        float(mean_off_target),
+        accuracy,
+        regret,
+        landed_off_target,
+        landed_regret,
+        gap,
+        controller.entropy(),
+        speed,
     )
 
 
@@ -235,19 +258,33 @@ def main() -> None:
     parser.add_argument("--rewards", nargs="+", choices=list(REWARD_FUNCTIONS), default=list(REWARD_FUNCTIONS))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--cost-samples", type=int, default=0, help="priced per step to estimate the cost's gradient; abs only")
+    parser.add_argument(
+        "--cost-samples", type=int, default=0, help="priced per step to estimate the cost's gradient; abs only"
+    )
     parser.add_argument("--bin", type=float, default=0.002, help="milliseconds")
-    parser.add_argument("--slope", type=float, default=0.05, help="gain in accuracy per unit of ln(cost) near the target")
-    parser.add_argument("--images", type=int, default=VALIDATION_IMAGES, help="that a replica's accuracy is measured on")
+    parser.add_argument(
+        "--slope", type=float, default=0.05, help="gain in accuracy per unit of ln(cost) near the target"
+    )
+    parser.add_argument(
+        "--images", type=int, default=VALIDATION_IMAGES, help="that a replica's accuracy is measured on"
+    )
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     if args.cost_samples and args.rewards != ["abs"]:
         parser.error("--cost-samples needs --rewards abs: in the others cost and quality are multiplied")
 
     options = (args.steps, args.cost_samples, args.bin, args.slope, args.images)
-    tasks = [Task(*combination, *options) for combination in itertools.product(args.spaces, args.rewards, range(args.seeds))]
-    print(f"{args.steps} steps, {REPLICAS} replicas of {args.images} images, {args.cost_samples} cost samples, slope {args.slope}")
-    print(f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap within %  regret   nats steps/s")
+    tasks = [
+        Task(*combination, *options) for combination in itertools.product(args.spaces, args.rewards, range(args.seeds))
+    ]
+    print(
+        f"{args.steps} steps, {REPLICAS} replicas of {args.images} images, {args.cost_samples} cost samples, slope "
+        f"{args.slope}"
+    )
+    print(
+        f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap within %  regret   "
+        f"nats steps/s"
+    )
     with multiprocessing.Pool(args.workers) as pool:
         rows = []
         for row in pool.imap(run, tasks):
@@ -255,19 +292,27 @@ def main() -> None:
             print(
                 f"{row.task.ssd:29} {row.task.reward:9} {row.task.seed:4} {row.cost:8.3f} {row.off_target:+7.2f} "
                 f"{row.mean_off_target:+7.2f} {row.accuracy:8.4f} {row.reward_regret:8.5f} {row.accuracy_gap:+8.5f} "
-                f"{row.landed_off_target:+8.2f} {row.landed_regret:7.5f} {row.entropy:6.2f} {row.steps_per_second:7.0f}",
+                f"{row.landed_off_target:+8.2f} {row.landed_regret:7.5f} {row.entropy:6.2f} "
+                f"{row.steps_per_second:7.0f}",
                 flush=True,
             )
     print("off %: of the most likely architecture from the target; mean %: of the final distribution's mean cost")
     print("regret: best expected reward minus this one's; gap: best accuracy within the target minus this one's")
     print(f"within % and its regret: of the result with --rl_cost_model_tolerance={TOLERANCE}")
-    print(f"\n{'space':29} {'reward':9} mean off %  mean |off| %  largest  within 1 %  the last three with the tolerance")
+    print(
+        f"\n{'space':29} {'reward':9} mean off %  mean |off| %  largest  within 1 %  the last three with the tolerance"
+    )
     for (ssd, reward), of_both in itertools.groupby(rows, key=lambda row: (row.task.ssd, row.task.reward)):
         group = list(of_both)
         off = np.array([(row.off_target, row.landed_off_target) for row in group]).T
-        mean, largest, near = np.abs(off).mean(axis=1), np.abs(off).max(axis=1), (np.abs(off) <= 100 * TOLERANCE).sum(axis=1)
+        mean, largest, near = (
+            np.abs(off).mean(axis=1),
+            np.abs(off).max(axis=1),
+            (np.abs(off) <= 100 * TOLERANCE).sum(axis=1),
+        )
         print(
-            f"{ssd:29} {reward:9} {off[0].mean():+10.2f} {mean[0]:13.2f} {largest[0]:8.2f} {near[0]:4} of {len(group):2}  "
+            f"{ssd:29} {reward:9} {off[0].mean():+10.2f} {mean[0]:13.2f} {largest[0]:8.2f} {near[0]:4} of "
+            f"{len(group):2}  "
             f"{mean[1]:.2f} {largest[1]:.2f} {near[1]} of {len(group)}"
         )
 

@@ -4,8 +4,10 @@
 
 Prints each figure beside a named alternative measured in the same run:
 - a step of the controller (32 replicas of mobilenet_v3_like_search: sample, log-probabilities, update) beside one
-  torch.distributions.Categorical per OneOf with autograd and torch.optim.Adam (which squares the mean of the replicas' gradients);
-- a million architectures sampled and priced beside a Python loop over tables for each architecture (of 2,000, scaled up), the
+  torch.distributions.Categorical per OneOf with autograd and torch.optim.Adam (which squares the mean of the replicas'
+  gradients);
+- a million architectures sampled and priced beside a Python loop over tables for each architecture (of 2,000, scaled
+up), the
   loop being given its architectures.
 """
 
@@ -84,7 +86,9 @@ def looped_priced(costs: CostModel, architectures: np.ndarray) -> Callable[[], l
     rows = architectures.tolist()
 
     def price() -> list[float]:
-        return [costs.bias + sum(values[tuple(row[p] for p in positions)] for positions, values in tables) for row in rows]
+        return [
+            costs.bias + sum(values[tuple(row[p] for p in positions)] for positions, values in tables) for row in rows
+        ]
 
     return price
 

@@ -2,9 +2,10 @@
 
     python benchmarks/faults.py [--kills 60] [--memory-steps 5000]
 
-1. A search on the digits runs once undisturbed and once killed with SIGKILL at random moments and restarted until it has been
-   killed `--kills` times; weights, optimiser, controller and event scalars of the two are compared bit by bit. The same for
-   a training with moving average, gradient accumulation and dropout, killed a third as often.
+1. A search on the digits runs once undisturbed and once killed with SIGKILL at random moments and restarted until it
+has been
+   killed `--kills` times; weights, optimiser, controller and event scalars of the two are compared bit by bit. The same
+   for a training with moving average, gradient accumulation and dropout, killed a third as often.
 2. A process of a job of two is killed `--rank-kills` times, and the job restarted.
 3. A byte is changed at `--flips` random places in random files of a run directory, which is then resumed.
 4. A search of `--memory-steps` steps; the slope of its resident memory over the last four fifths.
@@ -45,13 +46,21 @@ def differences(one: Path, other: Path, tolerance: float = 0.0) -> list[str]:
     first, second = newest_checkpoint(one), newest_checkpoint(other)
     assert first is not None and second is not None
     found = [
-        name for name, value in first[0].items()
-        if not torch.equal(value, second[0][name]) and not torch.allclose(value, second[0][name], rtol=0, atol=tolerance)
-    ]  # fmt: skip
+        name
+        for name, value in first[0].items()
+        if not torch.equal(value, second[0][name])
+        and not torch.allclose(value, second[0][name], rtol=0, atol=tolerance)
+    ]
     scalars, others = read_events(one)[0], read_events(other)[0]
-    found += [f"step {step}" for step in scalars.keys() | others.keys() if not tolerance and scalars.get(step) != others.get(step)]
+    found += [
+        f"step {step}"
+        for step in scalars.keys() | others.keys()
+        if not tolerance and scalars.get(step) != others.get(step)
+    ]
     for directory in (one, other):
-        steps = [event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")]
+        steps = [
+            event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")
+        ]
         found += [f"{len(steps)} entries for {max(steps) + 1} steps"] * (sorted(steps) != list(range(max(steps) + 1)))
     return found
 
@@ -116,12 +125,22 @@ def flip_often(undisturbed: Path, words: list[str], root: Path, flips: int, rng:
         if outcome == "WRONG":
             print(f"  {path.name} byte {place}: exit code {code}\n{job.output()}")
         shutil.rmtree(run)
-    print(f"{flips} flipped bits: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()), flush=True)
+    print(
+        f"{flips} flipped bits: " + ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()), flush=True
+    )
 
 
 def memory_slope(steps: int, root: Path) -> None:
     epochs = steps * 48 / 1077 + 0.01
-    job = Job([*SEARCH, f"--epochs={epochs}", f"--checkpoint-dir={root / 'memory'}", "--log-every=1", "--checkpoint-every=100"])
+    job = Job(
+        [
+            *SEARCH,
+            f"--epochs={epochs}",
+            f"--checkpoint-dir={root / 'memory'}",
+            "--log-every=1",
+            "--checkpoint-every=100",
+        ]
+    )
     began, readings = time.monotonic(), []
     page = 4096
     while job.processes[0].is_alive():
@@ -136,7 +155,8 @@ def memory_slope(steps: int, root: Path) -> None:
     done = np.interp(seconds, [readings[0][0], readings[-1][0]], [0, steps])
     slope = np.polyfit(done, resident, 1)[0] * 1000
     print(
-        f"memory: {steps} steps in {readings[-1][0]:.0f} s, {resident[0] / 2**20:.1f} MiB after a fifth, {resident[-1] / 2**20:.1f} MiB at "
+        f"memory: {steps} steps in {readings[-1][0]:.0f} s, {resident[0] / 2**20:.1f} MiB after a fifth, "
+        f"{resident[-1] / 2**20:.1f} MiB at "
         f"the end, slope {slope / 2**10:+.1f} KiB per 1000 steps",
         flush=True,
     )
@@ -146,7 +166,14 @@ def main(options: Options) -> None:
     rng = random.Random(options.seed)
     root = Path(tempfile.mkdtemp(prefix="tunas-faults-"))
     search = [*SEARCH, "--epochs=45", "--log-every=1", "--checkpoint-every=3"]
-    train = [*TRAIN, "--epochs=45", "--checkpoint-every=3", "--ema-decay=0.9", "--gradient-accumulation=2", "--dropout-rate=0.3"]
+    train = [
+        *TRAIN,
+        "--epochs=45",
+        "--checkpoint-every=3",
+        "--ema-decay=0.9",
+        "--gradient-accumulation=2",
+        "--dropout-rate=0.3",
+    ]
     try:
         kill_often("search", search, root, options.kills, rng)
         kill_often("train", [*train, "--path-dropout-rate=0.3"], root, options.kills // 3, rng)

@@ -1,10 +1,12 @@
-"""Images per second of every data source against plain torchvision, in the same run and with the same number of processes.
+"""Images per second of every data source against plain torchvision, in the same run and with the same number of
+processes.
 
     python benchmarks/input_pipeline.py [--images 800] [--workers 2] [--rounds 3]
 
-Photograph-like JPEGs of ImageNet's sizes are generated (smooth colours, edges and texture; about 110 kB at 500×375) and written as an
-image folder, as TFDS records and as WebDataset shards. Plain is `torchvision.datasets.ImageFolder` with a `DataLoader` and the same views.
-The limit is the same processes doing nothing but reading and decoding. Rounds take turns, and the median counts.
+Photograph-like JPEGs of ImageNet's sizes are generated (smooth colours, edges and texture; about 110 kB at 500×375) and
+written as an image folder, as TFDS records and as WebDataset shards. Plain is `torchvision.datasets.ImageFolder` with a
+`DataLoader` and the same views. The limit is the same processes doing nothing but reading and decoding. Rounds take
+turns, and the median counts.
 """
 
 from __future__ import annotations
@@ -90,7 +92,9 @@ def write_layouts(root: Path, images: int) -> tuple[int, float]:
                 add_member(tar, f"{number:06d}.jpg", content)
                 add_member(tar, f"{number:06d}.cls", str(label).encode())
         listed.append({"name": tfds_name, "shardLengths": [str(count)]})
-    (tfds / "dataset_info.json").write_text(json.dumps({"name": "photos", "version": "1.0.0", "fileFormat": "tfrecord", "splits": listed}))
+    (tfds / "dataset_info.json").write_text(
+        json.dumps({"name": "photos", "version": "1.0.0", "fileFormat": "tfrecord", "splits": listed})
+    )
     features = {
         "image": {"pythonClassName": "Image"},
         "label": {"pythonClassName": "ClassLabel", "classLabel": {"numClasses": str(CLASSES)}},
@@ -154,8 +158,8 @@ def ours(data: Data, split: str, *, augment: bool, batch: int = BATCH, normalize
 
 
 def rate(loader: Callable[[], Iterator[int]], images: int, skip: int) -> tuple[float, float]:
-    """Images per second over `images` of them, after the first `skip` that were made while the processes started; and milliseconds of
-    processor time to an image, of this process and its workers, from beginning to end."""
+    """Images per second over `images` of them, after the first `skip` that were made while the processes started; and
+    milliseconds of processor time to an image, of this process and its workers, from beginning to end."""
     used = processor_seconds()
     seen = total = 0
     with contextlib.closing(loader()) as batches:  # type: ignore[type-var]
@@ -210,23 +214,35 @@ def measure(root: Path, images: int, workers: int, rounds: int) -> None:
     validation: dict[str, Callable[[], Iterator[int]]] = {
         "plain torchvision": lambda: plain(root / "folder" / "val", workers, total, training=False),
         "tunas, cached": lambda: ours(sources["folder"], "test", augment=False, batch=4 * BATCH),
-        "tunas, cached, normalised here": lambda: ours(sources["folder"], "test", augment=False, batch=4 * BATCH, normalized=True),
+        "tunas, cached, normalised here": lambda: ours(
+            sources["folder"], "test", augment=False, batch=4 * BATCH, normalized=True
+        ),
     }
     report("Validation", validation, rounds, skip, timed, GOAL_VALIDATION)
 
 
-def report(title: str, loaders: dict[str, Callable[[], Iterator[int]]], rounds: int, skip: int, timed: int, goal: float) -> None:
+def report(
+    title: str, loaders: dict[str, Callable[[], Iterator[int]]], rounds: int, skip: int, timed: int, goal: float
+) -> None:
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, loader in loaders.items():
             cached = "cached" in name
             rates[name].append(rate(loader, timed * (10 if cached else 1), skip))
-    medians = {name: [statistics.median(column) for column in zip(*measured, strict=True)] for name, measured in rates.items()}
+    medians = {
+        name: [statistics.median(column) for column in zip(*measured, strict=True)] for name, measured in rates.items()
+    }
     plain_rate, plain_cost = medians["plain torchvision"]
-    print(f"\n{title} (goal: {goal:g} × plain)\n{'':34} images/s   × plain   CPU ms/image   plain ÷ it   images/s in each round")
+    print(
+        f"\n{title} (goal: {goal:g} × plain)\n{'':34} images/s   × plain   CPU ms/image   plain ÷ it   images/s in "
+        f"each round"
+    )
     for name, (middle, cost) in medians.items():
         each_round = " ".join(f"{images:.0f}" for images, _ in rates[name])
-        print(f"{name:34} {middle:8.0f}   {middle / plain_rate:7.2f}   {cost:12.3f}   {plain_cost / cost:10.2f}   {each_round}")
+        print(
+            f"{name:34} {middle:8.0f}   {middle / plain_rate:7.2f}   {cost:12.3f}   {plain_cost / cost:10.2f}   "
+            f"{each_round}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How much of a digits search step is the loop around the network: sampling, pricing, the controller's update, logging.
 
-Runs the search on the embedded digits with its default settings and times each part of the steps after the warmup. The network is
-forward, backward and optimiser of the training shares and the forward passes on the validation shares; everything else but the data
-counts as the loop.
+Runs the search on the embedded digits with its default settings and times each part of the steps after the warmup. The
+network is forward, backward and optimiser of the training shares and the forward passes on the validation shares;
+everything else but the data counts as the loop.
 
     python benchmarks/loop_overhead.py [--ssd proxylessnas_search] [--steps 40]
 """
@@ -70,9 +70,15 @@ def main(options: Options) -> None:
         whole = time.perf_counter() - start
         log.close()
     loop = whole - spent["network"] - spent["data"]
-    print(f"{options.ssd}: {plan.replicas} replicas of {plan.share} images, {plan.num_cost_samples} priced architectures a step")
+    print(
+        f"{options.ssd}: {plan.replicas} replicas of {plan.share} images, {plan.num_cost_samples} priced "
+        f"architectures a step"
+    )
     network, data_part, loop_part = (100 * part / whole for part in (spent["network"], spent["data"], loop))
-    print(f"step {1e3 * whole / options.steps:.1f} ms: network {network:.1f} %, data {data_part:.2f} %, loop {loop_part:.2f} %")
+    print(
+        f"step {1e3 * whole / options.steps:.1f} ms: network {network:.1f} %, data {data_part:.2f} %, loop "
+        f"{loop_part:.2f} %"
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python benchmarks/scaling.py [--ssd proxylessnas_search] [--steps 12]
 
-Measured: the same search (same seed, replicas and batch) by one process and by two, one thread each, joined by gloo. A process's
-step is divided into its own work, waiting for the other, and the exchange itself. On a machine that others use too, the processor
-time tells what the wall clock cannot: how much of the work a second process takes over.
+Measured: the same search (same seed, replicas and batch) by one process and by two, one thread each, joined by gloo. A
+process's step is divided into its own work, waiting for the other, and the exchange itself. On a machine that others
+use too, the processor time tells what the wall clock cannot: how much of the work a second process takes over.
 
-Computed, not measured: one replica of 128 images on every GPU, 512 for its validation. An exchange is a ring all-reduce of the dense
-gradient, 2 (N - 1)/N times its bytes over the slowest link, and 2 log2(N) latencies; nothing overlaps with it. Each step waits for the
-most expensive of N random architectures, whose costs are drawn from the space.
+Computed, not measured: one replica of 128 images on every GPU, 512 for its validation. An exchange is a ring all-reduce
+of the dense gradient, 2 (N - 1)/N times its bytes over the slowest link, and 2 log2(N) latencies; nothing overlaps with
+it. Each step waits for the most expensive of N random architectures, whose costs are drawn from the space.
 """
 
 from __future__ import annotations
@@ -82,12 +82,17 @@ class TimedWorld(World):
 def measured(rank: int, size: int, port: int, options: Options, results) -> None:  # type: ignore[no-untyped-def]
     """Puts a process's seconds per step into `results`: in all, waiting, exchanging, and of the processor."""
     torch.set_num_threads(1)
-    os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    os.environ.update(
+        {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    )
     with joined_world("cpu") as world:
         timed = TimedWorld(world.rank, world.size, world.device)
         timed.start()
         config = SearchConfig(
-            ssd=options.ssd, train_batch_size=options.train_batch_size, replicas=options.replicas, rl_batch_size_multiplier=4.0
+            ssd=options.ssd,
+            train_batch_size=options.train_batch_size,
+            replicas=options.replicas,
+            rl_batch_size_multiplier=4.0,
         )
         space, data = tunas.get_space(config.ssd), open_data(config)
         plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
@@ -139,8 +144,14 @@ def slowest_of(gpus: int, ssd: str) -> float:
 def main(options: Options) -> None:
     print(f"torch {torch.__version__}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     if not options.only_computed:
-        print(f"\nmeasured: {options.ssd}, 32 px, batch {options.train_batch_size}, {options.replicas} replicas, one thread each, gloo")
-        print(f"{'processes':>9} {'steps/s':>8} {'own work':>9} {'waiting':>8} {'exchange':>9} {'CPU ms a step, each':>20}")
+        print(
+            f"\nmeasured: {options.ssd}, 32 px, batch {options.train_batch_size}, {options.replicas} replicas, one "
+            f"thread each, gloo"
+        )
+        print(
+            f"{'processes':>9} {'steps/s':>8} {'own work':>9} {'waiting':>8} {'exchange':>9} "
+            f"{'CPU ms a step, each':>20}"
+        )
         for size in options.processes:
             total, waiting, exchange, processor = measure(options, size)
             own = total - waiting - exchange
@@ -149,8 +160,10 @@ def main(options: Options) -> None:
     parameters = sum(parameter.numel() for parameter in SuperNet(tunas.get_space(options.ssd), 1000).parameters())
     payload = 4.0 * parameters
     print(
-        f"\ncomputed (not measured): {options.ssd}, 1000 classes, {parameters / 1e6:.1f} M parameters, {payload / 1e6:.0f} MB a step; "
-        f"{options.node_gbytes:g} GB/s within {options.node_gpus} GPUs, {options.link_gbytes:g} GB/s beyond, {options.latency_us:g} µs/hop"
+        f"\ncomputed (not measured): {options.ssd}, 1000 classes, {parameters / 1e6:.1f} M parameters, "
+        f"{payload / 1e6:.0f} MB a step; "
+        f"{options.node_gbytes:g} GB/s within {options.node_gpus} GPUs, {options.link_gbytes:g} GB/s beyond, "
+        f"{options.latency_us:g} µs/hop"
     )
     columns = "".join(f"   steps/s, share, images/s at {ms:g} ms" for ms in options.replica_ms)
     print(f"{'GPUs':>5} {'exchange ms':>11} {'slowest/mean':>12}{columns}")

@@ -54,7 +54,9 @@ def fastest(runs: Sequence[Callable[[], object]], rounds: int, device: str) -> l
     return [min(column) for column in zip(*times, strict=True)]
 
 
-def compare(supernet: SuperNet, architecture: Architecture, images: Tensor, labels: Tensor, options: Options) -> list[float]:
+def compare(
+    supernet: SuperNet, architecture: Architecture, images: Tensor, labels: Tensor, options: Options
+) -> list[float]:
     """Seconds of a training step and of a forward pass: shared and alone, shared and alone."""
     alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
 
@@ -78,7 +80,10 @@ def compare(supernet: SuperNet, architecture: Architecture, images: Tensor, labe
 
 
 def main(options: Options) -> None:
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, batch {options.batch}, channels_last")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, batch {options.batch}, "
+        f"channels_last"
+    )
     print(f"{'space':30} {'pixels':>6} {'train ratio':>11} {'forward ratio':>13} {'train ms':>9} {'alone ms':>9}")
     rng = np.random.default_rng(options.seed)
     for name in options.spaces:
@@ -86,7 +91,9 @@ def main(options: Options) -> None:
         supernet = SuperNet(space, 10).to(options.device)
         flat = supernet.flatten()
         for size in options.sizes:
-            images = torch.randn(options.batch, 3, size, size, device=options.device).to(memory_format=torch.channels_last)
+            images = torch.randn(options.batch, 3, size, size, device=options.device).to(
+                memory_format=torch.channels_last
+            )
             labels = torch.arange(options.batch, device=options.device) % 10
             rows = []
             for _ in range(options.architectures):
@@ -95,7 +102,9 @@ def main(options: Options) -> None:
                 flat.grad.zero_()
             train, alone, forward, alone_forward = np.array(rows).T
             ratios = f"{np.median(train / alone):11.3f} {np.median(forward / alone_forward):13.3f}"
-            print(f"{name:30} {size:6} {ratios} {1e3 * np.median(train):9.1f} {1e3 * np.median(alone):9.1f}", flush=True)
+            print(
+                f"{name:30} {size:6} {ratios} {1e3 * np.median(train):9.1f} {1e3 * np.median(alone):9.1f}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The command line in processes of their own: started within milliseconds, alone or as the ranks of a job, and killed at will."""
+"""The command line in processes of their own: started within milliseconds, alone or as the ranks of a job, and killed
+at will."""
 
 from __future__ import annotations
 
@@ -15,13 +16,31 @@ from pathlib import Path
 
 TINY = f"{Path(__file__).parent / 'tiny_space.py'}:tiny"
 """The search space of `tiny_space.py`, as --ssd takes it."""
-SEARCH = ("search", f"--ssd={TINY}", "--image-size=8", "--train-batch-size=48", "--replicas=4", "--device=cpu", "--num-workers=0")
-TRAIN = ("train", f"--ssd={TINY}", "--indices=1:1:1:1:1:1:0:1", "--image-size=8", "--train-batch-size=48", "--device=cpu", "--log-every=1")
+SEARCH = (
+    "search",
+    f"--ssd={TINY}",
+    "--image-size=8",
+    "--train-batch-size=48",
+    "--replicas=4",
+    "--device=cpu",
+    "--num-workers=0",
+)
+TRAIN = (
+    "train",
+    f"--ssd={TINY}",
+    "--indices=1:1:1:1:1:1:0:1",
+    "--image-size=8",
+    "--train-batch-size=48",
+    "--device=cpu",
+    "--log-every=1",
+)
 TIMEOUT = 120.0
 """Seconds after which a job counts as hanging."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tunas.search.loop", "tunas.train.loop", "tunas.cli", "sklearn.datasets", "tyro", "rich.table"])
+_context.set_forkserver_preload(
+    ["tunas.search.loop", "tunas.train.loop", "tunas.cli", "sklearn.datasets", "tyro", "rich.table"]
+)
 
 
 class Job:
@@ -46,7 +65,11 @@ class Job:
         for process in self.processes:
             process.kill()
         assert not hanging, f"ranks {hanging} hang: {self.output(hanging[0])}"
-        return [code if code >= 0 else 128 - code for code in (process.exitcode for process in self.processes) if code is not None]
+        return [
+            code if code >= 0 else 128 - code
+            for code in (process.exitcode for process in self.processes)
+            if code is not None
+        ]
 
     def signal(self, number: int, ranks: Sequence[int] | None = None) -> None:
         for rank in range(len(self.processes)) if ranks is None else ranks:

@@ -21,5 +21,11 @@ def pages_with_code() -> list[Path]:
 def test_the_code_on_the_page_runs(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "blocks.py"
     script.write_text("\n\n".join(BLOCK.findall(page.read_text())))
-    run = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    run = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
     assert run.returncode == 0, run.stderr

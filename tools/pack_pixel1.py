@@ -2,8 +2,8 @@
 
     python tools/pack_pixel1.py DIRECTORY_WITH_JSON [OUTPUT_DIRECTORY]
 
-In the JSON, a layer's choices are one flat list: the product over the layer's fields, the later field varying fastest, and
-for a OneOf of layers the choices one after the other. Here each becomes a table with one axis per OneOf.
+In the JSON, a layer's choices are one flat list: the product over the layer's fields, the later field varying fastest,
+and for a OneOf of layers the choices one after the other. Here each becomes a table with one axis per OneOf.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ def own_choices(node: Any) -> list[dict[int, int]]:
     """Every choice of a layer in the order of the JSON files, as {position of a OneOf: index taken}."""
     if isinstance(node, OneOf):
         assert node.position is not None
-        return [{node.position: index, **rest} for index, choice in enumerate(node.choices) for rest in own_choices(choice)]
+        return [
+            {node.position: index, **rest} for index, choice in enumerate(node.choices) for rest in own_choices(choice)
+        ]
     parts = [own_choices(part) for _, part in fields_of(node)]
-    return [{position: index for part in combination for position, index in part.items()} for combination in itertools.product(*parts)]
+    return [
+        {position: index for part in combination for position, index in part.items()}
+        for combination in itertools.product(*parts)
+    ]
 
 
 def layer_table(space: Space, layer: dict[str, Any]) -> tuple[tuple[int, ...], np.ndarray]:

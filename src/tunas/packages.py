@@ -1,7 +1,7 @@
 """Packages that can be called.
 
-Python puts a package in the place of the function of the same name in `tunas` as soon as anything imports it: `tunas.search` is
-the function before a search, and the package `tunas.search` after it. Both have to do the same.
+Python puts a package in the place of the function of the same name in `tunas` as soon as anything imports it:
+`tunas.search` is the function before a search, and the package `tunas.search` after it. Both have to do the same.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ EXAMPLE_84_MS = (
     "0:0:2:1:0:0:0"
 )
 TINY = """
-from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
+from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck
+from tunas.space import OneOf, Residual, Times, Tower, Zero
 
 def tiny():
     bottleneck = InvertedBottleneck(kernel=OneOf([3, 5], OP), expansion=OneOf([Times(2), Times(4)], FILTERS), stride=2)
@@ -117,9 +118,18 @@ def test_sample_keeps_to_the_range_of_the_released_data(capsys: pytest.CaptureFi
 
 def test_sample_writes_the_columns_of_the_released_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "random.csv"
-    assert main(["sample", "--min-cost=80", "--max-cost=90", "--num-samples=2", "--output-format=csv", f"--output={file}"]) == 0
+    assert (
+        main(["sample", "--min-cost=80", "--max-cost=90", "--num-samples=2", "--output-format=csv", f"--output={file}"])
+        == 0
+    )
     rows = list(csv.DictReader(file.open()))
-    assert list(rows[0]) == ["ssd", "indices", "simulated_pixel1_time_ms", "90epoch_validation_accuracy", "360epoch_test_accuracy"]
+    assert list(rows[0]) == [
+        "ssd",
+        "indices",
+        "simulated_pixel1_time_ms",
+        "90epoch_validation_accuracy",
+        "360epoch_test_accuracy",
+    ]
     assert all(80 <= float(row["simulated_pixel1_time_ms"]) <= 90 for row in rows) and len(rows) == 2
 
 
@@ -130,7 +140,9 @@ def test_sample_says_when_nothing_lies_in_the_range(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == "tunas: min_cost 3 is above max_cost 2\n"
 
 
-def test_a_search_leaves_a_run_that_analyze_reads(finished_search: Path, tiny_space: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_leaves_a_run_that_analyze_reads(
+    finished_search: Path, tiny_space: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("params.json", "model_spec.json", "result.json", "data.json"):
         assert (finished_search / name).is_file()
     result = json.loads((finished_search / "result.json").read_text())
@@ -142,10 +154,14 @@ def test_a_search_leaves_a_run_that_analyze_reads(finished_search: Path, tiny_sp
     assert int(lines["global_step"]) == result["steps"] - 1
 
 
-def test_a_search_that_misses_says_how_to_land_and_that_works(tiny_space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_that_misses_says_how_to_land_and_that_works(
+    tiny_space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = [f"--ssd={tiny_space}", f"--checkpoint_dir={tmp_path}", *SMALL_RUN, "--rl_cost_model_target=1"]
     assert main(["search", *settings]) == 0
-    (advice,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("closer to the target: tunas analyze ")]
+    (advice,) = [
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("closer to the target: tunas analyze ")
+    ]
     assert main([word for word in advice.split() if word == "analyze" or word.startswith("--")]) == 0
     nearest = dict(line.split(" = ") for line in capsys.readouterr().out.splitlines() if line)
     assert main(["search", *settings, "--rl_cost_model_tolerance=0.01"]) == 0
@@ -169,7 +185,10 @@ def test_the_found_architecture_trains_and_a_checkpoint_of_it_evaluates_alike(
     assert trained["images"] == 360 and trained["split"] == "valid" and 0 <= trained["accuracy"] <= 1
     (checkpoint, *_) = sorted((tmp_path / "train").glob("checkpoint-*"), reverse=True)
     for _ in range(2):  # into the same directory again
-        assert main(["train", *model, "--mode=eval", f"--checkpoint={checkpoint}", f"--checkpoint_dir={tmp_path}/eval"]) == 0
+        assert (
+            main(["train", *model, "--mode=eval", f"--checkpoint={checkpoint}", f"--checkpoint_dir={tmp_path}/eval"])
+            == 0
+        )
     evaluated = json.loads((tmp_path / "eval/result.json").read_text())
     assert (evaluated["accuracy"], evaluated["loss"]) == (trained["accuracy"], trained["loss"])
 
@@ -177,24 +196,42 @@ def test_the_found_architecture_trains_and_a_checkpoint_of_it_evaluates_alike(
 def test_booleans_are_given_as_in_the_original(tiny_space: str, tmp_path: Path) -> None:
     for number, flag in enumerate(("--enable_cost_model=False", "--noenable_cost_model", "--no-enable-cost-model")):
         directory = tmp_path / str(number)
-        assert main(["search", f"--ssd={tiny_space}", f"--checkpoint_dir={directory}", flag, *SMALL_RUN, "--epochs=0.1"]) == 0
+        assert (
+            main(["search", f"--ssd={tiny_space}", f"--checkpoint_dir={directory}", flag, *SMALL_RUN, "--epochs=0.1"])
+            == 0
+        )
         assert json.loads((directory / "params.json").read_text())["enable_cost_model"] is False
         assert json.loads((directory / "result.json").read_text())["cost"] is None
 
 
 BAD = {
-    "unknown space": (["search", "--ssd=proxylesnas_search"], "unknown space 'proxylesnas_search'; did you mean proxylessnas_search"),
+    "unknown space": (
+        ["search", "--ssd=proxylesnas_search"],
+        "unknown space 'proxylesnas_search'; did you mean proxylessnas_search",
+    ),
     "nothing to search": (["search", "--ssd=mobilenet_v2"], "one fixed architecture, there is nothing to search"),
     "target 0": (["search", "--rl_cost_model_target=0"], "rl_cost_model_target must be a positive number, not 0"),
-    "negative target": (["search", "--rl_cost_model_target=-3"], "rl_cost_model_target must be a positive number, not -3"),
+    "negative target": (
+        ["search", "--rl_cost_model_target=-3"],
+        "rl_cost_model_target must be a positive number, not -3",
+    ),
     "positive exponent": (["search", "--rl_cost_model_exponent=0.1"], "exponent must be 0 or below"),
-    "long warmup": (["search", "--increase_ops_warmup_steps_fraction=0.5"], "but the controller starts to learn after 0.25"),
-    "indivisible": (["search", "--train_batch_size=100", "--replicas=3"], "100 images cannot be divided among 3 replicas"),
+    "long warmup": (
+        ["search", "--increase_ops_warmup_steps_fraction=0.5"],
+        "but the controller starts to learn after 0.25",
+    ),
+    "indivisible": (
+        ["search", "--train_batch_size=100", "--replicas=3"],
+        "100 images cannot be divided among 3 replicas",
+    ),
     "no batch": (["search", "--epochs=0.01"], "are less than one batch of 64"),
     "unknown device": (["search", "--device=tpu"], "unknown device 'tpu'"),
     "no such cost model": (["search", "--cost_model=pixel9"], "there is no cost model 'pixel9'"),
     "odd constraint": (["search", "--constraint", "params"], "a constraint reads name=limit"),
-    "cost samples": (["search", "--num_cost_samples=64", "--rl_reward_function=mnas"], "works with the abs reward only"),
+    "cost samples": (
+        ["search", "--num_cost_samples=64", "--rl_reward_function=mnas"],
+        "works with the abs reward only",
+    ),
     "missing indices": (["train", "--ssd=proxylessnas_search"], "name one of its architectures with --indices"),
     "wrong length": (["train", "--ssd=proxylessnas_search", "--indices=0:1"], "takes 73 indices, but 2 were given"),
     "out of range": (
@@ -206,7 +243,7 @@ BAD = {
     "no file": (["train", "--mode=eval", "--checkpoint=/nowhere.pth"], "there is no checkpoint file /nowhere.pth"),
     "no dataset": (["train", "--dataset_dir=/nowhere"], "/nowhere"),
     "no run": (["analyze", "--dirname=/nowhere/*"], "no directory matches '/nowhere/*'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

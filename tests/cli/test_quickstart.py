@@ -12,13 +12,22 @@ from tunas.cli import main
 def test_the_quickstart_compares_the_searched_with_random_architectures_of_the_same_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["quickstart", f"--ssd={TINY}", f"--checkpoint_dir={tmp_path}", "--train_epochs=1", "--random=1", "--cost_model=params"]
+    words = [
+        "quickstart",
+        f"--ssd={TINY}",
+        f"--checkpoint_dir={tmp_path}",
+        "--train_epochs=1",
+        "--random=1",
+        "--cost_model=params",
+    ]
     assert main(words) == 0
     searched, random = json.loads((tmp_path / "comparison.json").read_text())
     target = json.loads((tmp_path / "search/result.json").read_text())["target"]
     assert random["cost"] == pytest.approx(target, rel=0.02)
     assert searched["indices"] == json.loads((tmp_path / "search/result.json").read_text())["indices"]
-    assert all(json.loads((tmp_path / name / "result.json").read_text())["images"] == 360 for name in ("searched", "random-1"))
+    assert all(
+        json.loads((tmp_path / name / "result.json").read_text())["images"] == 360 for name in ("searched", "random-1")
+    )
     before = capsys.readouterr().out
     assert main(words) == 0  # goes on where it was: nothing is left to do
     assert capsys.readouterr().out.splitlines()[1:5] == before.splitlines()[1:5]

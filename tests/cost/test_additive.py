@@ -60,9 +60,13 @@ def odd_space():
 
 def plain_space():
     """A choice of each kind, few enough to try all architectures."""
-    bottleneck = InvertedBottleneck(OneOf((3, 5), OP), OneOf((Times(2.0), Times(3.0)), FILTERS), OneOf((False, True), OP), stride=2)
+    bottleneck = InvertedBottleneck(
+        OneOf((3, 5), OP), OneOf((Times(2.0), Times(3.0)), FILTERS), OneOf((False, True), OP), stride=2
+    )
     skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-    return Space("plain", Tower((Block((Conv(3, stride=2), RELU), 8), Block((bottleneck, skippable), OneOf((8, 24), FILTERS)))))
+    return Space(
+        "plain", Tower((Block((Conv(3, stride=2), RELU), 8), Block((bottleneck, skippable), OneOf((8, 24), FILTERS))))
+    )
 
 
 def spaces():
@@ -86,7 +90,8 @@ def executed_macs(network, image):
 
 
 class Tensors(TorchDispatchMode):
-    """Writes down which tensors each executed operator reads and makes; batch norm and activations count as in place."""
+    """Writes down which tensors each executed operator reads and makes; batch norm and activations count as in
+    place."""
 
     IN_PLACE = ("batch_norm", "relu", "relu_", "hardswish", "sigmoid", "dropout")
 
@@ -98,7 +103,9 @@ class Tensors(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        reads = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.data_ptr() not in self.weights]
+        reads = [
+            leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.data_ptr() not in self.weights
+        ]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         self.alive += reads + made  # so that no identity is used twice
         if name == "new_zeros":
@@ -122,7 +129,10 @@ class Tensors(TorchDispatchMode):
             for tensor in reads | made:
                 first.setdefault(tensor, time)
                 last[tensor] = time
-        return max(sum(sizes[tensor] for tensor in first if first[tensor] <= time <= last[tensor]) for time in range(len(self.events)))
+        return max(
+            sum(sizes[tensor] for tensor in first if first[tensor] <= time <= last[tensor])
+            for time in range(len(self.events))
+        )
 
 
 def executed_peak(network, image):
@@ -141,7 +151,9 @@ def test_parameters_and_macs_are_those_that_the_profile_counts(space):
     assert (model.unit, work.unit) == ("parameters", "MACs")
 
 
-@pytest.mark.parametrize("space", [odd_space(), plain_space(), *map(tunas.get_space, SEARCH_SPACES)], ids=lambda space: space.name)
+@pytest.mark.parametrize(
+    "space", [odd_space(), plain_space(), *map(tunas.get_space, SEARCH_SPACES)], ids=lambda space: space.name
+)
 def test_tables_equal_what_the_built_network_has_and_does(space):
     model, work = parameters(space, num_classes=5), macs(space, image_size=33, num_classes=5)
     rng = np.random.default_rng(1)
@@ -189,7 +201,9 @@ def test_costs_are_found_by_name_and_carry_their_settings():
     assert named_cost("params", space, 64, 3).estimate(architecture) == count_parameters(architecture, 3)
     assert named_cost("macs", space, 64, 3).estimate(architecture) == count_macs(architecture, 3, 64)
     assert named_cost("peak_memory", space, 64, 3).provenance["image_size"] == 64
-    assert load_cost_model("macs", space, image_size=64, num_classes=3).estimate(architecture) == count_macs(architecture, 3, 64)
+    assert load_cost_model("macs", space, image_size=64, num_classes=3).estimate(architecture) == count_macs(
+        architecture, 3, 64
+    )
     with pytest.raises(InputError, match="unknown cost 'flops'"):
         named_cost("flops", space)
 

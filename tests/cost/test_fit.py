@@ -22,11 +22,27 @@ from tunas.cost.regression import (
 )
 from tunas.cost.samples import Sample, draw_architectures
 from tunas.errors import InputError
-from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
+from tunas.space import (
+    FILTERS,
+    OP,
+    RELU,
+    Block,
+    Conv,
+    GlobalAveragePool,
+    InvertedBottleneck,
+    OneOf,
+    Residual,
+    Space,
+    Times,
+    Tower,
+    Zero,
+)
 
 
 def small_tower():
-    bottleneck = InvertedBottleneck(OneOf((3, 5, 7), OP), OneOf((Times(2.0), Times(4.0)), FILTERS), OneOf((False, True), OP), stride=2)
+    bottleneck = InvertedBottleneck(
+        OneOf((3, 5, 7), OP), OneOf((Times(2.0), Times(4.0)), FILTERS), OneOf((False, True), OP), stride=2
+    )
     skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
     widths = [OneOf((8, 16, 24), FILTERS), OneOf((16, 32), FILTERS)]
     blocks = [Block((bottleneck, skippable, skippable), width) for width in widths]
@@ -100,9 +116,13 @@ def test_features_of_an_architecture_are_the_entries_it_picks():
     features = SpaceFeatures(SPACE, 224, 1000)
     indices = drawn(SPACE, 20)
     totals = features.picked(indices) @ features.amounts
-    work = sum(totals[:, features.names.index(f"macs {kind}")] for kind in ("dense", "pointwise", "depthwise", "vector"))
+    work = sum(
+        totals[:, features.names.index(f"macs {kind}")] for kind in ("dense", "pointwise", "depthwise", "vector")
+    )
     np.testing.assert_allclose(work, macs(SPACE).estimate(indices), rtol=1e-12)
-    np.testing.assert_allclose(totals[:, features.names.index("weights")], parameters(SPACE).estimate(indices), rtol=1e-12)
+    np.testing.assert_allclose(
+        totals[:, features.names.index("weights")], parameters(SPACE).estimate(indices), rtol=1e-12
+    )
     assert sparse.issparse(features.main) and features.main.shape[0] == len(features.amounts)
 
 
@@ -120,10 +140,15 @@ def test_a_device_that_follows_the_physics_is_recovered_from_few_samples():
 def test_tables_with_known_coefficients_are_recovered():
     rng = np.random.default_rng(4)
     base = macs(SPACE)
-    terms = [CostTerm(term.positions, 1e-7 * term.values * rng.uniform(0.5, 1.5, term.values.shape), term.path) for term in base.terms]
+    terms = [
+        CostTerm(term.positions, 1e-7 * term.values * rng.uniform(0.5, 1.5, term.values.shape), term.path)
+        for term in base.terms
+    ]
     device = CostModel(SPACE, 3.0, terms)
     indices, unseen = drawn(SPACE, 400), SPACE.sample(np.random.default_rng(9), 500)
-    few, many = (fit_samples(SPACE, samples_of(SPACE, indices[:n], device.estimate(indices[:n])), folds=4) for n in (80, 400))
+    few, many = (
+        fit_samples(SPACE, samples_of(SPACE, indices[:n], device.estimate(indices[:n])), folds=4) for n in (80, 400)
+    )
     errors = [np.abs(model.estimate(unseen) / device.estimate(unseen) - 1).mean() for model, _ in (few, many)]
     assert errors[1] < 0.01 and errors[1] < errors[0] / 2
     assert few[1].mean_error == pytest.approx(errors[0], rel=0.6)  # what is reported is what happens
@@ -171,7 +196,14 @@ def test_any_space_can_be_fitted(ssd):
 
 
 def report_of(measured, predicted, **changes):
-    fields = {"noise": 0.01, "learning_curve": ((10, 0.08), (20, 0.04)), "unseen": (), "entries": 5, "entries_seen": 4, "strengths": {}}
+    fields = {
+        "noise": 0.01,
+        "learning_curve": ((10, 0.08), (20, 0.04)),
+        "unseen": (),
+        "entries": 5,
+        "entries_seen": 4,
+        "strengths": {},
+    }
     return FitReport(np.array(measured, float), np.array(predicted, float), **{**fields, **changes})
 
 

@@ -1,4 +1,5 @@
-"""Measuring draws every choice often enough, times in turns, survives interruptions, and says what is wrong with its input."""
+"""Measuring draws every choice often enough, times in turns, survives interruptions, and says what is wrong with its
+input."""
 
 import csv
 import dataclasses
@@ -16,10 +17,32 @@ from tunas.cost import CostModel, backends
 from tunas.cost.additive import parameters
 from tunas.cost.backends import Backend, backend_names, export_onnx, get_backend, register_backend
 from tunas.cost.fit import FitConfig, fit
-from tunas.cost.measure import CLOCKS, MeasureConfig, compare, export, interleaved_times, measure, network_and_image, summary
+from tunas.cost.measure import (
+    CLOCKS,
+    MeasureConfig,
+    compare,
+    export,
+    interleaved_times,
+    measure,
+    network_and_image,
+    summary,
+)
 from tunas.cost.samples import COLUMNS, Sample, append_samples, draw_architectures, in_use, read_samples, references_of
 from tunas.errors import InputError
-from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
+from tunas.space import (
+    FILTERS,
+    OP,
+    RELU,
+    Block,
+    Conv,
+    GlobalAveragePool,
+    InvertedBottleneck,
+    OneOf,
+    Residual,
+    Times,
+    Tower,
+    Zero,
+)
 
 SPACE = "tiny_to_measure"
 
@@ -29,7 +52,11 @@ def tiny_tower():
     skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
     widths = OneOf((8, 16, 24), FILTERS)
     return Tower(
-        (Block((Conv(3, stride=2), RELU), 8), Block((bottleneck, skippable), widths), Block((Conv(1), RELU, GlobalAveragePool()), 32))
+        (
+            Block((Conv(3, stride=2), RELU), 8),
+            Block((bottleneck, skippable), widths),
+            Block((Conv(1), RELU, GlobalAveragePool()), 32),
+        )
     )
 
 
@@ -53,7 +80,16 @@ def counted(monkeypatch):
 
 
 def quick(**changes):
-    settings = {"ssd": SPACE, "device": "counted", "image_size": 32, "num_classes": 4, "warmup": 1, "rounds": 2, "repeats": 2, "group": 3}
+    settings = {
+        "ssd": SPACE,
+        "device": "counted",
+        "image_size": 32,
+        "num_classes": 4,
+        "warmup": 1,
+        "rounds": 2,
+        "repeats": 2,
+        "group": 3,
+    }
     return MeasureConfig(**{**settings, **changes})
 
 
@@ -142,9 +178,10 @@ def test_rows_say_what_was_measured_how(space, counted, tmp_path):
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert {(r["ssd"], r["backend"], r["device"], r["image_size"], r["threads"], r["clock"], r["rounds"], r["repeats"]) for r in rows} == {
-        (SPACE, "counted", "nothing", "32", "1", "wall", "2", "2")
-    }
+    assert {
+        (r["ssd"], r["backend"], r["device"], r["image_size"], r["threads"], r["clock"], r["rounds"], r["repeats"])
+        for r in rows
+    } == {(SPACE, "counted", "nothing", "32", "1", "wall", "2", "2")}
     assert all(float(row["milliseconds"]) > 0 for row in rows)
 
 
@@ -179,7 +216,17 @@ def test_more_networks_than_there_are_cannot_be_measured(space, counted, tmp_pat
 
 def test_a_written_row_is_read_back(space, tmp_path):
     row = sample(
-        space, "1:0:0:1:0:1", 12.5, backend="b", device="d, e", image_size=64, threads=2, clock="wall", spread=0.25, rounds=3, repeats=4
+        space,
+        "1:0:0:1:0:1",
+        12.5,
+        backend="b",
+        device="d, e",
+        image_size=64,
+        threads=2,
+        clock="wall",
+        spread=0.25,
+        rounds=3,
+        repeats=4,
     )
     append_samples(tmp_path / "s.csv", [row])
     assert read_samples(tmp_path / "s.csv", space) == [row]
@@ -199,7 +246,10 @@ GOOD = "0:0:0:0:0:0"
         ([(SPACE, GOOD, "fast")], "row 1: milliseconds must be a number, not 'fast'"),
         ([(SPACE, GOOD, "")], "row 1: milliseconds is empty"),
         ([(SPACE, GOOD, "1"), (SPACE, GOOD, "2")], "row 2: the same network as row 1"),
-        ([(SPACE, "0:0:0:0:1:0", "1"), (SPACE, "0:0:1:1:1:0", "2")], "row 2: the same network as row 1"),  # they differ in a skipped layer
+        (
+            [(SPACE, "0:0:0:0:1:0", "1"), (SPACE, "0:0:1:1:1:0", "2")],
+            "row 2: the same network as row 1",
+        ),  # they differ in a skipped layer
         ([("mobilenet_v2", "", "1")], "row 1: a measurement of 'mobilenet_v2', not of tiny_to_measure"),
         ([(SPACE, "0:0:0:0:0:0:0", "1")], "row 1: .* takes 6 indices, but 7 were given"),
         ([(SPACE, "0:0:0:0:0:3", "1")], "row 1: index 3 at position 5"),
@@ -212,7 +262,9 @@ def test_a_wrong_row_is_named(space, tmp_path, rows, message):
 
 
 def test_a_missing_column_or_file_is_named(space, tmp_path):
-    with pytest.raises(InputError, match="no column 'milliseconds'; needed are ssd, indices, milliseconds, found were ssd, indices, ms"):
+    with pytest.raises(
+        InputError, match="no column 'milliseconds'; needed are ssd, indices, milliseconds, found were ssd, indices, ms"
+    ):
         read_samples(written(tmp_path / "s.csv", header=("ssd", "indices", "ms")), space)
     with pytest.raises(InputError, match=r"cannot read the samples .*none\.csv"):
         read_samples(tmp_path / "none.csv", space)
@@ -249,7 +301,9 @@ def test_an_unknown_device_is_named_with_its_neighbours():
         get_backend("onnx-runtime")
     register_backend(Backend("needy", lambda *_: print, lambda: "", requires=("no_such_runtime",), install="something"))
     try:
-        with pytest.raises(InputError, match="device 'needy' needs no_such_runtime, not installed here: pip install 'something'"):
+        with pytest.raises(
+            InputError, match="device 'needy' needs no_such_runtime, not installed here: pip install 'something'"
+        ):
             get_backend("needy")
     finally:
         backends._backends.pop("needy")
@@ -258,7 +312,9 @@ def test_an_unknown_device_is_named_with_its_neighbours():
 # Real devices
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "compile" in name else ()) for name in backend_names()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "compile" in name else ()) for name in backend_names()]
+)
 def test_a_device_computes_the_networks_own_logits(space, name):
     backend = backends._backends[name]
     if missing := [module for module in backend.requires if importlib.util.find_spec(module) is None]:
@@ -270,7 +326,9 @@ def test_a_device_computes_the_networks_own_logits(space, name):
     with torch.no_grad():
         expected = network(image).numpy()
     logits = backend.prepare(network, image, 1)()
-    np.testing.assert_allclose(np.asarray(logits.cpu() if isinstance(logits, torch.Tensor) else logits), expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(logits.cpu() if isinstance(logits, torch.Tensor) else logits), expected, rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["torch-cpu", "onnxruntime", "openvino", "executorch"])
@@ -289,7 +347,8 @@ def test_one_architecture_is_measured_without_a_file(space):
 
 @pytest.fixture
 def steady(monkeypatch):
-    """A device that takes a microsecond for every parameter, times `steady["slowdown"]`, on a clock that only it moves."""
+    """A device that takes a microsecond for every parameter, times `steady["slowdown"]`, on a clock that only it
+    moves."""
     state = {"now": 0.0, "slowdown": 1.0}
 
     def prepare(network, image, threads):
@@ -328,7 +387,14 @@ def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, stea
 
 
 def test_times_are_those_of_the_speed_that_the_device_had_at_first(space, steady, tmp_path):
-    settings = {"device": "steady", "num_classes": 4, "rounds": 2, "repeats": 1, "out": str(tmp_path / "s.csv"), "group": 12}
+    settings = {
+        "device": "steady",
+        "num_classes": 4,
+        "rounds": 2,
+        "repeats": 1,
+        "out": str(tmp_path / "s.csv"),
+        "group": 12,
+    }
     steady["slowdown"] = 0.8
     measure(quick(num_architectures=12, **settings))
     steady["slowdown"] = 1.2
@@ -337,14 +403,19 @@ def test_times_are_those_of_the_speed_that_the_device_had_at_first(space, steady
     samples = measure(quick(num_architectures=40, **settings))
     size = parameters(space, num_classes=4)
     for number, measured in enumerate(samples):
-        assert measured.milliseconds == pytest.approx(0.8 * size.estimate(space.architecture(measured.indices)) / 1e3, rel=1e-4)
+        assert measured.milliseconds == pytest.approx(
+            0.8 * size.estimate(space.architecture(measured.indices)) / 1e3, rel=1e-4
+        )
         assert measured.slowdown == pytest.approx(1.0 if number < 12 else 1.5 if number < 30 else 0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("references", "message"),
     [
-        ([{"indices": "1:0:0:1:0:2", "milliseconds": 0}], "references/0 must hold indices as text and a positive number"),
+        (
+            [{"indices": "1:0:0:1:0:2", "milliseconds": 0}],
+            "references/0 must hold indices as text and a positive number",
+        ),
         ([{"indices": "1:0:0:1:0:2", "milliseconds": True}], "references/0 must hold"),
         ([{"indices": "1:0:0:1:0:2", "milliseconds": 1.0}, 7], "references/1 must hold"),
         ({"indices": 1}, "references/0 must hold"),
@@ -357,7 +428,9 @@ def test_wrong_references_of_a_cost_model_are_named(space, references, message):
 
 
 def test_larger_images_take_longer(space):
-    small, large = (measure(quick(device="torch-cpu", indices="1:0:0:1:0:2", image_size=size))[0].milliseconds for size in (32, 256))
+    small, large = (
+        measure(quick(device="torch-cpu", indices="1:0:0:1:0:2", image_size=size))[0].milliseconds for size in (32, 256)
+    )
     assert large > 3 * small
 
 
@@ -400,4 +473,9 @@ def test_an_exported_file_is_the_network(space, tmp_path):
 
 def test_defaults_measure_500_at_224_px_on_one_thread():
     defaults = {field.name: field.default for field in dataclasses.fields(MeasureConfig)}
-    assert (defaults["num_architectures"], defaults["image_size"], defaults["threads"], defaults["device"]) == (500, 224, 1, "torch-cpu")
+    assert (defaults["num_architectures"], defaults["image_size"], defaults["threads"], defaults["device"]) == (
+        500,
+        224,
+        1,
+        "torch-cpu",
+    )

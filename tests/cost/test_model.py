@@ -1,4 +1,5 @@
-"""A cost model prices architectures as published, averages what is enabled as a whole, and is read back as it was written."""
+"""A cost model prices architectures as published, averages what is enabled as a whole, and is read back as it was
+written."""
 
 import csv
 import itertools
@@ -28,9 +29,13 @@ PROXYLESS_84 = (
 
 
 def small_space(name="small"):
-    bottleneck = InvertedBottleneck(kernel=OneOf((3, 5), OP), expansion=OneOf((Times(1.0), Times(2.0), Times(3.0)), FILTERS), stride=2)
+    bottleneck = InvertedBottleneck(
+        kernel=OneOf((3, 5), OP), expansion=OneOf((Times(1.0), Times(2.0), Times(3.0)), FILTERS), stride=2
+    )
     skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-    return Space(name, Tower((Block((bottleneck, skippable), OneOf((8, 16), FILTERS)), Block((Conv(OneOf((3, 5, 7), OP)),), 16))))
+    return Space(
+        name, Tower((Block((bottleneck, skippable), OneOf((8, 16), FILTERS)), Block((Conv(OneOf((3, 5, 7), OP)),), 16)))
+    )
 
 
 def random_model(space, rng, unit="ms"):
@@ -66,7 +71,8 @@ def test_published_checks(ssd):
 
 
 @pytest.mark.parametrize(
-    "ssd, indices, milliseconds", [("mobilenet_v3_like_search", BEST_V3, 56.575), ("proxylessnas_search", PROXYLESS_84, 84.017)]
+    "ssd, indices, milliseconds",
+    [("mobilenet_v3_like_search", BEST_V3, 56.575), ("proxylessnas_search", PROXYLESS_84, 84.017)],
 )
 def test_worked_examples(ssd, indices, milliseconds):
     architecture = tunas.get_space(ssd).architecture(indices)
@@ -103,7 +109,9 @@ def test_a_batch_costs_what_its_rows_cost(ssd):
     costs = model.estimate(architectures)
     assert costs.shape == (5000,) and costs.dtype == np.float64
     for row in (0, 1, 4095, 4096, 4999):
-        assert costs[row] == pytest.approx(model.estimate(model.space.architecture(architectures[row].tolist())), abs=1e-9)
+        assert costs[row] == pytest.approx(
+            model.estimate(model.space.architecture(architectures[row].tolist())), abs=1e-9
+        )
     assert model.estimate(architectures.astype(np.int8)).tolist() == costs.tolist()
     assert model.estimate(architectures[:0]).shape == (0,)
 
@@ -167,7 +175,9 @@ def test_saved_and_loaded(tmp_path):
     architectures = space.sample(np.random.default_rng(1), 50)
     assert loaded.estimate(architectures).tolist() == model.estimate(architectures).tolist()
     assert (loaded.unit, loaded.device, loaded.provenance) == ("µJ", "a device", {"seed": 3})
-    assert [(term.positions, term.path) for term in loaded.terms] == [(term.positions, term.path) for term in model.terms]
+    assert [(term.positions, term.path) for term in loaded.terms] == [
+        (term.positions, term.path) for term in model.terms
+    ]
     assert load_cost_model(path, space).bias == 7.5
     model.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["cost.json"]
@@ -223,7 +233,9 @@ def test_a_wrong_file_is_refused_by_name_and_place(tmp_path, change, complaint):
     assert "cost.json" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"format": "tunas-cost-model"}', "[" * 100_000, b"\xff\xfe".decode("latin1")])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"format": "tunas-cost-model"}', "[" * 100_000, b"\xff\xfe".decode("latin1")]
+)
 def test_a_file_that_is_something_else_is_refused(tmp_path, text):
     path = tmp_path / "cost.json"
     path.write_text(text, encoding="latin1")
@@ -232,7 +244,9 @@ def test_a_file_that_is_something_else_is_refused(tmp_path, text):
 
 
 def test_a_custom_space_without_a_cost_model_is_told_how_to_get_one():
-    with pytest.raises(InputError, match=r"small.*mobilenet_v3_like_search.*proxylessnas_search.*`tunas measure`.*`tunas fit`"):
+    with pytest.raises(
+        InputError, match=r"small.*mobilenet_v3_like_search.*proxylessnas_search.*`tunas measure`.*`tunas fit`"
+    ):
         load_cost_model("pixel1", small_space())
 
 
@@ -274,7 +288,11 @@ def test_an_index_out_of_range_is_refused_by_place(position, index):
     "bias, terms, complaint",
     [
         (math.nan, [], "bias"),
-        (0.0, [CostTerm((0,), np.zeros(3))], r"term 0: the table has shape \[3\], but its positions have \[2\] choices"),
+        (
+            0.0,
+            [CostTerm((0,), np.zeros(3))],
+            r"term 0: the table has shape \[3\], but its positions have \[2\] choices",
+        ),
         (0.0, [CostTerm((0,), np.array([0.0, math.nan]), "blocks/0")], r"term 0 \(blocks/0\): .*not finite"),
         (0.0, [CostTerm((7,), np.zeros(3))], "no position 7"),
         (0.0, [CostTerm((0, 0), np.zeros((2, 2)))], "twice"),

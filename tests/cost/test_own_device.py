@@ -6,7 +6,20 @@ import pytest
 import tunas
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import MeasureConfig, measure
-from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Residual, Times, Tower, Zero
+from tunas.space import (
+    FILTERS,
+    OP,
+    RELU,
+    Block,
+    Conv,
+    GlobalAveragePool,
+    InvertedBottleneck,
+    OneOf,
+    Residual,
+    Times,
+    Tower,
+    Zero,
+)
 
 
 def tower() -> Tower:
@@ -22,7 +35,9 @@ def test_a_search_for_this_processor_lands_within_a_tenth_of_its_target(tmp_path
     space = tunas.register_space("searched_for_this_processor", tower)
     settings = {"ssd": space.name, "image_size": 128, "num_classes": 10, "clock": "processor"}
     measure(MeasureConfig(out=str(tmp_path / "samples.csv"), num_architectures=60, group=60, **settings))
-    model, report = fit(FitConfig(str(tmp_path / "samples.csv"), space.name, str(tmp_path / "mine.json"), num_classes=10))
+    model, report = fit(
+        FitConfig(str(tmp_path / "samples.csv"), space.name, str(tmp_path / "mine.json"), num_classes=10)
+    )
     assert report.mean_error < 0.1 and report.spearman > 0.9
     target = float(np.median(model.estimate(space.sample(np.random.default_rng(1), 1000))))
     result = tunas.search(

@@ -21,7 +21,11 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     """(layout, PNG or JPEG) -> directory. Read only."""
     root = tmp_path_factory.mktemp("datasets")
     kinds = ("PNG", "JPEG")
-    return {(layout, kind): write(root / kind / layout, cached_rendering(kind)) for layout, write in WRITERS.items() for kind in kinds}
+    return {
+        (layout, kind): write(root / kind / layout, cached_rendering(kind))
+        for layout, write in WRITERS.items()
+        for kind in kinds
+    }
 
 
 def opened(directory: Path | str, cache: Path | None = None, **settings: object) -> Data:

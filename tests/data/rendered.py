@@ -105,14 +105,26 @@ def write_tfds(root: Path, pictures: Rendered, shards: int = 3) -> Path:
             path = directory / f"shapes-{split}.tfrecord-{number:05d}-of-{count:05d}"
             path.write_bytes(b"".join(record(example(each)) for each in shard))
         lengths = [str(len(shard)) for shard in parts_of(part, count)]
-        splits.append({"name": split, "shardLengths": lengths, "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"})
+        splits.append(
+            {
+                "name": split,
+                "shardLengths": lengths,
+                "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            }
+        )
     info = {"name": "shapes", "version": "1.0.0", "fileFormat": "tfrecord", "splits": splits}
     (directory / "dataset_info.json").write_text(json.dumps(info))
     core = "tensorflow_datasets.core.features"
     features = {
         "file_name": {"pythonClassName": f"{core}.text_feature.Text"},
-        "image": {"pythonClassName": f"{core}.image_feature.Image", "image": {"shape": {"dimensions": ["-1", "-1", "3"]}}},
-        "label": {"pythonClassName": f"{core}.class_label_feature.ClassLabel", "classLabel": {"numClasses": str(len(CLASS_NAMES))}},
+        "image": {
+            "pythonClassName": f"{core}.image_feature.Image",
+            "image": {"shape": {"dimensions": ["-1", "-1", "3"]}},
+        },
+        "label": {
+            "pythonClassName": f"{core}.class_label_feature.ClassLabel",
+            "classLabel": {"numClasses": str(len(CLASS_NAMES))},
+        },
     }
     document = {"pythonClassName": f"{core}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
     (directory / "features.json").write_text(json.dumps(document))

@@ -35,7 +35,9 @@ def test_the_second_opening_does_not_decode(datasets, layout, tmp_path, monkeypa
     assert torch.equal(valid_pixels(data), first)
     images, _ = next(data.stream("valid", 30, seed=0, augment=False))
     assert images.shape == (30, 3, 32, 32) and images.is_contiguous(memory_format=torch.channels_last)
-    assert {image.contiguous().numpy().tobytes() for image in images} == {image.contiguous().numpy().tobytes() for image in first}
+    assert {image.contiguous().numpy().tobytes() for image in images} == {
+        image.contiguous().numpy().tobytes() for image in first
+    }
 
 
 def test_cached_pixels_are_the_decoded_ones(datasets, tmp_path):
@@ -91,7 +93,10 @@ def test_a_damaged_cache_is_made_again(datasets, tmp_path, caplog, damage):
     whole = path.read_bytes()
     pixels = 3 * 32 * 32 * 3
     if damage in ("pixels", "labels", "description", "tail"):
-        flip(path, {"pixels": 1000, "labels": pixels + 3, "description": pixels + 3 * 17 + 20, "tail": len(whole) - 1}[damage])
+        flip(
+            path,
+            {"pixels": 1000, "labels": pixels + 3, "description": pixels + 3 * 17 + 20, "tail": len(whole) - 1}[damage],
+        )
     else:
         path.write_bytes({"short": whole[:-700], "empty": b"", "long": whole + b"more"}[damage])
     assert torch.equal(valid_pixels(opened(datasets["folder", "PNG"], tmp_path)), first)
@@ -156,7 +161,9 @@ def test_a_cache_for_other_images_is_not_taken(datasets, tmp_path):
 
 def test_training_from_kept_images_needs_no_decoding(datasets, tmp_path, monkeypatch):
     plain = opened(datasets["folder", "PNG"], tmp_path)
-    kept = opened(datasets["folder", "PNG"], tmp_path, train_cache_size=1000)  # larger than every image: nothing is reduced
+    kept = opened(
+        datasets["folder", "PNG"], tmp_path, train_cache_size=1000
+    )  # larger than every image: nothing is reduced
     wanted = list(itertools.islice(plain.stream("train", 10, seed=0, augment=True), 3))
     no_decoding(monkeypatch)
     got = list(itertools.islice(kept.stream("train", 10, seed=0, augment=True), 3))
@@ -174,7 +181,13 @@ def test_kept_images_are_reduced(datasets, tmp_path):
 
 
 def test_kept_images_leave_out_bad_ones(tmp_path, pictures):
-    bad = Rendered([Picture(each.name, each.label, b"" if n in (7, 60) else each.encoded) for n, each in enumerate(pictures.train)], [])
+    bad = Rendered(
+        [
+            Picture(each.name, each.label, b"" if n in (7, 60) else each.encoded)
+            for n, each in enumerate(pictures.train)
+        ],
+        [],
+    )
     root = write_folder(tmp_path / "data", bad)
     data = opened(root, tmp_path / "cache", train_cache_size=40, on_bad_image="skip")
     assert len(data.bad_images.reasons) == 2

@@ -38,9 +38,15 @@ def results(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
-def test_every_layout_gives_the_result_that_an_image_folder_gives(layout: str, results: dict[str, tuple[dict[str, object], ...]]) -> None:
-    for number, names in enumerate((("indices", "cost", "shared_weights_accuracy"), ("accuracy", "top5_accuracy", "loss", "images"))):
-        assert {name: results[layout][number][name] for name in names} == {name: results["folder"][number][name] for name in names}
+def test_every_layout_gives_the_result_that_an_image_folder_gives(
+    layout: str, results: dict[str, tuple[dict[str, object], ...]]
+) -> None:
+    for number, names in enumerate(
+        (("indices", "cost", "shared_weights_accuracy"), ("accuracy", "top5_accuracy", "loss", "images"))
+    ):
+        assert {name: results[layout][number][name] for name in names} == {
+            name: results["folder"][number][name] for name in names
+        }
 
 
 def test_the_held_out_images_are_counted_once_each(results: dict[str, tuple[dict[str, object], ...]]) -> None:
@@ -56,7 +62,10 @@ def test_images_that_cannot_be_decoded_are_counted_in_the_result(
     words = ["train", f"--dataset_dir={root}", f"--checkpoint_dir={tmp_path}/run", "--indices=1:1:1:1:1:1:0:1", *SMALL]
     assert main([*words, f"--valid_filenames={held_out}"]) == 2
     assert broken.name in capsys.readouterr().err
-    assert main([*words, f"--valid_filenames={held_out}", "--on_bad_image=skip", f"--checkpoint_dir={tmp_path}/skipping"]) == 0
+    assert (
+        main([*words, f"--valid_filenames={held_out}", "--on_bad_image=skip", f"--checkpoint_dir={tmp_path}/skipping"])
+        == 0
+    )
     assert "1 images could not be decoded and were left out" in capsys.readouterr().err
     result = json.loads((tmp_path / "skipping/result.json").read_text())
     assert broken.name in result["bad_images"] and result["images"] == 15

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import opened
-from rendered import CLASS_NAMES, TRAIN_PER_CLASS, WRITERS, Rendered, add_member, write_folder, write_tfds, write_webdataset
+from rendered import (
+    CLASS_NAMES,
+    TRAIN_PER_CLASS,
+    WRITERS,
+    Rendered,
+    add_member,
+    write_folder,
+    write_tfds,
+    write_webdataset,
+)
 
 from tunas.data import DataConfig, open_data
 from tunas.data.webdataset import expand_braces
@@ -38,7 +47,12 @@ def test_a_layout_is_recognised(datasets, layout):
     data = opened(datasets[layout, "PNG"])
     assert data.class_names == CLASS_NAMES and data.num_classes == 4 and data.image_size == 32
     valid = round(TOTAL / 25.6)
-    assert {split: data.size(split) for split in data.splits} == {"train": TOTAL - valid, "valid": valid, "full_train": TOTAL, "test": 16}
+    assert {split: data.size(split) for split in data.splits} == {
+        "train": TOTAL - valid,
+        "valid": valid,
+        "full_train": TOTAL,
+        "test": 16,
+    }
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -47,7 +61,9 @@ def test_all_layouts_give_the_same(datasets, kind, pictures, tmp_path):
     data = {layout: opened(datasets[layout, kind], valid_filenames=listed) for layout in LAYOUTS}
     for split in ("train", "valid", "full_train", "test"):
         images, labels = everything(data["folder"], split)
-        streamed = [next(each.stream(split, 9, seed=3, start_step=4, augment=split == "train")) for each in data.values()]
+        streamed = [
+            next(each.stream(split, 9, seed=3, start_step=4, augment=split == "train")) for each in data.values()
+        ]
         for layout, (other_images, other_labels) in zip(LAYOUTS, streamed, strict=True):
             assert torch.equal(other_images, streamed[0][0]) and torch.equal(other_labels, streamed[0][1])
             again, same_labels = everything(data[layout], split)
@@ -64,7 +80,9 @@ def test_tfds_holds_out_its_first_examples(datasets, pictures):
     data = opened(datasets["tfds", "PNG"])
     count = data.size("valid")
     first = everything(data, "full_train")[0]
-    assert torch.equal(everything(data, "valid")[0], first[:count]) and torch.equal(everything(data, "train")[0], first[count:])
+    assert torch.equal(everything(data, "valid")[0], first[:count]) and torch.equal(
+        everything(data, "train")[0], first[count:]
+    )
 
 
 def test_the_choice_of_a_folder_and_of_shards_is_the_same(datasets):
@@ -127,7 +145,9 @@ def test_a_home_directory_is_found(datasets, monkeypatch):
 
 
 def test_an_empty_directory_names_the_three_layouts(tmp_path):
-    with pytest.raises(InputError, match=r"holds no dataset: neither train/<class>/ .* nor dataset_info.json .* nor \*.tar"):
+    with pytest.raises(
+        InputError, match=r"holds no dataset: neither train/<class>/ .* nor dataset_info.json .* nor \*.tar"
+    ):
         opened(tmp_path)
 
 
@@ -166,9 +186,15 @@ def edit(path: Path, **changes: object) -> None:
         ({"splits": [{"name": "test", "shardLengths": ["3"]}]}, "has no split 'train'; it has test"),
         ({"splits": [{"name": "train"}]}, "does not give the shard lengths of its split 'train'"),
         ({"fileFormat": "array_record"}, "stored as array_record; only tfrecord can be read"),
-        ({"splits": [{"name": "train", "shardLengths": ["26", "27", "26"]}]}, "holds 27 records, but dataset_info.json says 26"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["26", "27", "26"]}]},
+            "holds 27 records, but dataset_info.json says 26",
+        ),
         ({"splits": [{"name": "train", "shardLengths": ["3"] * 4}]}, "cannot read .*-00000-of-00004: No such file"),
-        ({"splits": [{"name": "train", "shardLengths": ["3"], "filepathTemplate": "../{SPLIT}"}]}, "leads out of the dataset's directory"),
+        (
+            {"splits": [{"name": "train", "shardLengths": ["3"], "filepathTemplate": "../{SPLIT}"}]},
+            "leads out of the dataset's directory",
+        ),
     ],
 )
 def test_a_description_that_does_not_fit(tmp_path, pictures, changes, message):
@@ -241,7 +267,12 @@ def test_patterns_and_directories_lead_to_the_same_shards(datasets, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
     for path in root.glob("*.tar"):
-        shutil.copy(path, tmp_path / ("train" if "train" in path.name else "val") / path.name.replace("train-", "").replace("val-", ""))
+        shutil.copy(
+            path,
+            tmp_path
+            / ("train" if "train" in path.name else "val")
+            / path.name.replace("train-", "").replace("val-", ""),
+        )
     shutil.copy(root / "classnames.txt", tmp_path)
     wanted = everything(opened(root), "test")[0]
     for pattern in (
@@ -263,11 +294,15 @@ def test_shards_behind_a_url(datasets, layout):
     for path in root.rglob("*.*"):
         if path.is_file():
             memory.pipe(f"/{layout}/{path.relative_to(root)}", path.read_bytes())
-    url = f"memory://{layout}" if layout == "tfds" else f"memory://{layout}/shapes-{{train-{{0000..0002}},val-0000}}.tar"
+    url = (
+        f"memory://{layout}" if layout == "tfds" else f"memory://{layout}/shapes-{{train-{{0000..0002}},val-0000}}.tar"
+    )
     near, far = opened(root), opened(url)
     assert far.class_names == near.class_names
     for split, augment in (("train", True), ("test", False)):
-        pairs = zip(near.stream(split, 8, seed=1, augment=augment), far.stream(split, 8, seed=1, augment=augment), strict=False)
+        pairs = zip(
+            near.stream(split, 8, seed=1, augment=augment), far.stream(split, 8, seed=1, augment=augment), strict=False
+        )
         for (images, labels), (far_images, far_labels) in itertools.islice(pairs, 3):
             assert torch.equal(images, far_images) and torch.equal(labels, far_labels)
 
@@ -295,7 +330,9 @@ def test_labels_in_json(tmp_path, pictures):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         for each in pictures.train:
             add_member(tar, f"deep/{each.name}", each.encoded)
-            add_member(tar, f"deep/{each.name.partition('.')[0]}.json", json.dumps({"label": each.label, "width": 7}).encode())
+            add_member(
+                tar, f"deep/{each.name.partition('.')[0]}.json", json.dumps({"label": each.label, "width": 7}).encode()
+            )
     data = opened(tmp_path)
     assert data.class_names == ("0", "1", "2", "3") and data.size("full_train") == TOTAL
     assert everything(data, "full_train")[1].tolist() == [each.label for each in pictures.train]
@@ -304,7 +341,10 @@ def test_labels_in_json(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ([("a.png", b"x"), ("b.png", b"x"), ("b.cls", b"1")], "holds 1 images without a .cls or .json label, such as 'a'"),
+        (
+            [("a.png", b"x"), ("b.png", b"x"), ("b.cls", b"1")],
+            "holds 1 images without a .cls or .json label, such as 'a'",
+        ),
         ([("a.png", b"x"), ("a.cls", b"cat")], "'a.cls' in .* must hold a label, a whole number"),
         ([("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"1")], "holds two images called 'a'"),
         ([("a.txt", b"x")], "hold no images with labels"),

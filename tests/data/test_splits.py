@@ -100,7 +100,10 @@ def test_lists_that_cannot_be_meant(datasets, tmp_path):
     for content, message in (
         ("", "names no files"),
         ("cat.jpg\n", "none of the 1 names in .* is a training image of folder, for example 'cat.jpg'"),
-        ("".join(f"{name}_{number:03d}\n" for name in CLASS_NAMES for number in range(20)), "names all 80 training images"),
+        (
+            "".join(f"{name}_{number:03d}\n" for name in CLASS_NAMES for number in range(20)),
+            "names all 80 training images",
+        ),
     ):
         listing.write_text(content)
         with pytest.raises(InputError, match=message):
@@ -117,7 +120,9 @@ def test_names_that_several_classes_use_need_their_class(tmp_path, pictures):
     root = write_folder(tmp_path / "data", Rendered(plain, []))
     listing = tmp_path / "list.txt"
     listing.write_text("003.png\n")
-    with pytest.raises(InputError, match=r"1 names \(003.png\) of .* fit several training images; write them as class/name"):
+    with pytest.raises(
+        InputError, match=r"1 names \(003.png\) of .* fit several training images; write them as class/name"
+    ):
         opened(root, valid_filenames=str(listing))
     listing.write_text("n002/003.png\nn004/003.png\n")
     data = opened(root, valid_filenames=str(listing))

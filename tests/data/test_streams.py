@@ -1,4 +1,5 @@
-"""A batch is a function of the step: not of workers, shards, or what was read before. `once` counts every image once."""
+"""A batch is a function of the step: not of workers, shards, or what was read before. `once` counts every image
+once."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def taken(stream, count):
 
 def same(batches, others):
     return len(batches) == len(others) and all(
-        torch.equal(images, more) and torch.equal(labels, other) for (images, labels), (more, other) in zip(batches, others, strict=True)
+        torch.equal(images, more) and torch.equal(labels, other)
+        for (images, labels), (more, other) in zip(batches, others, strict=True)
     )
 
 
@@ -41,7 +43,9 @@ def digits():
 
 
 def test_every_epoch_holds_every_example_once():
-    order = list(itertools.islice(stream_order(10, 4, seed=0, split=0), 10))  # four epochs, batches across their borders
+    order = list(
+        itertools.islice(stream_order(10, 4, seed=0, split=0), 10)
+    )  # four epochs, batches across their borders
     pairs = [(int(e), int(x)) for epochs, examples in order for e, x in zip(epochs, examples, strict=True)]
     assert sorted(pairs) == [(epoch, example) for epoch in range(4) for example in range(10)]
     assert [epoch for epoch, _ in pairs] == sorted(epoch for epoch, _ in pairs)
@@ -76,7 +80,9 @@ def test_starting_late_is_going_on(data, split, augment):
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_shards_are_parts_of_the_global_batch(data, split, parts):
     whole = taken(data.stream(split, 12, seed=2, augment=split == "train"), 8)
-    pieces = [taken(data.stream(split, 12, seed=2, shard=(part, parts), augment=split == "train"), 8) for part in range(parts)]
+    pieces = [
+        taken(data.stream(split, 12, seed=2, shard=(part, parts), augment=split == "train"), 8) for part in range(parts)
+    ]
     joined = [tuple(torch.cat(column) for column in zip(*step, strict=True)) for step in zip(*pieces, strict=True)]
     assert same(whole, joined)
 
@@ -93,8 +99,15 @@ def test_workers_change_nothing(data, datasets, workers):
 
 def test_a_batch_larger_than_a_chunk_is_put_together(data):
     (images, labels), *_ = taken(data.stream("train", 150, seed=0, augment=True), 1)
-    assert images.shape == (150, 3, 32, 32) and labels.shape == (150,) and images.is_contiguous(memory_format=torch.channels_last)
-    assert same(taken(data.stream("train", 10, seed=0, augment=True), 15), list(zip(images.split(10), labels.split(10), strict=True)))
+    assert (
+        images.shape == (150, 3, 32, 32)
+        and labels.shape == (150,)
+        and images.is_contiguous(memory_format=torch.channels_last)
+    )
+    assert same(
+        taken(data.stream("train", 10, seed=0, augment=True), 15),
+        list(zip(images.split(10), labels.split(10), strict=True)),
+    )
 
 
 def test_augmentation_changes_by_epoch_and_seed_alone(data):
@@ -183,7 +196,12 @@ def test_more_shards_than_images(data):
 
 def test_digits(digits):
     assert digits.image_size == 32 and digits.num_classes == 10 and digits.class_names == tuple("0123456789")
-    assert {split: digits.size(split) for split in digits.splits} == {"train": 1077, "valid": 360, "full_train": 1437, "test": 360}
+    assert {split: digits.size(split) for split in digits.splits} == {
+        "train": 1077,
+        "valid": 360,
+        "full_train": 1437,
+        "test": 360,
+    }
     images, labels = next(digits.stream("train", 128, seed=0))
     assert images.shape == (128, 3, 32, 32) and images.dtype == torch.uint8 and labels.dtype == torch.int64
     assert torch.equal(images[:, 0], images[:, 2]) and images.max() == 255
@@ -252,7 +270,8 @@ def damaged(request, pictures, tmp_path_factory):
 def test_a_bad_image_stops_with_its_name(damaged):
     data = opened(damaged)
     with pytest.raises(
-        InputError, match=r"cannot read image .*n002_01[01]|cannot read image .*train.tfrecord-00001-of-00003 at byte \d+"
+        InputError,
+        match=r"cannot read image .*n002_01[01]|cannot read image .*train.tfrecord-00001-of-00003 at byte \d+",
     ) as caught:
         taken(data.stream("train", 8, seed=0, augment=True), 12)
     assert "\n" not in str(caught.value) and "on_bad_image=skip" in str(caught.value)
@@ -288,7 +307,8 @@ def test_a_stream_shows_the_next_good_image_instead(damaged, split):
     order = permutation(size, 0, ("train", "valid", "full_train", "test").index(split), 0)
     assert labels.tolist() == [label_of[good[example]] for example in order]
     assert same(
-        taken(data.stream(split, 8, seed=0, augment=augment), 2), list(zip(images[:16].split(8), labels[:16].split(8), strict=True))
+        taken(data.stream(split, 8, seed=0, augment=augment), 2),
+        list(zip(images[:16].split(8), labels[:16].split(8), strict=True)),
     )
 
 

@@ -130,7 +130,10 @@ def test_bytes_that_are_no_example(tmp_path, pictures):
     ("change", "message"),
     [
         (lambda each: each.features.feature.pop("label"), "has no 'image' with a 'label'"),
-        (lambda each: each.features.feature["label"].int64_list.value.append(1), r"label \[0, 1\] is not one number from 0 to 3"),
+        (
+            lambda each: each.features.feature["label"].int64_list.value.append(1),
+            r"label \[0, 1\] is not one number from 0 to 3",
+        ),
         (lambda each: each.features.feature["image"].bytes_list.value.append(b""), "holds 2 images under 'image'"),
     ],
 )

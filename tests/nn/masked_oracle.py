@@ -63,13 +63,19 @@ class MaskedSuperNet:
         """Sum of `compute(name, value)` over the choices of an operation, each times its mask."""
         if not isinstance(field, OneOf):
             return compute(name, field)
-        parts = [m * compute(f"{name}.choices.{i}", v) for i, (m, v) in enumerate(zip(self.masks(field), field.choices, strict=True))]
+        parts = [
+            m * compute(f"{name}.choices.{i}", v)
+            for i, (m, v) in enumerate(zip(self.masks(field), field.choices, strict=True))
+        ]
         return sum(parts)
 
     def layer(self, name, layer, x, width, filters, widest):
         """(output, its sampled width)."""
         if isinstance(layer, OneOf):
-            outputs = [self.layer(f"{name}.choices.{i}", choice, x, width, filters, widest) for i, choice in enumerate(layer.choices)]
+            outputs = [
+                self.layer(f"{name}.choices.{i}", choice, x, width, filters, widest)
+                for i, choice in enumerate(layer.choices)
+            ]
             mixture = sum(mask * output for mask, (output, _) in zip(self.masks(layer), outputs, strict=True))
             return mixture, outputs[0][1]
         if isinstance(layer, Residual):
@@ -82,7 +88,9 @@ class MaskedSuperNet:
         if isinstance(layer, GlobalAveragePool):
             return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3]), width
         if isinstance(layer, Conv):
-            return self.mixed(f"{name}.conv", layer.kernel, lambda n, k: self.conv(n, x, filters, k, layer.stride)), filters
+            return self.mixed(
+                f"{name}.conv", layer.kernel, lambda n, k: self.conv(n, x, filters, k, layer.stride)
+            ), filters
         if isinstance(layer, SeparableConv):
             x = self.depthwise(f"{name}.depthwise", layer, x, width)
             return self.conv(f"{name}.pointwise", x, filters, 1), filters

@@ -5,7 +5,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_supernet import CLASSES, SEARCH_SPACES, images, outputs_and_gradients, random_indices, scattered, shared_weights
+from test_supernet import (
+    CLASSES,
+    SEARCH_SPACES,
+    images,
+    outputs_and_gradients,
+    random_indices,
+    scattered,
+    shared_weights,
+)
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch import nn
 
@@ -116,7 +124,8 @@ def test_rmsprop_over_the_vector_is_rmsprop_over_parameters_with_zero_gradients(
 
 
 def test_rmsprop_is_tensorflows_written_out():
-    """Decay 0.9, momentum 0.9, epsilon 1.0 inside the root, averages starting at one, learning rate inside the momentum."""
+    """Decay 0.9, momentum 0.9, epsilon 1.0 inside the root, averages starting at one, learning rate inside the
+    momentum."""
     supernet, flat = flat_copy("tiny")
     optimizer = RMSpropTF([flat], lr=0.0, **PUBLISHED)
     weights = flat.detach().numpy().copy()
@@ -134,7 +143,11 @@ def test_rmsprop_is_tensorflows_written_out():
 def test_momentum_still_moves_weights_that_no_architecture_of_the_step_used():
     supernet, flat = flat_copy("tiny")
     optimizer = RMSpropTF([flat], lr=0.1, **PUBLISHED)
-    kernel = next(position for position, point in enumerate(supernet.space.points) if point.path == "blocks/0/layers/0/kernel_size")
+    kernel = next(
+        position
+        for position, point in enumerate(supernet.space.points)
+        if point.path == "blocks/0/layers/0/kernel_size"
+    )
     indices = [0] * supernet.space.num_choices
     unused = supernet.get_parameter("tower.blocks.0.0.conv.choices.0.conv.weight")
     step_flat(supernet, flat, optimizer, indices)

@@ -30,7 +30,14 @@ from tunas.space import (
     Zero,
 )
 
-REFERENCES = ("mobilenet_v2", "mnasnet_b1", "proxylessnas_mobile", "mobilenet_v3_large", "mobilenet_multi_avg", "mobilenet_multi_max")
+REFERENCES = (
+    "mobilenet_v2",
+    "mnasnet_b1",
+    "proxylessnas_mobile",
+    "mobilenet_v3_large",
+    "mobilenet_multi_avg",
+    "mobilenet_multi_max",
+)
 SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 
 
@@ -66,7 +73,12 @@ def macs_by_hooks(network, image_size):
 
 @pytest.mark.parametrize(
     ("name", "millions_of_parameters", "millions_of_macs"),
-    [("mobilenet_v2", 3.50, 300), ("mnasnet_b1", 4.38, 314), ("proxylessnas_mobile", 4.08, 320), ("mobilenet_v3_large", 5.48, 217)],
+    [
+        ("mobilenet_v2", 3.50, 300),
+        ("mnasnet_b1", 4.38, 314),
+        ("proxylessnas_mobile", 4.08, 320),
+        ("mobilenet_v3_large", 5.48, 217),
+    ],
 )
 def test_known_networks_have_their_known_sizes(name, millions_of_parameters, millions_of_macs):
     architecture = reference(name)
@@ -89,10 +101,14 @@ def test_sizes_counted_without_building_are_those_of_the_built_network(name):
 
 
 def test_operations_are_listed_by_layer():
-    architecture = one_layer(InvertedBottleneck(5, Times(3.0), se=True, stride=2), Residual(Zero()), GlobalAveragePool())
+    architecture = one_layer(
+        InvertedBottleneck(5, Times(3.0), se=True, stride=2), Residual(Zero()), GlobalAveragePool()
+    )
     (_, stem), (path, bottleneck), (_, skipped), (_, pool) = layers_with_operations(architecture, image_size=9)
     assert path == "blocks/1/layers/0"
-    assert [(op.kind, op.inputs, op.outputs, op.kernel, op.output_size) for op in [*stem, *bottleneck, *skipped, *pool]] == [
+    assert [
+        (op.kind, op.inputs, op.outputs, op.kernel, op.output_size) for op in [*stem, *bottleneck, *skipped, *pool]
+    ] == [
         ("conv", 3, 16, 3, 9),
         ("expand", 16, 48, 1, 9),
         ("depthwise", 48, 48, 5, 5),
@@ -221,7 +237,9 @@ def test_a_residual_zero_is_the_identity():
     assert network.tower.blocks[1][1](x) is x
 
 
-@pytest.mark.parametrize("layer", [Conv(1), SeparableConv(5, 2), InvertedBottleneck(3, Times(2.0)), OneOf((Conv(3), Zero()), OP)])
+@pytest.mark.parametrize(
+    "layer", [Conv(1), SeparableConv(5, 2), InvertedBottleneck(3, Times(2.0)), OneOf((Conv(3), Zero()), OP)]
+)
 def test_an_open_choice_is_refused_with_its_path(layer):
     tower = Tower([Block([Conv(OneOf((3, 5), OP)), layer], 8)])
     with pytest.raises(InputError, match=r"still has \d choices?, the first at blocks/0/layers/0/kernel_size"):

@@ -44,15 +44,28 @@ def bneck(kernel=3, expansion=8, **fields):
 
 def tiny_space():
     """Every layer type and every kind of choice, some nested, in a few thousand weights."""
-    inner = bneck(OneOf((3, 5), OP), OneOf((Times(1.0), 24, Times(4.0)), FILTERS), se=OneOf((False, True), OP), activation=SWISH6)
+    inner = bneck(
+        OneOf((3, 5), OP), OneOf((Times(1.0), 24, Times(4.0)), FILTERS), se=OneOf((False, True), OP), activation=SWISH6
+    )
     separable = SeparableConv(OneOf((3, 5), OP), activation=Activation("relu6"))
     layers = [
         [Conv(OneOf((3, 5), OP), stride=2), SWISH6, Residual(OneOf((separable, Zero()), OP)), DetectionEndpoint()],
-        [inner.with_stride(2), Residual(OneOf((inner, Zero(), OneOf((separable, Conv(3), Zero()), OP)), OP)), DetectionEndpoint()],
-        [OneOf((Conv(1), separable), OP), OneOf((RELU, Activation("sigmoid")), OP), GlobalAveragePool(), Conv(1, batch_norm=False)],
+        [
+            inner.with_stride(2),
+            Residual(OneOf((inner, Zero(), OneOf((separable, Conv(3), Zero()), OP)), OP)),
+            DetectionEndpoint(),
+        ],
+        [
+            OneOf((Conv(1), separable), OP),
+            OneOf((RELU, Activation("sigmoid")), OP),
+            GlobalAveragePool(),
+            Conv(1, batch_norm=False),
+        ],
     ]
     widths = [(8, 16), (24, 8, 16), (16, 40)]
-    return Space("tiny", Tower([Block(block, OneOf(width, FILTERS)) for block, width in zip(layers, widths, strict=True)]))
+    return Space(
+        "tiny", Tower([Block(block, OneOf(width, FILTERS)) for block, width in zip(layers, widths, strict=True)])
+    )
 
 
 def scattered(network):
@@ -61,7 +74,9 @@ def scattered(network):
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.dim() == 1:
-                parameter += torch.rand(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype) - 0.3
+                parameter += (
+                    torch.rand(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype) - 0.3
+                )
     return network
 
 
@@ -91,11 +106,14 @@ def outputs_and_gradients(network, run):
 def assert_alike(found, expected, tolerance):
     torch.testing.assert_close(found[0], expected[0], atol=tolerance, rtol=tolerance)
     for name, gradient in expected[1].items():
-        torch.testing.assert_close(found[1][name], gradient, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[1][name], gradient, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def random_indices(space, seed, mixture=False):
-    """Random indices; with `mixture` a random half of the operations at once, and the widest filters in half of the rest."""
+    """Random indices; with `mixture` a random half of the operations at once, and the widest filters in half of the
+    rest."""
     rng = np.random.default_rng(seed)
     indices = list(space.sample(rng).indices)
     if mixture:
@@ -114,7 +132,9 @@ def test_outputs_and_gradients_are_those_of_the_masked_computation(name, seed, m
     supernet, x = shared_weights(name), images()
     indices = random_indices(supernet.space, seed, mixture)
     found = outputs_and_gradients(supernet, lambda: supernet(x, indices))
-    expected = outputs_and_gradients(supernet, lambda: masked_logits(supernet.space, dict(supernet.named_parameters()), x, indices))
+    expected = outputs_and_gradients(
+        supernet, lambda: masked_logits(supernet.space, dict(supernet.named_parameters()), x, indices)
+    )
     assert found[0].std() > 1e-4
     assert_alike(found, expected, tolerance=1e-8)
 
@@ -133,8 +153,12 @@ def test_the_extracted_network_is_the_same_network(name, seed):
     with torch.no_grad():
         for parameter, gradient in zip(gradients.parameters(), found[1].values(), strict=True):
             parameter.copy_(gradient)
-    for (name, sliced), gradient in zip(gradients.extract(architecture).named_parameters(), expected[1].values(), strict=True):
-        torch.testing.assert_close(sliced.detach(), gradient, atol=1e-9, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    for (name, sliced), gradient in zip(
+        gradients.extract(architecture).named_parameters(), expected[1].values(), strict=True
+    ):
+        torch.testing.assert_close(
+            sliced.detach(), gradient, atol=1e-9, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     total = sum(gradient.abs().sum() for gradient in found[1].values())
     used = sum(parameter.abs().sum() for parameter in gradients.extract(architecture).parameters())
     torch.testing.assert_close(total, used.detach(), rtol=1e-12, atol=0)
@@ -142,7 +166,8 @@ def test_the_extracted_network_is_the_same_network(name, seed):
 
 @pytest.mark.parametrize("name", [*SEARCH_SPACES, "tiny"])
 def test_in_float32_too(name):
-    """To 1e-5; the masked computation's own rounding through some fifty batch norms of eight values comes to twice that."""
+    """To 1e-5; the masked computation's own rounding through some fifty batch norms of eight values comes to twice
+    that."""
     supernet = copy.deepcopy(shared_weights(name)).float()
     x = images(batch=8, dtype=torch.float32)
     architecture = supernet.space.sample(np.random.default_rng(20))
@@ -156,7 +181,8 @@ def test_in_float32_too(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "mixture"), [("tiny", False), ("tiny", True), ("proxylessnas_search", False), ("mobilenet_v3_like_search", True)]
+    ("name", "mixture"),
+    [("tiny", False), ("tiny", True), ("proxylessnas_search", False), ("mobilenet_v3_like_search", True)],
 )
 def test_recomputation_changes_neither_outputs_nor_gradients_nor_l2(name, mixture):
     plain = shared_weights(name)
@@ -245,16 +271,25 @@ def test_the_widest_filters_run_the_whole_weights():
     with torch.no_grad():
         supernet(images(), indices)
     shapes = {tuple(kernel.shape) for kernel in supernet.used_kernels}
-    whole = {tuple(module.weight.shape) for name, module in supernet.tower.named_modules() if isinstance(module, nn.Conv2d)}
+    whole = {
+        tuple(module.weight.shape) for name, module in supernet.tower.named_modules() if isinstance(module, nn.Conv2d)
+    }
     assert (2048, 1024, 1, 1) in shapes  # the last width times the one before it
     assert shapes <= whole
 
 
 def test_an_expansion_is_a_multiple_of_the_width_that_was_sampled():
-    space = Space("s", Tower([Block([Conv(3)], OneOf((8, 24), FILTERS)), Block([bneck(3, OneOf((Times(2.0), Times(3.0)), FILTERS))], 8)]))
+    space = Space(
+        "s",
+        Tower(
+            [Block([Conv(3)], OneOf((8, 24), FILTERS)), Block([bneck(3, OneOf((Times(2.0), Times(3.0)), FILTERS))], 8)]
+        ),
+    )
     supernet = SuperNet(space, CLASSES)
     seen = []
-    supernet.tower.blocks[1][0].expand.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+    supernet.tower.blocks[1][0].expand.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.shape[1])
+    )
     for indices in ((0, 0), (0, 1), (1, 0), (1, 1)):
         supernet(images(dtype=torch.float32), indices)
     assert seen == [16, 24, 48, 72]
@@ -291,11 +326,15 @@ def test_l2_counts_the_kernels_in_use_and_of_them_only_the_slices():
     supernet.l2().backward()
     touched = {name for name, parameter in weights.items() if parameter.grad is not None}
     assert touched == {
-        "tower.blocks.0.0.conv.choices.0.conv.weight", "tower.blocks.1.0.expand.conv.weight",
-        "tower.blocks.1.0.depthwise.choices.1.conv.weight", "tower.blocks.1.0.se.choices.1.reduce.weight",
-        "tower.blocks.1.0.se.choices.1.expand.weight", "tower.blocks.1.0.project.conv.weight",
-        "tower.blocks.2.0.choices.0.conv.conv.weight", "tower.blocks.2.3.conv.conv.weight",
-    }  # fmt: skip
+        "tower.blocks.0.0.conv.choices.0.conv.weight",
+        "tower.blocks.1.0.expand.conv.weight",
+        "tower.blocks.1.0.depthwise.choices.1.conv.weight",
+        "tower.blocks.1.0.se.choices.1.reduce.weight",
+        "tower.blocks.1.0.se.choices.1.expand.weight",
+        "tower.blocks.1.0.project.conv.weight",
+        "tower.blocks.2.0.choices.0.conv.conv.weight",
+        "tower.blocks.2.3.conv.conv.weight",
+    }
     expand = weights["tower.blocks.1.0.expand.conv.weight"]
     torch.testing.assert_close(expand.grad[:24, :8], expand.detach()[:24, :8])
     assert expand.grad[24:].eq(0).all() and expand.grad[:, 8:].eq(0).all()
@@ -359,9 +398,16 @@ def test_foreign_or_short_indices_are_refused():
 
 
 def test_a_space_of_ones_own_runs_from_description_to_a_smaller_loss():
-    block = [bneck(OneOf((3, 5), OP), OneOf((Times(1.0), Times(2.0)), FILTERS), stride=2), Residual(OneOf((bneck(), Zero()), OP))]
+    block = [
+        bneck(OneOf((3, 5), OP), OneOf((Times(1.0), Times(2.0)), FILTERS), stride=2),
+        Residual(OneOf((bneck(), Zero()), OP)),
+    ]
     tower = Tower(
-        [Block([Conv(3, stride=2), RELU], 16), Block(block, OneOf((16, 24), FILTERS)), Block([Conv(1), RELU, GlobalAveragePool()], 32)]
+        [
+            Block([Conv(3, stride=2), RELU], 16),
+            Block(block, OneOf((16, 24), FILTERS)),
+            Block([Conv(1), RELU, GlobalAveragePool()], 32),
+        ]
     )
     space = Space("mine", tower)
     supernet, rng = SuperNet(space, CLASSES), np.random.default_rng(0)

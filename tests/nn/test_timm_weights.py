@@ -88,7 +88,9 @@ def test_running_statistics_move_alike_in_training(name):
         ours.train()(images(size=64)), theirs.train()(images(size=64))
     expected, found = theirs.state_dict(), to_timm(ours)
     for key in expected:
-        torch.testing.assert_close(found[key], expected[key], atol=1e-3, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            found[key], expected[key], atol=1e-3, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", sorted(REFERENCES))
@@ -167,14 +169,18 @@ def test_endpoints_are_the_maps_of_features_only_where_both_mark_one(name):
     ours = tunas.build_network(reference(name), CLASSES, options=timm_options(name)).eval()
     ours.load_state_dict(from_timm(theirs.state_dict(), reference(name)))
     extractor = timm.create_model(name, pretrained=False, features_only=True).eval()
-    extractor.load_state_dict({key: value for key, value in theirs.state_dict().items() if key in extractor.state_dict()})
+    extractor.load_state_dict(
+        {key: value for key, value in theirs.state_dict().items() if key in extractor.state_dict()}
+    )
     with torch.no_grad():
         found, expected = ours.endpoints(images()), extractor(images())
     strides = [IMAGE_SIZE // feature.shape[2] for feature in found]
     assert strides[:5] == [2, 4, 8, 16, 32] == extractor.feature_info.reduction()
     by_shape = {tuple(feature.shape): feature for feature in found}
     shared = [feature for feature in expected if tuple(feature.shape) in by_shape]
-    assert len(shared) == (4 if name == "mobilenetv3_large_100" else 5)  # timm's fifth of V3 is the 960-wide convolution after ours
+    assert len(shared) == (
+        4 if name == "mobilenetv3_large_100" else 5
+    )  # timm's fifth of V3 is the 960-wide convolution after ours
     for feature in shared:
         torch.testing.assert_close(by_shape[tuple(feature.shape)], feature, atol=1e-4, rtol=1e-4)
 
@@ -183,25 +189,45 @@ def test_skipped_layers_have_no_number_in_timm():
     tower = Tower(
         [
             Block([Conv(3, stride=2), RELU, DetectionEndpoint()], 8),
-            Block([InvertedBottleneck(3, Times(2)), Residual(Zero()), Residual(InvertedBottleneck(5, 16, se=True))], 16),
+            Block(
+                [InvertedBottleneck(3, Times(2)), Residual(Zero()), Residual(InvertedBottleneck(5, 16, se=True))], 16
+            ),
             Block([Conv(1), SWISH6], 24),
             Block([GlobalAveragePool(), Conv(1, batch_norm=False)], 32),
         ]
     )
     names = set(to_timm(tunas.build_network(tower, CLASSES)))
     assert {name.rpartition(".")[0] for name in names} == {
-        "conv_stem", "bn1",
-        "blocks.0.0.conv_pw", "blocks.0.0.bn1", "blocks.0.0.conv_dw", "blocks.0.0.bn2", "blocks.0.0.conv_pwl", "blocks.0.0.bn3",
-        "blocks.0.1.conv_pw", "blocks.0.1.bn1", "blocks.0.1.conv_dw", "blocks.0.1.bn2", "blocks.0.1.conv_pwl", "blocks.0.1.bn3",
-        "blocks.0.1.se.conv_reduce", "blocks.0.1.se.conv_expand",
-        "blocks.1.0.conv", "blocks.1.0.bn1",
-        "conv_head", "classifier",
-    }  # fmt: skip
+        "conv_stem",
+        "bn1",
+        "blocks.0.0.conv_pw",
+        "blocks.0.0.bn1",
+        "blocks.0.0.conv_dw",
+        "blocks.0.0.bn2",
+        "blocks.0.0.conv_pwl",
+        "blocks.0.0.bn3",
+        "blocks.0.1.conv_pw",
+        "blocks.0.1.bn1",
+        "blocks.0.1.conv_dw",
+        "blocks.0.1.bn2",
+        "blocks.0.1.conv_pwl",
+        "blocks.0.1.bn3",
+        "blocks.0.1.se.conv_reduce",
+        "blocks.0.1.se.conv_expand",
+        "blocks.1.0.conv",
+        "blocks.1.0.bn1",
+        "conv_head",
+        "classifier",
+    }
     assert "conv_head.bias" in names
 
 
 def test_old_checkpoints_without_batch_counters_are_read():
-    state = {key: value for key, value in timm_model("mnasnet_100").state_dict().items() if not key.endswith("num_batches_tracked")}
+    state = {
+        key: value
+        for key, value in timm_model("mnasnet_100").state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
     network = tunas.build_network(reference("mnasnet_100"), CLASSES)
     network.load_state_dict(from_timm(state, reference("mnasnet_100")))
     assert to_timm(network)["bn1.num_batches_tracked"] == 0
@@ -221,7 +247,11 @@ class TestWhatDoesNotFit:
 
     def test_an_entry_of_another_shape_is_named_with_both_shapes(self):
         message = self.refusal(lambda state: state.update({"conv_stem.weight": torch.zeros(24, 3, 3, 3)}))
-        assert message == "'conv_stem.weight' of the timm state dict has shape (24, 3, 3, 3); the architecture has (32, 3, 3, 3) there"
+        assert (
+            message
+            == "'conv_stem.weight' of the timm state dict has shape (24, 3, 3, 3); the architecture has (32, 3, 3, "
+            "3) there"
+        )
 
     def test_the_first_of_several_is_named(self):
         def change(state):
@@ -240,7 +270,9 @@ class TestWhatDoesNotFit:
         assert "'classifier.weight'" in self.refusal(lambda state: state.pop("classifier.weight"))
 
     def test_what_is_no_tensor_is_named(self):
-        assert "'bn1.bias' of the timm state dict is no tensor but str" in self.refusal(lambda state: state.update({"bn1.bias": "x"}))
+        assert "'bn1.bias' of the timm state dict is no tensor but str" in self.refusal(
+            lambda state: state.update({"bn1.bias": "x"})
+        )
 
     def test_a_network_that_timm_cannot_build_is_refused(self):
         inner = Tower([Block([Conv(3)], 8), Block([Conv(1, batch_norm=False)], 8), Block([Conv(1)], 8)])
@@ -252,14 +284,18 @@ class TestWhatDoesNotFit:
 
 def test_model_names_are_understood_with_tags_and_refused_when_unknown():
     assert timm_reference("mobilenetv3_large_100.ra_in1k") == "mobilenet_v3_large"
-    with pytest.raises(InputError, match="'resnet50' is none of the reference architectures; known are mobilenetv2_100"):
+    with pytest.raises(
+        InputError, match="'resnet50' is none of the reference architectures; known are mobilenetv2_100"
+    ):
         timm_reference("resnet50")
     with pytest.raises(InputError, match="'efficientnet_b0' are not known; known families are mobilenetv2"):
         timm_options("efficientnet_b0")
 
 
 def test_options_are_those_of_the_timm_models():
-    v2, v3, tf = (timm_options(name) for name in ("mobilenetv2_100", "mobilenetv3_large_100", "tf_mobilenetv3_large_100.in1k"))
+    v2, v3, tf = (
+        timm_options(name) for name in ("mobilenetv2_100", "mobilenetv3_large_100", "tf_mobilenetv3_large_100.in1k")
+    )
     assert (v2.relu6, v2.gate, v2.bn_epsilon, v2.bn_momentum, v2.same_padding) == (True, "sigmoid", 1e-5, 0.1, False)
     assert (v3.relu6, v3.gate, v3.bn_epsilon, v3.same_padding) == (False, "hard_sigmoid", 1e-5, False)
     assert (tf.relu6, tf.gate, tf.bn_epsilon, tf.same_padding) == (False, "hard_sigmoid", 1e-3, True)

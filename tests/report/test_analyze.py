@@ -82,7 +82,9 @@ def test_with_a_tolerance_the_cost_lands_on_the_searchs_target(run: Path) -> Non
     assert analyze(run, "params", tolerance=0.01).architecture == found.architecture, (
         "priced by another model, but landed by the search's own"
     )
-    (run / "params.json").write_text(json.dumps({"ssd": SPACE, "rl_cost_model_target": target, "rl_cost_model_tolerance": 0.01}))
+    (run / "params.json").write_text(
+        json.dumps({"ssd": SPACE, "rl_cost_model_target": target, "rl_cost_model_tolerance": 0.01})
+    )
     assert analyze(run).architecture == found.architecture
 
 
@@ -93,11 +95,17 @@ def test_with_a_tolerance_the_cost_lands_on_the_searchs_target(run: Path) -> Non
         ({"enable_cost_model": False, "rl_cost_model_target": None}, 0.01, "nothing to land on"),
         ({"rl_cost_model_target": 84.0, "constraint": ["params=5e6"]}, 0.01, "has constraints"),
         ({"rl_cost_model_target": "84"}, 0.01, "rl_cost_model_target must be a positive number, not '84'"),
-        ({"rl_cost_model_target": 84.0, "rl_cost_model_tolerance": -1}, None, "rl_cost_model_tolerance must be a positive number, not -1"),
+        (
+            {"rl_cost_model_target": 84.0, "rl_cost_model_tolerance": -1},
+            None,
+            "rl_cost_model_tolerance must be a positive number, not -1",
+        ),
         ({"rl_cost_model_target": 84.0}, 0.0, "rl_cost_model_tolerance must be a positive number, not 0.0"),
     ],
 )
-def test_a_tolerance_that_means_nothing_is_refused(run: Path, params: dict[str, object], tolerance: float | None, message: str) -> None:
+def test_a_tolerance_that_means_nothing_is_refused(
+    run: Path, params: dict[str, object], tolerance: float | None, message: str
+) -> None:
     (run / "params.json").write_text(json.dumps({"ssd": SPACE, **params}))
     with pytest.raises(tunas.InputError, match=message):
         analyze(run, tolerance=tolerance)

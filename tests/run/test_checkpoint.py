@@ -7,7 +7,14 @@ import torch
 
 from tunas.errors import DivergedError, InputError
 from tunas.files import write_whole
-from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint, newest_checkpoint, resumed_checkpoint, save_checkpoint
+from tunas.run.checkpoint import (
+    DamagedCheckpoint,
+    checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    resumed_checkpoint,
+    save_checkpoint,
+)
 from tunas.run.device import World
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -40,7 +47,9 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
 def test_the_newest_three_stay(tmp_path):
     for step in (2, 9, 10, 11, 100):
         save(tmp_path, step)
-    assert [path.name for path in checkpoints(tmp_path)] == [f"checkpoint-{step:010d}.safetensors" for step in (100, 11, 10)]
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        f"checkpoint-{step:010d}.safetensors" for step in (100, 11, 10)
+    ]
 
 
 def test_a_checkpoint_with_a_flipped_byte_anywhere_is_damaged_or_the_same(tmp_path):
@@ -54,7 +63,11 @@ def test_a_checkpoint_with_a_flipped_byte_anywhere_is_damaged_or_the_same(tmp_pa
         except DamagedCheckpoint:
             flipped += 1
             continue
-        assert found_numbers == numbers and found.keys() == tensors.keys() and all(torch.equal(found[n], tensors[n]) for n in tensors)
+        assert (
+            found_numbers == numbers
+            and found.keys() == tensors.keys()
+            and all(torch.equal(found[n], tensors[n]) for n in tensors)
+        )
     assert flipped > 0.9 * len(whole)
 
 

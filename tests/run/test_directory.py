@@ -50,7 +50,10 @@ def test_every_other_difference_is_listed_and_refused(tmp_path):
     with pytest.raises(InputError) as caught:
         open_run(tmp_path, {**PARAMETERS, "seed": 1, "ssd": "other", "num_workers": 0, "new": 3}, "{}", HARMLESS)
     sentence = str(caught.value)
-    assert all(part in sentence for part in ("seed was 0 and is now 1", "ssd was 'tiny' and is now 'other'", "new was None and is now 3"))
+    assert all(
+        part in sentence
+        for part in ("seed was 0 and is now 1", "ssd was 'tiny' and is now 'other'", "new was None and is now 3")
+    )
     assert "num_workers" not in sentence and read_params(tmp_path)["seed"] == 0
 
 

@@ -94,7 +94,9 @@ def test_a_file_cut_short_anywhere_is_read_up_to_there(tmp_path):
         found, warnings = read_events(tmp_path)
         silent += not warnings
         assert list(found) == list(scalars)[: len(found)] and all(found[step] == scalars[step] for step in found)
-    assert silent == 4, "only a cut between two records (before the first, or after one of them but the last) is no damage"
+    assert silent == 4, (
+        "only a cut between two records (before the first, or after one of them but the last) is no damage"
+    )
 
 
 def test_damage_in_one_session_leaves_the_others_whole(tmp_path):

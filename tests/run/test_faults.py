@@ -34,7 +34,9 @@ def assert_same_run(one, other):
     other_scalars, other_warnings = read_events(other)
     assert scalars == other_scalars and warnings == other_warnings == []
     for directory in (one, other):
-        steps = [event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")]
+        steps = [
+            event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")
+        ]
         assert len(steps) == len(set(steps)) and sorted(steps) == list(range(max(steps) + 1))
 
 
@@ -49,7 +51,9 @@ def undisturbed(tmp_path_factory):
 def test_a_search_killed_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path):
     killed_and_restarted([*SHORT, f"--checkpoint-dir={tmp_path / 'run'}"], kills=4, seed=1)
     assert_same_run(undisturbed, tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads((undisturbed / "result.json").read_text())
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads(
+        (undisturbed / "result.json").read_text()
+    )
     assert not list((tmp_path / "run").glob(".*")) and not (tmp_path / "run" / "lock.json").exists()
 
 
@@ -90,7 +94,14 @@ def folder(tmp_path_factory):
             for number in range(count):
                 pixels = torch.randint(0, 256, (12, 16, 3), dtype=torch.uint8, generator=generator)
                 Image.fromarray(pixels.numpy()).save(root / "images" / split / name / f"{number}.png")
-    words = [*SEARCH, f"--dataset-dir={root / 'images'}", "--epochs=6", "--train-batch-size=16", "--log-every=1", "--checkpoint-every=3"]
+    words = [
+        *SEARCH,
+        f"--dataset-dir={root / 'images'}",
+        "--epochs=6",
+        "--train-batch-size=16",
+        "--log-every=1",
+        "--checkpoint-every=3",
+    ]
     words[words.index("--num-workers=0")] = "--num-workers=1"
     finished([*words, f"--checkpoint-dir={root / 'undisturbed'}"])
     return words, root / "undisturbed"
@@ -124,7 +135,9 @@ def test_a_signal_to_every_process_of_a_run_does_not_take_its_data_away(folder, 
 def test_a_run_that_breaks_off_does_not_wait_for_its_data_workers(folder, tmp_path):
     """An error of our own, whose traceback keeps everything alive until the process ends."""
     program = "import sys; from tunas.cli import main; from tunas.search.loop import Search\n"
-    program += "step = Search.step\ndef broken(self, number, *batches):\n    if number == 3: raise KeyError('a mistake')\n"
+    program += (
+        "step = Search.step\ndef broken(self, number, *batches):\n    if number == 3: raise KeyError('a mistake')\n"
+    )
     program += "    return step(self, number, *batches)\nSearch.step = broken\nsys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, *folder[0], f"--checkpoint-dir={tmp_path / 'run'}"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -145,18 +158,26 @@ def test_a_run_with_other_parameters_is_refused_and_left_as_it_was(undisturbed, 
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     job = Job([*SHORT, f"--checkpoint-dir={run}", "--seed=5", "--image-size=16"])
     assert job.wait() == [2]
-    assert "seed was 0 and is now 5" in job.output() and "image_size was 8 and is now 16" in job.output() and job.output().count("\n") == 1
+    assert (
+        "seed was 0 and is now 5" in job.output()
+        and "image_size was 8 and is now 16" in job.output()
+        and job.output().count("\n") == 1
+    )
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_harmless_parameters_may_change(undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "run")
-    finished([*SHORT, f"--checkpoint-dir={tmp_path / 'run'}", "--num-workers=1", "--checkpoint-every=5", "--log-every=7"])
+    finished(
+        [*SHORT, f"--checkpoint-dir={tmp_path / 'run'}", "--num-workers=1", "--checkpoint-every=5", "--log-every=7"]
+    )
     assert read_params(tmp_path / "run")["num_workers"] == 1
 
 
 def test_of_two_searches_started_at_once_on_a_new_directory_one_runs(undisturbed, tmp_path):
-    refused, (running,) = first_to_end([Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / 'long'}"]) for _ in range(2)])
+    refused, (running,) = first_to_end(
+        [Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / 'long'}"]) for _ in range(2)]
+    )
     assert refused.wait() == [2]
     assert "is in use by " in refused.output() and refused.output().count("\n") == 1
     running.signal(signal.SIGTERM)
@@ -218,7 +239,8 @@ FILES = ("params.json", "model_spec.json", "data.json", "result.json", "lock.jso
 
 @pytest.mark.parametrize("name", FILES)
 def test_damage_in_any_file_is_detected_or_harmless(undisturbed, tmp_path, capsys, name):
-    """A resumed search ends as the undisturbed one, or refuses in one sentence; `analyze` warns, refuses or says the same."""
+    """A resumed search ends as the undisturbed one, or refuses in one sentence; `analyze` warns, refuses or says the
+    same."""
     expected = analyze(undisturbed).architecture
     rng = random.Random(name)
     for kind in ("flip", "flip again", "flip once more", "cut", "noise"):

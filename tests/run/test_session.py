@@ -23,16 +23,28 @@ def steps_run(first, last, log_every=1, save_every=1, signal_at=None, number=sig
 
     try:
         run_steps(
-            "test", range(first, last), advance, log=lambda step, _: logged.append(step), save=lambda count, _: saved.append(count),
-            status=lambda scalars, rate: "", log_every=log_every, save_every=save_every, world=ALONE,
-        )  # fmt: skip
+            "test",
+            range(first, last),
+            advance,
+            log=lambda step, _: logged.append(step),
+            save=lambda count, _: saved.append(count),
+            status=lambda scalars, rate: "",
+            log_every=log_every,
+            save_every=save_every,
+            world=ALONE,
+        )
     except Stopped as stopped:
         return done, logged, saved, stopped
     return done, logged, saved, None
 
 
 def test_random_numbers_depend_on_seed_stream_and_step_alone():
-    draws = {(seed, stream, step): generator(seed, stream, step).random() for seed in (0, 1) for stream in STREAMS for step in (0, 1)}
+    draws = {
+        (seed, stream, step): generator(seed, stream, step).random()
+        for seed in (0, 1)
+        for stream in STREAMS
+        for step in (0, 1)
+    }
     assert len(set(draws.values())) == len(draws)
     assert all(generator(*key).random() == value for key, value in draws.items())
 

@@ -49,7 +49,14 @@ def test_a_short_run_learns_faster_forgets_sooner_and_prices_more():
     assert (found.rl_learning_rate, found.rl_baseline_momentum) == (0.1, 0)
     assert found.rl_adam_beta2 == pytest.approx(1 - 0.001 * 27_050 / found.steps)
     assert found.num_cost_samples == 512
-    given = plan(size=DIGITS, digits=True, rl_baseline_momentum=0.5, rl_adam_beta2=0.99, num_cost_samples=0, rl_learning_rate=3e-4)
+    given = plan(
+        size=DIGITS,
+        digits=True,
+        rl_baseline_momentum=0.5,
+        rl_adam_beta2=0.99,
+        num_cost_samples=0,
+        rl_learning_rate=3e-4,
+    )
     assert (given.rl_baseline_momentum, given.rl_adam_beta2, given.num_cost_samples) == (0.5, 0.99, 0)
     assert given.rl_learning_rate == pytest.approx(3e-4 * 64 / 256)
 

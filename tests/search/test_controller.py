@@ -40,11 +40,14 @@ temperatures = st.sampled_from([0.5, 1.0, 3.0])
 
 
 def nested_space():
-    """A skippable layer that is one of two layers with choices of their own: three levels of OneOfs, 288 index strings."""
+    """A skippable layer that is one of two layers with choices of their own: three levels of OneOfs, 288 index
+    strings."""
     bottleneck = InvertedBottleneck(kernel=OneOf((3, 5), OP), expansion=OneOf((Times(2.0), Times(1.0)), FILTERS))
     separable = SeparableConv(OneOf((3, 5, 7), OP))
     layer = Residual(OneOf((OneOf((bottleneck, separable), OP), Zero()), OP))
-    return Space("nested", Tower((Block((Conv(3), layer), OneOf((8, 24, 16), FILTERS)), Block((Conv(OneOf((1, 3), OP)),), 8))))
+    return Space(
+        "nested", Tower((Block((Conv(3), layer), OneOf((8, 24, 16), FILTERS)), Block((Conv(OneOf((1, 3), OP)),), 8)))
+    )
 
 
 SPACE = nested_space()
@@ -75,7 +78,10 @@ def distinct_log_probs(logits, temperature=1.0):
     """{indices in use: log-probability} of every distinct architecture, from its active OneOfs alone, by autograd."""
     log_probs = torch_log_probs(logits, temperature)
     rows = {key: (row, active) for key, row, active in zip(ALL_DISTINCT, ALL_INDICES, ALL_ACTIVE, strict=True)}
-    return {key: sum(log_probs[c][int(row[c])] for c in range(SPACE.num_choices) if active[c]) for key, (row, active) in rows.items()}
+    return {
+        key: sum(log_probs[c][int(row[c])] for c in range(SPACE.num_choices) if active[c])
+        for key, (row, active) in rows.items()
+    }
 
 
 def some_reward(indices):
@@ -126,7 +132,9 @@ def test_architectures_are_drawn_as_often_as_they_are_likely():
 
 def test_extreme_logits_stay_finite_and_in_range():
     controller = Controller(SPACE)
-    controller.logits = np.where(controller.valid, 800.0 * np.sign(np.random.default_rng(0).normal(size=controller.logits.shape)), 0.0)
+    controller.logits = np.where(
+        controller.valid, 800.0 * np.sign(np.random.default_rng(0).normal(size=controller.logits.shape)), 0.0
+    )
     samples = controller.sample(np.random.default_rng(0), 1000)
     assert np.isfinite(samples.log_prob).all()
     assert (samples.indices < SPACE.sizes).all() and (samples.indices >= 0).all()
@@ -143,13 +151,17 @@ def test_log_prob_under_warmup(seed, op, filters):
     controller = random_controller(seed)
     log_probs = controller.log_probabilities()
     samples = controller.sample(np.random.default_rng(seed), 50, op, filters)
-    for indices, enabled, active, log_prob in zip(samples.indices, samples.enabled, samples.active, samples.log_prob, strict=True):
+    for indices, enabled, active, log_prob in zip(
+        samples.indices, samples.enabled, samples.active, samples.log_prob, strict=True
+    ):
         expected = 0.0
         reached = [True] * SPACE.num_choices
         for c in reversed(range(SPACE.num_choices)):
             point = SPACE.points[c]
             if point.parent is not None:
-                reached[c] = reached[point.parent] and (enabled[point.parent] or indices[point.parent] == point.parent_choice)
+                reached[c] = reached[point.parent] and (
+                    enabled[point.parent] or indices[point.parent] == point.parent_choice
+                )
             p = op if point.oneof.tag == OP else filters
             if enabled[c]:
                 assert indices[c] == (ALL if point.oneof.tag == OP else SPACE.widest_indices[c])
@@ -168,7 +180,9 @@ def test_warmup_enables_as_often_as_asked_and_leaves_the_rest_as_it_was():
         assert samples.enabled[:, c].mean() == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / n))
         kept = samples.indices[~samples.enabled[:, c], c]
         frequencies = np.bincount(kept, minlength=point.size) / len(kept)
-        np.testing.assert_allclose(frequencies, controller.probabilities()[c, : point.size], atol=5 / math.sqrt(len(kept)))
+        np.testing.assert_allclose(
+            frequencies, controller.probabilities()[c, : point.size], atol=5 / math.sqrt(len(kept))
+        )
     both = samples.enabled[:, 0] & samples.enabled[:, 2]
     assert both.mean() == pytest.approx(0.3 * 0.3, abs=5 * math.sqrt(0.1 / n)), "each OneOf is drawn on its own"
 
@@ -349,7 +363,9 @@ def test_updates_are_those_of_the_slow_way(entropy_regularization, shared):
         shared_gradients.append(fast.cost_gradient(rng, 10, some_reward))
         batches.append((samples, rewards))
         fast.update(samples, rewards, rate, entropy_regularization, shared_gradients[-1] if shared else None)
-    expected = slow_updates(start, batches, learning_rates, entropy_regularization, shared_gradients if shared else None)
+    expected = slow_updates(
+        start, batches, learning_rates, entropy_regularization, shared_gradients if shared else None
+    )
     np.testing.assert_allclose(fast.logits, expected, atol=1e-10)
     assert (fast.logits[~fast.valid] == 0).all()
 
@@ -380,7 +396,9 @@ def test_what_is_logged():
     rng = np.random.default_rng(0)
     first = controller.sample(rng, 4)
     logged = controller.update(first, [1.0, 2.0, 3.0, 6.0], 0.0, entropy_regularization=0.25)
-    assert logged["step_baseline"] == logged["baseline"] == 3.0  # zero-debiased, and updated before the advantage is taken
+    assert (
+        logged["step_baseline"] == logged["baseline"] == 3.0
+    )  # zero-debiased, and updated before the advantage is taken
     assert logged["advantage"] == pytest.approx(0.0)
     assert logged["log_prob"] == pytest.approx(first.log_prob.mean())
     assert logged["empirical_loss"] == pytest.approx(-np.mean(np.array([-2.0, -1.0, 0.0, 3.0]) * first.log_prob))
@@ -470,7 +488,9 @@ def test_a_cost_is_landed_on_with_the_likeliest_of_the_near_architectures(seed, 
     nearest = near[missed[near] == missed[near].min()]
     (here,) = np.flatnonzero((found == ALL_INDICES).all(axis=1))
     assert here in nearest
-    assert controller.log_prob(ALL_INDICES[here][None])[0] == pytest.approx(controller.log_prob(ALL_INDICES[nearest]).max())
+    assert controller.log_prob(ALL_INDICES[here][None])[0] == pytest.approx(
+        controller.log_prob(ALL_INDICES[nearest]).max()
+    )
 
 
 def test_a_large_space_is_landed_on_within_a_percent():
@@ -479,7 +499,9 @@ def test_a_large_space_is_landed_on_within_a_percent():
     for seed in range(5):
         controller = random_controller(seed, space)
         target = 1.04 * costs.estimate(controller.most_likely())
-        assert costs.estimate(controller.likeliest_within(costs.estimate, target, 0.01)) == pytest.approx(target, rel=0.01)
+        assert costs.estimate(controller.likeliest_within(costs.estimate, target, 0.01)) == pytest.approx(
+            target, rel=0.01
+        )
 
 
 def test_a_restored_controller_goes_on_bit_for_bit():
@@ -523,7 +545,15 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, compla
 
 
 @pytest.mark.parametrize(
-    "options", [{"momentum": 1.0}, {"momentum": -0.1}, {"temperature": 0.0}, {"temperature": math.nan}, {"beta2": 1.0}, {"epsilon": 0.0}]
+    "options",
+    [
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"temperature": 0.0},
+        {"temperature": math.nan},
+        {"beta2": 1.0},
+        {"epsilon": 0.0},
+    ],
 )
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=f"controller's {next(iter(options))} must be"):

@@ -1,4 +1,5 @@
-"""Searches over several processes (gloo): the same function of seed, replicas and batch, however many share the work."""
+"""Searches over several processes (gloo): the same function of seed, replicas and batch, however many share the
+work."""
 
 import os
 import signal
@@ -27,7 +28,10 @@ def by_ranks(tmp_path_factory):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_any_number_of_processes_gives_the_same_search(by_ranks, ranks):
-    (alone, numbers, _), (shared, shared_numbers, _) = newest_checkpoint(by_ranks[1]), newest_checkpoint(by_ranks[ranks])
+    (alone, numbers, _), (shared, shared_numbers, _) = (
+        newest_checkpoint(by_ranks[1]),
+        newest_checkpoint(by_ranks[ranks]),
+    )
     assert numbers["step"] == shared_numbers["step"] == 20 and alone.keys() == shared.keys()
     assert (alone["weights"] - shared["weights"]).abs().max() < 1e-5
     assert (alone["square_avg"] - shared["square_avg"]).abs().max() < 1e-5
@@ -97,14 +101,18 @@ def test_what_only_the_first_process_can_see_is_said_once_and_ends_all(by_ranks)
 
 
 def test_two_jobs_on_one_directory_do_not_mix(tmp_path):
-    refused, (running,) = first_to_end([Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / 'run'}"], 2) for _ in range(2)])
+    refused, (running,) = first_to_end(
+        [Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / 'run'}"], 2) for _ in range(2)]
+    )
     assert refused.wait() == [2, 2]
     running.signal(signal.SIGTERM)
     assert running.wait() == [143, 143]
 
 
 def test_divergence_ends_every_process(tmp_path):
-    job = Job([*TWENTY, f"--checkpoint-dir={tmp_path / 'run'}", "--model-learning-rate=1e30", "--checkpoint-every=1"], 2)
+    job = Job(
+        [*TWENTY, f"--checkpoint-dir={tmp_path / 'run'}", "--model-learning-rate=1e30", "--checkpoint-every=1"], 2
+    )
     assert job.wait() == [1, 1]
 
 
@@ -122,7 +130,16 @@ def test_a_killed_process_ends_the_others_with_an_error(tmp_path):
 def torchrun(words, directory, ranks=2, **options):
     flags = [f"--nproc-per-node={ranks}", "--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
     flags += [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "torch.distributed.run", *flags, "-m", "tunas", *words, f"--checkpoint-dir={directory}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *flags,
+        "-m",
+        "tunas",
+        *words,
+        f"--checkpoint-dir={directory}",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
@@ -145,7 +162,9 @@ def test_torchrun_runs_a_search(by_ranks, tmp_path):
 def test_torchrun_ends_with_the_error_of_the_job(tmp_path):
     process = torchrun([*TWENTY, "--replicas=3"], tmp_path / "run")
     text = output_of(process)
-    assert process.returncode != 0 and "3 replicas cannot be divided among 2 processes" in text and "exitcode  : 2" in text
+    assert (
+        process.returncode != 0 and "3 replicas cannot be divided among 2 processes" in text and "exitcode  : 2" in text
+    )
 
 
 def wait_for_checkpoint(directory):

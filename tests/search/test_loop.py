@@ -20,13 +20,35 @@ from tunas.search.loop import Search, search
 from tunas.search.objective import search_objective
 from tunas.space import get_space
 
-SETTINGS = {"ssd": TINY, "image_size": 8, "train_batch_size": 48, "replicas": 4, "epochs": 1, "device": "cpu", "log_every": 1}
+SETTINGS = {
+    "ssd": TINY,
+    "image_size": 8,
+    "train_batch_size": 48,
+    "replicas": 4,
+    "epochs": 1,
+    "device": "cpu",
+    "log_every": 1,
+}
 SCALARS = {
-    "model/loss", "model/empirical_loss", "model/regularization_loss", "model/learning_rate", "rlcontroller/validation_accuracy",
-    "rlcontroller/reward", "rlcontroller/step_baseline", "rlcontroller/baseline", "rlcontroller/advantage", "rlcontroller/log_prob",
-    "rlcontroller/empirical_loss", "rlcontroller/entropy_loss", "rlcontroller/estimated_cost", "rlcontroller/cost_ratio",
-    "rlcontroller/cost_adjustment", "rlcontroller/learning_rate", "rlcontroller/increase_ops_prob", "rlcontroller/increase_filters_prob",
-}  # fmt: skip
+    "model/loss",
+    "model/empirical_loss",
+    "model/regularization_loss",
+    "model/learning_rate",
+    "rlcontroller/validation_accuracy",
+    "rlcontroller/reward",
+    "rlcontroller/step_baseline",
+    "rlcontroller/baseline",
+    "rlcontroller/advantage",
+    "rlcontroller/log_prob",
+    "rlcontroller/empirical_loss",
+    "rlcontroller/entropy_loss",
+    "rlcontroller/estimated_cost",
+    "rlcontroller/cost_ratio",
+    "rlcontroller/cost_adjustment",
+    "rlcontroller/learning_rate",
+    "rlcontroller/increase_ops_prob",
+    "rlcontroller/increase_filters_prob",
+}
 
 
 class Prepared:
@@ -37,7 +59,9 @@ class Prepared:
         self.space = get_space(self.config.ssd)
         self.data = open_data(self.config)
         self.plan = plan_search(self.config, self.data.size("train"), digits=True, on_cuda=False)
-        objective = search_objective(self.config, self.plan.rl_cost_model_exponent, self.space, self.data.image_size, self.data.num_classes)
+        objective = search_objective(
+            self.config, self.plan.rl_cost_model_exponent, self.space, self.data.image_size, self.data.num_classes
+        )
         self.search = Search(self.space, self.data, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
 
     def batches(self, step):
@@ -86,10 +110,15 @@ def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2():
 
 
 def test_weights_are_stepped_by_rmsprop_in_tensorflows_form():
-    """SPEC §3.3: decay and momentum 0.9, epsilon 1 inside the root, average starting at one, learning rate inside the momentum."""
+    """SPEC §3.3: decay and momentum 0.9, epsilon 1 inside the root, average starting at one, learning rate inside the
+    momentum."""
     prepared = Prepared()
     state = prepared.search
-    weights, square, momentum = state.weights.detach().clone(), torch.ones_like(state.weights), torch.zeros_like(state.weights)
+    weights, square, momentum = (
+        state.weights.detach().clone(),
+        torch.ones_like(state.weights),
+        torch.zeros_like(state.weights),
+    )
     for step in (3, 4, 5):
         rate = prepared.step(step)["model/learning_rate"]
         gradient = state.weights.grad
@@ -179,7 +208,9 @@ def test_a_loss_that_is_not_finite_names_step_and_architecture():
     prepared = Prepared()
     with torch.no_grad():
         prepared.search.weights.fill_(float("nan"))
-    with pytest.raises(DivergedError, match=r"the loss is nan at step 12, architecture \d+(:\d+)+ .*last checkpoint is kept"):
+    with pytest.raises(
+        DivergedError, match=r"the loss is nan at step 12, architecture \d+(:\d+)+ .*last checkpoint is kept"
+    ):
         prepared.step(12)
 
 
@@ -195,9 +226,19 @@ def test_a_search_from_python_returns_what_result_json_says(tmp_path):
     result = tunas.search(config)
     assert tunas.search(config) == result, "a finished search says its result again"
     document = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (document["indices"], document["cost"], document["steps"]) == (result.architecture.text, result.cost, result.steps)
-    assert result.steps == 22 and result.unit == document["unit"] == "MACs" and document["shared_weights_accuracy"] == result.accuracy
-    assert result.cost == tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10).estimate(result.architecture)
+    assert (document["indices"], document["cost"], document["steps"]) == (
+        result.architecture.text,
+        result.cost,
+        result.steps,
+    )
+    assert (
+        result.steps == 22
+        and result.unit == document["unit"] == "MACs"
+        and document["shared_weights_accuracy"] == result.accuracy
+    )
+    assert result.cost == tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10).estimate(
+        result.architecture
+    )
 
 
 def test_a_finished_search_can_still_be_told_to_land_closer(tmp_path):

@@ -34,7 +34,9 @@ def test_mnas_hard():
 
 @pytest.mark.parametrize("name", ["abs", "mnas", "mnas_hard"])
 @given(quality=st.floats(0.01, 1), cost=st.floats(1, 1000), target=st.floats(1, 1000), exponent=st.floats(-2, 0))
-def test_every_reward_is_the_quality_on_target_and_never_grows_with_cost_beyond_it(name, quality, cost, target, exponent):
+def test_every_reward_is_the_quality_on_target_and_never_grows_with_cost_beyond_it(
+    name, quality, cost, target, exponent
+):
     reward = reward_function(name)
     assert reward(quality, target, target, exponent).reward == pytest.approx(quality)
     beyond = target + cost
@@ -43,7 +45,10 @@ def test_every_reward_is_the_quality_on_target_and_never_grows_with_cost_beyond_
 
 def test_below_the_target_abs_punishes_mnas_rewards_and_mnas_hard_does_not_care():
     on, below = (84.0, 60.0)
-    change = {name: float(reward(0.7, below, 84.0).reward - reward(0.7, on, 84.0).reward) for name, reward in REWARD_FUNCTIONS.items()}
+    change = {
+        name: float(reward(0.7, below, 84.0).reward - reward(0.7, on, 84.0).reward)
+        for name, reward in REWARD_FUNCTIONS.items()
+    }
     assert change["abs"] < 0 < change["mnas"]
     assert change["mnas_hard"] == 0
 

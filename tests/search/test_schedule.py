@@ -73,7 +73,9 @@ def test_a_fraction_outside_zero_to_one_is_refused(fraction):
 def test_warmups_that_outlast_the_delay_are_refused():
     check_warmups(0.25, 0.25, 0.25)
     check_warmups(0.0, 0.1, 0.25)
-    with pytest.raises(InputError, match=r"the op warmup takes 0\.3 of the steps, but the controller starts to learn after 0\.25"):
+    with pytest.raises(
+        InputError, match=r"the op warmup takes 0\.3 of the steps, but the controller starts to learn after 0\.25"
+    ):
         check_warmups(0.3, 0.25, 0.25)
     with pytest.raises(InputError, match=r"the filters warmup takes 0\.5 .* must not outlast"):
         check_warmups(0.25, 0.5, 0.25)

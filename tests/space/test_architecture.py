@@ -68,10 +68,23 @@ def skippable(*layers):
 SMALL_TOWERS = {
     "one skippable layer": [Conv(3), skippable(bneck((3, 5), (1.0, 2.0)))],
     "alike layers in any place": [Conv(3), *[skippable(bneck((3, 5)))] * 3],
-    "layers that share some variants": [Conv(3), skippable(bneck((3, 5))), skippable(bneck((5, 7))), skippable(bneck((3, 7)))],
-    "a layer that cannot be skipped between": [Conv(3), skippable(bneck((3, 5))), Residual(bneck((3, 5))), skippable(bneck((3, 5)))],
+    "layers that share some variants": [
+        Conv(3),
+        skippable(bneck((3, 5))),
+        skippable(bneck((5, 7))),
+        skippable(bneck((3, 7))),
+    ],
+    "a layer that cannot be skipped between": [
+        Conv(3),
+        skippable(bneck((3, 5))),
+        Residual(bneck((3, 5))),
+        skippable(bneck((3, 5))),
+    ],
     "choices that are equal": [Conv(OneOf((3, 3, 5), OP)), skippable(bneck((3,)), bneck((3,))), skippable(bneck((3,)))],
-    "nested choices": [Conv(3), Residual(OneOf((OneOf((bneck((3, 5)), Zero()), OP), Zero(), SeparableConv(OneOf((3, 5), OP))), OP))],
+    "nested choices": [
+        Conv(3),
+        Residual(OneOf((OneOf((bneck((3, 5)), Zero()), OP), Zero(), SeparableConv(OneOf((3, 5), OP))), OP)),
+    ],
 }
 
 
@@ -82,7 +95,11 @@ def test_distinct_networks_of_small_spaces_by_building_every_one(layers):
     networks = set()
     for indices in itertools.product(*map(range, space.sizes)):
         blocks = space.architecture(indices).tower.blocks
-        networks.add(tuple((block.filters, tuple(layer for layer in block.layers if layer != Residual(Zero()))) for block in blocks))
+        networks.add(
+            tuple(
+                (block.filters, tuple(layer for layer in block.layers if layer != Residual(Zero()))) for block in blocks
+            )
+        )
     assert space.count_distinct() == len(networks)
     assert space.count() >= len(networks)
 
@@ -140,7 +157,8 @@ class TestIndicesThatAreNone:
     @pytest.mark.parametrize("index", [3, 99, -1, 10**15])
     def test_out_of_range_says_which_position_path_and_range(self, index):
         assert self.message([0, 0, 0, index] + [0] * 69) == (
-            f"index {index} at position 3 (blocks/2/layers/0/choices/0/kernel_size) of proxylessnas_search is out of range: "
+            f"index {index} at position 3 (blocks/2/layers/0/choices/0/kernel_size) of proxylessnas_search is out "
+            f"of range: "
             "there are 3 choices, 0 to 2"
         )
 
@@ -171,7 +189,10 @@ def test_widest_choices_are_found_by_what_they_come_to():
     tower = Tower(
         [
             Block([Conv(3)], OneOf((16, 8), FILTERS)),
-            Block([InvertedBottleneck(3, OneOf((Times(3.0), 40, Times(1.0)), FILTERS)), Activation("relu")], OneOf((8, 24, 16), FILTERS)),
+            Block(
+                [InvertedBottleneck(3, OneOf((Times(3.0), 40, Times(1.0)), FILTERS)), Activation("relu")],
+                OneOf((8, 24, 16), FILTERS),
+            ),
             Block([InvertedBottleneck(3, OneOf((Times(1.0), 64, Times(2.0)), FILTERS))], 8),
         ]
     )

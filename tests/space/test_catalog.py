@@ -112,7 +112,10 @@ def test_mobilenet_v3_large_is_that_of_its_paper():
         (1280, "conv1,bias swish6"),
     ]
     blocks = tower_of("mobilenet_v3_large").blocks
-    activations = [[getattr(layer, "layer", layer).activation for layer in block.layers if "," in shown(layer)] for block in blocks[1:6]]
+    activations = [
+        [getattr(layer, "layer", layer).activation for layer in block.layers if "," in shown(layer)]
+        for block in blocks[1:6]
+    ]
     assert activations == [[RELU] * 2, [RELU] * 3, [SWISH6] * 4, [SWISH6] * 2, [SWISH6] * 3]
 
 
@@ -189,7 +192,10 @@ def tiny_search():
     return Tower(
         [
             Block([Conv(3, stride=2), RELU], filters=16),
-            Block([bottleneck, Residual(OneOf([bottleneck.with_stride(1), Zero()], OP))], filters=OneOf([16, 24, 32], FILTERS)),
+            Block(
+                [bottleneck, Residual(OneOf([bottleneck.with_stride(1), Zero()], OP))],
+                filters=OneOf([16, 24, 32], FILTERS),
+            ),
             Block([Conv(1), RELU, GlobalAveragePool()], filters=256),
         ]
     )
@@ -212,7 +218,12 @@ def test_registering_again_replaces_a_space_of_ones_own(names):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("mobilenet_v2", "is the name of a packaged space"), ("a b", "letters, digits, _ and -"), ("", "letters, digits"), ("x:y", "letters")],
+    [
+        ("mobilenet_v2", "is the name of a packaged space"),
+        ("a b", "letters, digits, _ and -"),
+        ("", "letters, digits"),
+        ("x:y", "letters"),
+    ],
 )
 def test_names_that_cannot_be_registered(names, name, message):
     with pytest.raises(InputError, match=message):

@@ -40,7 +40,10 @@ def test_what_is_no_tower():
     assert refusal(None) == "space 's' must be a Tower, not NoneType"
     assert refusal(Tower([])) == "space 's' has no blocks"
     assert refusal(Tower(["conv"])) == "s: blocks/0 must be a Block, not str"
-    assert refusal(Tower([Block([Conv(3)], 8), OneOf([Block([Conv(3)], 8)], OP)])) == "s: blocks/1 must be a Block, not OneOf"
+    assert (
+        refusal(Tower([Block([Conv(3)], 8), OneOf([Block([Conv(3)], 8)], OP)]))
+        == "s: blocks/1 must be a Block, not OneOf"
+    )
 
 
 @pytest.mark.parametrize("base", [0, -8, "8", 8.0, True, None, 1 << 40])
@@ -64,7 +67,8 @@ def test_a_width_choice_is_tagged_filters_and_holds_no_further_choice():
 @pytest.mark.parametrize("layer", [3, "conv", None, Conv, ("a",), Times(2.0), Block([], 8)])
 def test_unknown_layers_are_shown_with_the_known_ones(layer):
     assert layer_refusal(layer) == (
-        f"unknown layer {layer!r}; known are Conv, Activation, SeparableConv, InvertedBottleneck, Residual, Zero, GlobalAveragePool, "
+        f"unknown layer {layer!r}; known are Conv, Activation, SeparableConv, InvertedBottleneck, Residual, Zero, "
+        f"GlobalAveragePool, "
         "DetectionEndpoint"
     )
 
@@ -85,7 +89,10 @@ def test_kernels_are_odd(kernel):
 @pytest.mark.parametrize(
     "expansion",
     [0, -8, 1.5, "8", True, None]
-    + [Times(multiple) for multiple in (0, -1.0, float("nan"), float("inf"), 1e300, "3", None, True, OneOf((1.0,), FILTERS))],
+    + [
+        Times(multiple)
+        for multiple in (0, -1.0, float("nan"), float("inf"), 1e300, "3", None, True, OneOf((1.0,), FILTERS))
+    ],
 )
 def test_expansions_are_multiples_or_widths(expansion):
     message = f"/expansion: an expansion is Times(positive number) or a positive width, not {expansion!r}"
@@ -95,18 +102,26 @@ def test_expansions_are_multiples_or_widths(expansion):
 
 @pytest.mark.parametrize("value", [0, 1, "yes", None, OneOf((True,), OP)])
 def test_squeeze_and_excite_is_true_or_false(value):
-    assert layer_refusal(InvertedBottleneck(3, 8, se=OneOf((False, value), OP))) == f"/se: se is True or False, not {value!r}"
+    assert (
+        layer_refusal(InvertedBottleneck(3, 8, se=OneOf((False, value), OP)))
+        == f"/se: se is True or False, not {value!r}"
+    )
 
 
 @pytest.mark.parametrize("value", ["relu", None, OneOf((RELU,), OP)])
 def test_an_activation_field_is_an_activation(value):
-    assert layer_refusal(SeparableConv(3, activation=value)) == f"the activation must be an Activation such as RELU, not {value!r}"
+    assert (
+        layer_refusal(SeparableConv(3, activation=value))
+        == f"the activation must be an Activation such as RELU, not {value!r}"
+    )
     with pytest.raises(ValueError, match="unknown activation 'gelu'; known are relu, relu6, swish6, sigmoid"):
         Activation("gelu")
 
 
 def test_batch_norm_is_true_or_false():
-    assert layer_refusal(Conv(3, batch_norm=OneOf((True, False), OP))).startswith("batch_norm is True or False, not OneOf")
+    assert layer_refusal(Conv(3, batch_norm=OneOf((True, False), OP))).startswith(
+        "batch_norm is True or False, not OneOf"
+    )
 
 
 def test_choices_carry_the_tag_of_what_they_choose():
@@ -149,7 +164,14 @@ def test_an_endpoint_inside_a_choice_would_never_be_handed_out():
 
 def test_what_is_unusual_but_right_is_accepted():
     inner = OneOf((Residual(SeparableConv(OneOf((3, 5), OP))), OneOf((Conv(1), Zero()), OP)), OP)
-    layers = [DetectionEndpoint(), RELU, Residual(Activation("sigmoid")), OneOf((Zero(),), OP), inner, Residual(Residual(Zero()))]
+    layers = [
+        DetectionEndpoint(),
+        RELU,
+        Residual(Activation("sigmoid")),
+        OneOf((Zero(),), OP),
+        inner,
+        Residual(Residual(Zero())),
+    ]
     layers += [GlobalAveragePool(), Residual(Conv(1, batch_norm=False)), InvertedBottleneck(1, Times(1), se=True)]
     space = Space("s", Tower([Block(layers, OneOf((24,), FILTERS)), Block([Zero()], 48), Block([], 24)], 24))
     assert space.num_choices == 5

@@ -39,7 +39,12 @@ def test_the_v3_example_of_the_release_read_index_by_index():
     separable_kernel = (3, 5, 7)[take()]
     assert stem[2].layer == (SeparableConv(separable_kernel), Zero())[take()]
     assert tower.blocks[0].filters == (8, 16, 24, 32)[take()]
-    widths = [(8, 16, 24, 32), (16, 24, 32, 40, 48, 64), (32, 40, 48, 64, 80, 96, 128), (64, 80, 96, 128, 160, 192, 256)]
+    widths = [
+        (8, 16, 24, 32),
+        (16, 24, 32, 40, 48, 64),
+        (32, 40, 48, 64, 80, 96, 128),
+        (64, 80, 96, 128, 160, 192, 256),
+    ]
     widths.append((128, 160, 192, 256, 320, 384, 512))
     for block, choices, stride in zip(tower.blocks[1:6], widths, (2, 2, 2, 1, 2), strict=True):
         expected = [((3, 5, 7)[take()], take() + 1.0, bool(take()), stride)]
@@ -131,7 +136,16 @@ def test_only_oneofs_on_the_path_taken_are_active():
     space = tunas.get_space("mobilenet_v3_like_search")
     indices = list(space.architecture(V3_EXAMPLE).indices)
     active = active_positions(space, indices)
-    assert active[:8] == [True, False, True, True, True, True, True, False]  # 1 is the kernel of the skipped stem, 7 of a skipped layer
+    assert active[:8] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+        True,
+        True,
+        False,
+    ]  # 1 is the kernel of the skipped stem, 7 of a skipped layer
     indices[2] = 0
     assert active_positions(space, indices)[1]
 

@@ -10,7 +10,9 @@ from tunas.space.describe import architecture_rows, format_table, space_tree
 TOWER = Tower(
     [
         Block([Conv(OneOf((3, 5), OP), stride=2), RELU], 16),
-        Block([InvertedBottleneck(3, Times(3.0), se=True), Residual(OneOf((InvertedBottleneck(7, 72), Zero()), OP))], 24),
+        Block(
+            [InvertedBottleneck(3, Times(3.0), se=True), Residual(OneOf((InvertedBottleneck(7, 72), Zero()), OP))], 24
+        ),
         Block([Conv(1, batch_norm=False)], 40),
     ]
 )

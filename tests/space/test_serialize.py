@@ -28,7 +28,9 @@ from tunas.space import (
 SMALL = Tower(
     [
         Block([Conv(OneOf((3, 5), OP), stride=2, batch_norm=False)], OneOf((8, 16), FILTERS)),
-        Block([InvertedBottleneck(3, Times(2.5), se=True), Residual(OneOf((InvertedBottleneck(5, 24), Zero()), OP))], 24),
+        Block(
+            [InvertedBottleneck(3, Times(2.5), se=True), Residual(OneOf((InvertedBottleneck(5, 24), Zero()), OP))], 24
+        ),
     ]
 )
 
@@ -99,7 +101,9 @@ def test_an_unknown_field_is_named(field):
 
 
 def test_a_missing_field_is_named():
-    assert "model/blocks/0/layers/0: not a Conv: " in refusal(lambda document: document["model"]["blocks"][0]["layers"][0].pop("kernel"))
+    assert "model/blocks/0/layers/0: not a Conv: " in refusal(
+        lambda document: document["model"]["blocks"][0]["layers"][0].pop("kernel")
+    )
 
 
 def test_values_of_a_wrong_type_are_refused_at_their_place():
@@ -108,21 +112,36 @@ def test_values_of_a_wrong_type_are_refused_at_their_place():
     assert refusal(set_at(*CONV, "kernel", value=None)) == f"{kernel} None"
     assert "the stride must be 1 or 2, not (2,)" in refusal(set_at(*CONV, "stride", value=[2]))
     assert "batch_norm is True or False, not 1" in refusal(set_at(*CONV, "batch_norm", value=1))
-    assert "must be positive multiples of 8, not 1e+300" in refusal(set_at("model", "blocks", 1, "filters", value=1e300))
+    assert "must be positive multiples of 8, not 1e+300" in refusal(
+        set_at("model", "blocks", 1, "filters", value=1e300)
+    )
     assert "unknown layer 7" in refusal(set_at(*CONV, value=7))
 
 
 def test_choices_in_places_that_have_none_are_refused():
     choice = {"type": "OneOf", "choices": [1, 2], "tag": "op_indices"}
     assert "the stride must be 1 or 2, not OneOf" in refusal(set_at(*CONV, "stride", value=choice))
-    assert "filters_base must be a positive integer, not OneOf" in refusal(set_at("model", "filters_base", value=choice))
+    assert "filters_base must be a positive integer, not OneOf" in refusal(
+        set_at("model", "filters_base", value=choice)
+    )
     assert "model: not a Tower" in refusal(set_at("model", "blocks", value=choice))
     assert refusal(set_at("model", value=choice)) == "the model spec's model must be a Tower, not OneOf"
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '"tunas-model-spec"', '{"format": "other"}', b"\xff\xfe", "[" * 10**5, '{"a":' * 10**5, "9" * 10**4],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"tunas-model-spec"',
+        '{"format": "other"}',
+        b"\xff\xfe",
+        "[" * 10**5,
+        '{"a":' * 10**5,
+        "9" * 10**4,
+    ],
     ids=lambda text: repr(text[:12]),
 )
 def test_what_is_no_model_spec_is_refused(text):
@@ -153,8 +172,12 @@ JUNK = st.recursive(
     | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["type", "kernel", "layer", "choices", "tag", "filters", "x"]), inner, max_size=3)
-        | st.fixed_dictionaries({"type": st.just("OneOf"), "choices": st.lists(inner, max_size=3), "tag": st.sampled_from([OP, FILTERS])})
+        | st.dictionaries(
+            st.sampled_from(["type", "kernel", "layer", "choices", "tag", "filters", "x"]), inner, max_size=3
+        )
+        | st.fixed_dictionaries(
+            {"type": st.just("OneOf"), "choices": st.lists(inner, max_size=3), "tag": st.sampled_from([OP, FILTERS])}
+        )
     ),
     max_leaves=4,
 )
@@ -170,7 +193,8 @@ def places(node, path=()):
 
 @st.composite
 def damaged_documents(draw):
-    """A valid document in which one to three places were overwritten, deleted, doubled, or exchanged for another part of it."""
+    """A valid document in which one to three places were overwritten, deleted, doubled, or exchanged for another part
+    of it."""
     document = json.loads(tower_to_json(SMALL))
     for _ in range(draw(st.integers(1, 3))):
         every = list(places(document))
@@ -218,7 +242,11 @@ def test_damaged_text_is_refused_or_still_a_tower(data):
     text = tower_to_json(SMALL)
     start = data.draw(st.integers(0, len(text) - 1))
     length = data.draw(st.integers(0, 12))
-    changed = text[:start] + data.draw(st.text(alphabet='{}[]",:0123456789eE.-tnf \\u\x00', max_size=6)) + text[start + length :]
+    changed = (
+        text[:start]
+        + data.draw(st.text(alphabet='{}[]",:0123456789eE.-tnf \\u\x00', max_size=6))
+        + text[start + length :]
+    )
     try:
         tower = tower_from_json(changed)
     except InputError:

@@ -44,9 +44,25 @@ def test_a_divisible_width_loses_at_most_a_tenth(width):
 
 
 def test_divisible_widths_worked_by_hand():
-    by_hand = {1: 8, 11: 16, 12: 16, 18: 24, 19: 24, 20: 24, 90: 88, 92: 96, 120: 120}  # 11 → 8 < 9.9 → 16; 18 → 16 < 16.2 → 24
+    by_hand = {
+        1: 8,
+        11: 16,
+        12: 16,
+        18: 24,
+        19: 24,
+        20: 24,
+        90: 88,
+        92: 96,
+        120: 120,
+    }  # 11 → 8 < 9.9 → 16; 18 → 16 < 16.2 → 24
     assert {width: divisible_width(width) for width in by_hand} == by_hand
-    assert [divisible_width(width / 4) for width in (72, 120, 480, 672, 960)] == [24, 32, 120, 168, 240]  # MobileNetV3-Large
+    assert [divisible_width(width / 4) for width in (72, 120, 480, 672, 960)] == [
+        24,
+        32,
+        120,
+        168,
+        240,
+    ]  # MobileNetV3-Large
 
 
 def test_an_expansion_is_a_multiple_of_the_input_or_a_width_of_its_own():
@@ -71,4 +87,6 @@ def test_a_filters_multiplier_scales_absolute_widths_and_leaves_multiples():
 
     scaled = scale_filters(tower(16, OneOf((24, 48), FILTERS), 96, 8), 1.4)
     assert scaled == tower(24, OneOf((32, 64), FILTERS), 136, 8)  # 22.4, 33.6, 67.2, 134.4
-    assert scale_filters(tower(32, OneOf((64, 96), FILTERS), 96, 32), 0.5) == tower(32, OneOf((32, 64), FILTERS), 64, 32)
+    assert scale_filters(tower(32, OneOf((64, 96), FILTERS), 96, 32), 0.5) == tower(
+        32, OneOf((32, 64), FILTERS), 64, 32
+    )

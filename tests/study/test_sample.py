@@ -32,5 +32,7 @@ def test_the_same_seed_gives_the_same_architectures() -> None:
 def test_an_empty_range_says_what_random_architectures_cost() -> None:
     space = tunas.get_space("proxylessnas_search")
     model = tunas.load_cost_model("pixel1", space)
-    with pytest.raises(tunas.InputError, match=r"found 0 of 1 .* cost 500 to 600 ms among .* random ones, which cost \d+"):
+    with pytest.raises(
+        tunas.InputError, match=r"found 0 of 1 .* cost 500 to 600 ms among .* random ones, which cost \d+"
+    ):
         random_architectures(space, model, 500.0, 600.0, 1, seed=0)

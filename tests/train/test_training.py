@@ -107,7 +107,13 @@ def test_what_is_evaluated_is_what_is_saved(in_two_parts):
 
 def test_a_training_of_two_processes_resumes(tmp_path):
     """From averaged batch-norm statistics, which change nothing but the order of summation."""
-    words = [*SHORT, "--path-dropout-rate=0.4", "--dropout-rate=0.2", "--gradient-accumulation=2", "--checkpoint-every=2"]
+    words = [
+        *SHORT,
+        "--path-dropout-rate=0.4",
+        "--dropout-rate=0.2",
+        "--gradient-accumulation=2",
+        "--checkpoint-every=2",
+    ]
     finished([*words, f"--checkpoint-dir={tmp_path / 'one'}"], 2)
     job = Job([*words, f"--checkpoint-dir={tmp_path / 'two'}"], 2)
     job.until_output("train 6/20")
@@ -126,8 +132,17 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_anything_is_written(tm
 
 
 def test_divergence_names_the_step_and_keeps_finite_weights(tmp_path):
-    config = TrainConfig(ssd=TINY, indices="1:1:1:1:1:1:0:1", image_size=8, train_batch_size=48, epochs=1, device="cpu",
-                         base_learning_rate=1e30, checkpoint_every=1, checkpoint_dir=str(tmp_path))  # fmt: skip
+    config = TrainConfig(
+        ssd=TINY,
+        indices="1:1:1:1:1:1:0:1",
+        image_size=8,
+        train_batch_size=48,
+        epochs=1,
+        device="cpu",
+        base_learning_rate=1e30,
+        checkpoint_every=1,
+        checkpoint_dir=str(tmp_path),
+    )
     with pytest.raises(DivergedError, match=r"(at|after) step \d+; the last checkpoint is kept"):
         train(config)
     found = newest_checkpoint(tmp_path)
@@ -146,9 +161,14 @@ def test_a_finished_training_is_only_evaluated_again(tmp_path):
 def test_a_training_may_change_how_it_evaluates_but_not_what_it_learns(tmp_path):
     finished([*TRAIN, "--epochs=0.1", "--mode=train", f"--checkpoint-dir={tmp_path}"])
     finished([*TRAIN, "--epochs=0.1", "--mode=train_and_eval", "--eval-batch-size=50", f"--checkpoint-dir={tmp_path}"])
-    job = Job([*TRAIN, "--epochs=0.1", "--label-smoothing=0.2", "--filters-multiplier=2", f"--checkpoint-dir={tmp_path}"])
+    job = Job(
+        [*TRAIN, "--epochs=0.1", "--label-smoothing=0.2", "--filters-multiplier=2", f"--checkpoint-dir={tmp_path}"]
+    )
     assert job.wait() == [2]
-    assert "label_smoothing was 0.1 and is now 0.2" in job.output() and "filters_multiplier was 1.0 and is now 2.0" in job.output()
+    assert (
+        "label_smoothing was 0.1 and is now 0.2" in job.output()
+        and "filters_multiplier was 1.0 and is now 2.0" in job.output()
+    )
 
 
 def test_evaluating_without_weights_is_one_sentence(tmp_path):

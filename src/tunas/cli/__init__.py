@@ -21,14 +21,18 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "search": Command("search an architecture that lands on the wanted cost", "tunas.search.config:SearchConfig"),
-    "analyze": Command("the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig"),
+    "analyze": Command(
+        "the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig"
+    ),
     "train": Command("train one architecture from scratch, and evaluate it", "tunas.train.config:TrainConfig"),
     "sample": Command("random architectures within a range of costs", "tunas.cli.sample:SampleConfig"),
     "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig"),
     "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),
     "measure": Command("time architectures on a device", "tunas.cost.measure:MeasureConfig"),
     "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig"),
-    "quickstart": Command("the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"),
+    "quickstart": Command(
+        "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
+    ),
 }
 """Each is run by the function `run` of `tunas.cli.<name>`."""
 
@@ -56,9 +60,17 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["usage: tunas COMMAND [FLAGS]", "", "TuNAS for PyTorch: neural architecture search that lands on the latency you asked for.", "",
-         "commands:", *lines, "", "`tunas COMMAND --help` lists the command's flags; - and _ in them are the same."]
-    )  # fmt: skip
+        [
+            "usage: tunas COMMAND [FLAGS]",
+            "",
+            "TuNAS for PyTorch: neural architecture search that lands on the latency you asked for.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`tunas COMMAND --help` lists the command's flags; - and _ in them are the same.",
+        ]
+    )
 
 
 def _run(name: str, words: list[str]) -> int:

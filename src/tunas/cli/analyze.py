@@ -20,7 +20,8 @@ class AnalyzeConfig:
     """Price with this model instead of the search's own."""
 
     rl_cost_model_tolerance: float | None = None
-    """As of `tunas search`, afterwards: the likeliest architecture whose cost is no farther from the search's target, relative to it."""
+    """As of `tunas search`, afterwards: the likeliest architecture whose cost is no farther from the search's target,
+    relative to it."""
 
 
 def run(config: AnalyzeConfig) -> int:

@@ -40,4 +40,7 @@ def run(config: CostConfig) -> None:
         from tunas.nn.profile import count_macs, count_parameters
 
         print(f"parameters: {count_parameters(architecture, config.num_classes):,}")
-        print(f"multiply-accumulates: {count_macs(architecture, config.num_classes, config.image_size):,} at {config.image_size} px")
+        print(
+            f"multiply-accumulates: {count_macs(architecture, config.num_classes, config.image_size):,} at "
+            f"{config.image_size} px"
+        )

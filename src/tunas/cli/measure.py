@@ -11,7 +11,10 @@ def run(config: MeasureConfig) -> None:
     if config.export is not None:
         manifest = export(config)
         print(f"manifest = {manifest}")
-        print(f"next: fill in its column milliseconds, then tunas fit --samples={manifest} --ssd={config.ssd} --out=my_device.json")
+        print(
+            f"next: fill in its column milliseconds, then tunas fit --samples={manifest} --ssd={config.ssd} "
+            f"--out=my_device.json"
+        )
         return
     if config.out is not None:
         samples = measure(config)
@@ -20,14 +23,17 @@ def run(config: MeasureConfig) -> None:
         return
     found = compare(config) if config.cost_model is not None else None
     sample = found.sample if found else measure(config)[0]
-    print(f"measured: {sample.milliseconds:.4g} ms (spread {sample.spread:.2g} ms, {sample.rounds}×{sample.repeats} runs)")
+    print(
+        f"measured: {sample.milliseconds:.4g} ms (spread {sample.spread:.2g} ms, {sample.rounds}×{sample.repeats} runs)"
+    )
     print(f"device: {sample.backend} on {sample.device}, {config.image_size} px, {sample.clock} clock")
     if found:
         off = f" ({100 * found.error:+.2f} % measured over predicted)" if found.unit == "ms" else ""
         print(f"predicted: {found.predicted:.4g} {found.unit}{off}")
         if found.references:
             print(
-                f"speed: {found.references} architectures of the cost model's samples, measured in turn with this one, now take "
+                f"speed: {found.references} architectures of the cost model's samples, measured in turn with this "
+                f"one, now take "
                 f"{found.slowdown:.3f} of their time then; at the speed of then "
                 f"{100 * found.error_at_speed_of_then:+.2f} % measured over predicted"
             )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class QuickstartConfig:
-    """The whole way on the embedded handwritten digits, in minutes on two processors: search an architecture for a Pixel-1 time, train
-    it, and compare it with random architectures of the same time."""
+    """The whole way on the embedded handwritten digits, in minutes on two processors: search an architecture for a
+    Pixel-1 time, train it, and compare it with random architectures of the same time."""
 
     checkpoint_dir: str = "runs/quickstart"
     """Directory of the runs. What is done there already is not done again."""
@@ -45,14 +45,22 @@ def run(config: QuickstartConfig) -> None:
     began = time.perf_counter()
     directory = Path(config.checkpoint_dir)
     rows, target, unit = quickstart(
-        directory, config.ssd, config.rl_cost_model_target, config.train_epochs, config.random, config.seed, config.cost_model
+        directory,
+        config.ssd,
+        config.rl_cost_model_target,
+        config.train_epochs,
+        config.random,
+        config.seed,
+        config.cost_model,
     )
     write_text(directory / "comparison.json", rows_as_json(rows) + "\n")
     table = Table(title=f"{config.ssd}, target {target:.4g} {unit}, embedded digits")
     for column in ("architecture", f"predicted {unit}", "off target", "test accuracy"):
         table.add_column(column, justify="left" if column == "architecture" else "right")
     for row in rows:
-        table.add_row(row.name, f"{row.cost:.4g}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.accuracy:.2f} %")
+        table.add_row(
+            row.name, f"{row.cost:.4g}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.accuracy:.2f} %"
+        )
     Console(soft_wrap=True).print(table)
     print(f"searched indices = {rows[0].architecture.text}")
     print(f"{time.perf_counter() - began:.0f} s; everything is in {config.checkpoint_dir}")

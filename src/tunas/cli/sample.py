@@ -11,13 +11,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Random architectures, uniform over the space, kept where their cost is in a range. JSON goes to standard output."""
+    """Random architectures, uniform over the space, kept where their cost is in a range. JSON goes to standard
+    output."""
 
     ssd: str = "proxylessnas_search"
     """Search space."""
 
     min_cost: float | None = None
-    """Lower bound of the cost. Where neither bound is given: 83 to 85 ms (proxyless spaces) or 57 to 59 ms (V3-like)."""
+    """Lower bound of the cost. Where neither bound is given: 83 to 85 ms (proxyless spaces) or 57 to 59 ms
+    (V3-like)."""
 
     max_cost: float | None = None
     """Upper bound of the cost."""
@@ -29,7 +31,8 @@ class SampleConfig:
     """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote."""
 
     output_format: Literal["json", "csv"] = "json"
-    """json: a list of indices and cost. csv: the columns of the released random_architectures.csv, accuracies left empty."""
+    """json: a list of indices and cost. csv: the columns of the released random_architectures.csv, accuracies left
+    empty."""
 
     output: str | None = None
     """File to write instead of standard output."""
@@ -58,7 +61,9 @@ def run(config: SampleConfig) -> None:
         is_pixel1 = (model.unit, model.device.startswith("Pixel 1")) == ("ms", True)
         cost_column = "simulated_pixel1_time_ms" if is_pixel1 else f"cost_{model.unit}"
         writer.writerow(["ssd", "indices", cost_column, "90epoch_validation_accuracy", "360epoch_test_accuracy"])
-        writer.writerows([architecture.space.name, architecture.text, f"{cost:.6g}", "", ""] for architecture, cost in found)
+        writer.writerows(
+            [architecture.space.name, architecture.text, f"{cost:.6g}", "", ""] for architecture, cost in found
+        )
     if config.output is None:
         sys.stdout.write(out.getvalue())
         return

@@ -33,7 +33,8 @@ def run(config: SearchConfig) -> None:
     print(f"indices = {result.architecture.text}")
     if off is not None and abs(off) > FAR and config.rl_cost_model_tolerance is None and not config.constraint:
         print(
-            f"closer to the target: tunas analyze --dirname={result.checkpoint_dir} --rl_cost_model_tolerance={FAR} finds the likeliest "
+            f"closer to the target: tunas analyze --dirname={result.checkpoint_dir} "
+            f"--rl_cost_model_tolerance={FAR} finds the likeliest "
             f"architecture within {FAR:.0%}"
         )
     print(f"next: tunas train --ssd={result.architecture.space.name} --indices={result.architecture.text}")

@@ -26,7 +26,13 @@ def run(config: SpacesConfig) -> None:
     if not config.name:
         spaces = [get_space(name) for name in space_names()]
         rows = [
-            (space.name, str(space.num_choices), f"{space.count():.3g}", f"{space.count_distinct():.3g}", f"{space.default_target or '':}")
+            (
+                space.name,
+                str(space.num_choices),
+                f"{space.count():.3g}",
+                f"{space.count_distinct():.3g}",
+                f"{space.default_target or '':}",
+            )
             for space in spaces
         ]
         print(format_table(("space", "OneOfs", "index strings", "distinct networks", "target (ms)"), rows))

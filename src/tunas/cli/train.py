@@ -16,5 +16,8 @@ def run(config: TrainConfig) -> None:
     if result.evaluation is not None:
         found = result.evaluation
         split = result.document["split"]
-        print(f"{split} accuracy {found.accuracy:.4f}, top-5 {found.top5_accuracy:.4f}, loss {found.loss:.4f}, {found.images} images")
+        print(
+            f"{split} accuracy {found.accuracy:.4f}, top-5 {found.top5_accuracy:.4f}, loss {found.loss:.4f}, "
+            f"{found.images} images"
+        )
     print(f"result in {result.checkpoint_dir}")

@@ -1,4 +1,5 @@
-"""Costs that need no device: parameters, multiply-accumulates and peak activation memory, exact for any architecture."""
+"""Costs that need no device: parameters, multiply-accumulates and peak activation memory, exact for any
+architecture."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def macs(space: Space, image_size: int = 224, num_classes: int = 1000) -> CostMo
 
 
 def peak_memory(space: Space, image_size: int = 224, num_classes: int = 1000) -> PeakCost:
-    """Peak activation memory for one float32 image, in bytes; what counts is said at `tunas.cost.features.peak_elements`."""
+    """Peak activation memory for one float32 image, in bytes; what counts is said at
+    `tunas.cost.features.peak_elements`."""
     return PeakCost(space, image_size, num_classes)
 
 
@@ -65,12 +67,18 @@ class PeakCost:
         self.space = space
         self.provenance: Mapping[str, Any] = _provenance(image_size, num_classes)
         grouped: dict[int, list[CostTerm]] = {}
-        for table in layer_tables(space, lambda placed: peak_elements(placed) * BYTES_PER_NUMBER, image_size, num_classes):
+        for table in layer_tables(
+            space, lambda placed: peak_elements(placed) * BYTES_PER_NUMBER, image_size, num_classes
+        ):
             positions, values = without_constant_axes(table.positions, table.values)
             grouped.setdefault(table.layer, []).append(CostTerm(positions, values, table.path))
         # A layer whose worst case is below another's best case is never the peak.
         floor = max(sum(term.values.min() for term in terms) for terms in grouped.values())
-        self.layers = [CostModel(space, 0.0, t, self.unit) for t in grouped.values() if sum(term.values.max() for term in t) >= floor]
+        self.layers = [
+            CostModel(space, 0.0, t, self.unit)
+            for t in grouped.values()
+            if sum(term.values.max() for term in t) >= floor
+        ]
 
     def __repr__(self) -> str:
         return f"PeakCost({self.space.name!r}, {len(self.layers)} layers, unit={self.unit!r})"

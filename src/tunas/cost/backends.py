@@ -74,7 +74,9 @@ def get_backend(name: str) -> Backend:
         raise InputError(f"unknown device {name!r}; {hint}")
     backend = _backends[name]
     if missing := [module for module in backend.requires if importlib.util.find_spec(module) is None]:
-        raise InputError(f"device {name!r} needs {' and '.join(missing)}, not installed here: pip install '{backend.install}'")
+        raise InputError(
+            f"device {name!r} needs {' and '.join(missing)}, not installed here: pip install '{backend.install}'"
+        )
     if "cuda" in name:
         import torch
 
@@ -100,7 +102,8 @@ def gpu_name() -> str:
 
 
 def export_onnx(network: Any, image: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a network in eval mode as one ONNX file: input `image` `[1, 3, size, size]`, output `logits` `[1, classes]`.
+    """Writes a network in eval mode as one ONNX file: input `image` `[1, 3, size, size]`, output `logits` `[1,
+    classes]`.
 
     Uses torch's tracing exporter, which folds batch norms and takes a tenth of a second; it needs only `onnx`. A torch
     that no longer has it exports through `torch.export`, which needs `onnxscript` as well.
@@ -113,7 +116,14 @@ def export_onnx(network: Any, image: Any, path: str | os.PathLike[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            write(network, (image,), os.fspath(path), **names, opset_version=ONNX_OPSET, **({"dynamo": False} if choosable else {}))
+            write(
+                network,
+                (image,),
+                os.fspath(path),
+                **names,
+                opset_version=ONNX_OPSET,
+                **({"dynamo": False} if choosable else {}),
+            )
         except (TypeError, ValueError, ImportError, AttributeError, NotImplementedError):
             if not choosable:
                 raise

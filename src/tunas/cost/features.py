@@ -118,7 +118,9 @@ def _places(space: Space, image_size: int, num_classes: int) -> Iterator[_Place]
     yield _Place(HEAD, layer_number, {}, _position_of(width), functools.partial(_placed_head, width, num_classes, size))
 
 
-def _placed(layer: Any, width: int | OneOf, filters: int | OneOf, size: int, base: int, indices: Mapping[int, int]) -> Placed:
+def _placed(
+    layer: Any, width: int | OneOf, filters: int | OneOf, size: int, base: int, indices: Mapping[int, int]
+) -> Placed:
     inputs = chosen(width, indices)
     outputs = inputs if keeps_width(layer) else chosen(filters, indices)
     return _placed_fixed(resolved(layer, indices), inputs, outputs, size, base)
@@ -135,8 +137,11 @@ def _placed_head(width: int | OneOf, num_classes: int, size: int, indices: Mappi
     return Placed(HEAD, inputs, num_classes, size, (classifier,))
 
 
-def _alternatives(layer: Any, suffix: str = "", guards: Mapping[int, int] | None = None) -> Iterator[tuple[str, dict[int, int], Any]]:
-    """(path suffix, position -> index that leads there, layer) for every alternative of a layer; only fields still hold choices."""
+def _alternatives(
+    layer: Any, suffix: str = "", guards: Mapping[int, int] | None = None
+) -> Iterator[tuple[str, dict[int, int], Any]]:
+    """(path suffix, position -> index that leads there, layer) for every alternative of a layer; only fields still hold
+    choices."""
     guards = dict(guards or {})
     if isinstance(layer, OneOf):
         assert layer.position is not None

@@ -29,7 +29,8 @@ LEARNING_FRACTIONS = (0.125, 0.25, 0.5)
 """Parts of the samples that models are fitted to, to see how the error falls with their number."""
 DRIFT_BLOCK = 25
 DRIFT_RATIO = 2.0
-"""The errors of consecutive samples go together when the means of blocks vary this much more than independent errors' would."""
+"""The errors of consecutive samples go together when the means of blocks vary this much more than independent errors'
+would."""
 NAMED = 5
 """Unseen choices that the printed report names; the cost model's provenance names all."""
 
@@ -105,7 +106,9 @@ class FitReport:
     @property
     def r_squared(self) -> float:
         around = self.measured - self.measured.mean()
-        return 1 - float(((self.predicted - self.measured) ** 2).sum() / (around**2).sum()) if around.any() else math.nan
+        return (
+            1 - float(((self.predicted - self.measured) ** 2).sum() / (around**2).sum()) if around.any() else math.nan
+        )
 
     @property
     def spearman(self) -> float:
@@ -116,7 +119,8 @@ class FitReport:
 
     @property
     def drift(self) -> float:
-        """How much (relative, one standard deviation) the device's speed changed in the course of the file; 0 where it did not.
+        """How much (relative, one standard deviation) the device's speed changed in the course of the file; 0 where it
+        did not.
 
         Means over blocks of consecutive samples tell: they vary more than those of independent errors would.
         """
@@ -162,11 +166,13 @@ class FitReport:
             f"measurement noise alone   {noise}",
             f"error by samples fitted   {', '.join(f'{count}: {error:.2%}' for count, error in self.learning_curve)}",
             f"with twice the samples    about {self.error_with_twice_the_samples:.2%}",
-            f"table entries             {self.entries}, {self.entries_seen} of them seen; the others follow the physical prior",
+            f"table entries             {self.entries}, {self.entries_seen} of them seen; the others follow the "
+            f"physical prior",
         ]
         if self.drift:
             lines.append(
-                f"drift                     the device's speed changed by some {self.drift:.1%} while it was measured; measure again "
+                f"drift                     the device's speed changed by some {self.drift:.1%} while it was "
+                f"measured; measure again "
                 "with nothing else running, or with a larger --group"
             )
         if self.unseen:
@@ -183,24 +189,35 @@ def fit(config: FitConfig) -> tuple[CostModel, FitReport]:
     """Reads samples, fits and checks a cost model, and writes it and its plot.
 
     Raises:
-        InputError: where the samples are wrong (see `read_samples`) or too few, or a plot is asked for without matplotlib.
+        InputError: where the samples are wrong (see `read_samples`) or too few, or a plot is asked for without
+        matplotlib.
     """
     can_plot = importlib.util.find_spec("matplotlib") is not None
     if config.plot and not can_plot:
         raise InputError("the plot needs matplotlib, which is not installed here: pip install 'tunas-torch[devices]'")
     space = get_space(config.ssd)
     samples = read_samples(config.samples, space)
-    model, report = fit_samples(space, samples, config.image_size, config.num_classes, folds=config.folds, seed=config.seed)
+    model, report = fit_samples(
+        space, samples, config.image_size, config.num_classes, folds=config.folds, seed=config.seed
+    )
     model.save(config.out)
     if can_plot:
         from tunas.cost.plot import save_fit_plot
 
-        save_fit_plot(report, config.plot or Path(config.out).with_suffix(".png"), title=f"{space.name}, {model.device}")
+        save_fit_plot(
+            report, config.plot or Path(config.out).with_suffix(".png"), title=f"{space.name}, {model.device}"
+        )
     return model, report
 
 
 def fit_samples(
-    space: Space, samples: Sequence[Sample], image_size: int = 224, num_classes: int = 1000, *, folds: int = 10, seed: int = 0
+    space: Space,
+    samples: Sequence[Sample],
+    image_size: int = 224,
+    num_classes: int = 1000,
+    *,
+    folds: int = 10,
+    seed: int = 0,
 ) -> tuple[CostModel, FitReport]:
     """The cost model of all samples, and a report on models that were each fitted without a part of them.
 
@@ -219,7 +236,9 @@ def fit_samples(
 
     image_size = (samples[0].image_size if samples else None) or image_size
     features = SpaceFeatures(space, image_size, num_classes)
-    indices = np.array([space.architecture(sample.indices).indices for sample in samples], np.int64).reshape(-1, space.num_choices)
+    indices = np.array([space.architecture(sample.indices).indices for sample in samples], np.int64).reshape(
+        -1, space.num_choices
+    )
     times = np.array([sample.milliseconds for sample in samples])
     _check_enough(features, indices, folds)
     predicted, curve = held_out(features, indices, times, folds, seed)
@@ -293,7 +312,8 @@ def _check_enough(features: SpaceFeatures, indices: np.ndarray, folds: int) -> N
     needed = max(SAMPLES_PER_COEFFICIENT * num_prior_coefficients(features, some), 2 * folds)
     if len(indices) < needed:
         raise InputError(
-            f"{len(indices)} samples are too few to fit {features.space.name}: {needed} are the least with {folds} folds, "
+            f"{len(indices)} samples are too few to fit {features.space.name}: {needed} are the least with {folds} "
+            f"folds, "
             f"and some hundreds are usual (its tables have {int(features.active.sum()):,} entries)"
         )
 
@@ -304,4 +324,8 @@ def _unseen_choices(space: Space, indices: np.ndarray) -> tuple[str, ...]:
         for position, active in enumerate(active_positions(space, row)):
             if active:
                 used[position][row[position]] = True
-    return tuple(f"{point.path}={choice}" for point, of_one in zip(space.points, used, strict=True) for choice in np.flatnonzero(~of_one))
+    return tuple(
+        f"{point.path}={choice}"
+        for point, of_one in zip(space.points, used, strict=True)
+        for choice in np.flatnonzero(~of_one)
+    )

@@ -51,7 +51,8 @@ class MeasureConfig:
     """Search space: a name that `tunas spaces` lists, module:function or path/to/file.py:function."""
 
     device: str = "torch-cpu"
-    """What runs the networks: torch-cpu, torch-cuda, torch-cpu-compile, torch-cuda-compile, onnxruntime, openvino or executorch."""
+    """What runs the networks: torch-cpu, torch-cuda, torch-cpu-compile, torch-cuda-compile, onnxruntime, openvino or
+    executorch."""
 
     out: str | None = None
     """CSV file that the measurements are appended to. What it holds already is not measured again."""
@@ -63,12 +64,13 @@ class MeasureConfig:
     """Measure this architecture only, and print the result."""
 
     cost_model: str | None = None
-    """With indices: a cost model whose prediction is printed next to what was measured. If `tunas fit` made it of samples of the same
-    device and settings, ten of these take turns with the architecture and tell by how much the device's speed has changed since."""
+    """With indices: a cost model whose prediction is printed next to what was measured. If `tunas fit` made it of
+    samples of the same device and settings, ten of these take turns with the architecture and tell by how much the
+    device's speed has changed since."""
 
     export: str | None = None
-    """Directory to write the architectures to as ONNX files instead, with a manifest.csv whose empty column 'milliseconds'
-    takes the times that you measure elsewhere."""
+    """Directory to write the architectures to as ONNX files instead, with a manifest.csv whose empty column
+    'milliseconds' takes the times that you measure elsewhere."""
 
     image_size: int = 224
     """Pixels a side."""
@@ -80,22 +82,25 @@ class MeasureConfig:
     """Processor threads that the backend may use."""
 
     clock: Literal["wall", "processor"] = "wall"
-    """What is counted: the time that passes, or the time that this process itself ran, without waiting for a core. The latter is
-    steadier on a machine that other work shares, for one thread on a processor; it means nothing for a GPU or for several threads."""
+    """What is counted: the time that passes, or the time that this process itself ran, without waiting for a core. The
+    latter is steadier on a machine that other work shares, for one thread on a processor; it means nothing for a GPU or
+    for several threads."""
 
     warmup: int = 5
     """Runs of each network before the first that is timed."""
 
     rounds: int = 10
-    """How often each network's turn comes. A network counts with the median of its turns, a turn with the median of its runs."""
+    """How often each network's turn comes. A network counts with the median of its turns, a turn with the median of its
+    runs."""
 
     repeats: int = 5
     """Timed runs in each turn, after one that is not timed."""
 
     group: int = 100
-    """Networks that take turns, so that what disturbs the machine for a while falls on all of them. The larger the better;
-    they are all in memory, at some 5 to 30 MB each, and an interrupted command loses the times of its last group. From the second group
-    on, the file's first ten networks take turns with it and tell by how much the device's speed has changed."""
+    """Networks that take turns, so that what disturbs the machine for a while falls on all of them. The larger the
+    better; they are all in memory, at some 5 to 30 MB each, and an interrupted command loses the times of its last
+    group. From the second group on, the file's first ten networks take turns with it and tell by how much the device's
+    speed has changed."""
 
     seed: int = 0
     """Which architectures are drawn. The first n are the same for every num_architectures."""
@@ -107,7 +112,10 @@ class MeasureConfig:
         if self.rounds < 2:
             raise InputError(f"rounds must be at least 2, because the halves are compared, not {self.rounds}")
         if self.clock == "processor" and (self.threads > 1 or "cuda" in self.device):
-            raise InputError("the processor clock adds up the time of all threads; it measures latency only for one thread on a processor")
+            raise InputError(
+                "the processor clock adds up the time of all threads; it measures latency only for one thread on a "
+                "processor"
+            )
         if self.warmup < 0:
             raise InputError(f"warmup must not be negative, but is {self.warmup}")
         if sum(option is not None for option in (self.out, self.indices, self.export)) != 1:
@@ -165,7 +173,9 @@ def measure(config: MeasureConfig) -> list[Sample]:
     missing = [architecture for architecture in wanted if architecture.text not in done]
     group = config.group if backend.interleaves else 1
     with progress_bar() as progress:
-        task = progress.add_task(f"measuring {space.name} on {backend.name}", total=len(wanted), completed=len(wanted) - len(missing))
+        task = progress.add_task(
+            f"measuring {space.name} on {backend.name}", total=len(wanted), completed=len(wanted) - len(missing)
+        )
         for start in range(0, len(missing), group):
             part = missing[start : start + group]
             each_turn = functools.partial(progress.advance, task, len(part) / config.rounds)
@@ -181,7 +191,8 @@ def measure(config: MeasureConfig) -> list[Sample]:
 def compare(config: MeasureConfig) -> Comparison:
     """Measures `config.indices` against what `config.cost_model` predicts.
 
-    A model that `tunas fit` made of samples of this very set-up names some of them, which then tell the device's slowdown.
+    A model that `tunas fit` made of samples of this very set-up names some of them, which then tell the device's
+    slowdown.
 
     Raises:
         InputError: as `measure`, or where the cost model cannot be used.
@@ -207,7 +218,8 @@ def export(config: MeasureConfig) -> Path:
         The manifest: the CSV that `tunas fit` reads, once its column `milliseconds` is filled in.
 
     Raises:
-        InputError: where the space is unknown or `onnx` is missing, or the manifest in that directory is of other architectures.
+        InputError: where the space is unknown or `onnx` is missing, or the manifest in that directory is of other
+        architectures.
     """
     import importlib.util
 
@@ -245,7 +257,12 @@ def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], conf
     new = []
     for name, architecture in rows:
         if name not in known:
-            cells = {"file": name, "ssd": config.ssd, "indices": architecture.text, "image_size": str(config.image_size)}
+            cells = {
+                "file": name,
+                "ssd": config.ssd,
+                "indices": architecture.text,
+                "image_size": str(config.image_size),
+            }
             new.append([cells.get(column, "") for column in header])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *kept, *new])
@@ -256,7 +273,9 @@ def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], conf
 def _wanted(space: Space, config: MeasureConfig) -> list[Architecture]:
     wanted = list(itertools.islice(draw_architectures(space, config.seed), config.num_architectures))
     if len(wanted) < config.num_architectures:
-        raise InputError(f"{space.name} has only some {len(wanted)} different networks, not the {config.num_architectures} asked for")
+        raise InputError(
+            f"{space.name} has only some {len(wanted)} different networks, not the {config.num_architectures} asked for"
+        )
     return wanted
 
 
@@ -269,12 +288,16 @@ def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sa
         return []
     header = Path(path).read_text(encoding="utf-8").splitlines()[0]
     if header != ",".join(COLUMNS):
-        raise InputError(f"{path} has other columns than `tunas measure` writes, so it cannot be continued; give a new file")
+        raise InputError(
+            f"{path} has other columns than `tunas measure` writes, so it cannot be continued; give a new file"
+        )
     samples = read_samples(path, space)
     for name in SETUP if samples else ():
         before = getattr(samples[0], name)
         if before != setup[name]:
-            raise InputError(f"{path} was measured with {name} {before!r}, not {setup[name]!r}; give a new file or the same settings")
+            raise InputError(
+                f"{path} was measured with {name} {before!r}, not {setup[name]!r}; give a new file or the same settings"
+            )
     return samples
 
 
@@ -298,7 +321,10 @@ def network_and_image(architecture: Architecture, config: MeasureConfig) -> tupl
 
 
 def measured_group(
-    architectures: Sequence[Architecture], backend: Backend, config: MeasureConfig, each_turn: Callable[[], Any] = lambda: None
+    architectures: Sequence[Architecture],
+    backend: Backend,
+    config: MeasureConfig,
+    each_turn: Callable[[], Any] = lambda: None,
 ) -> list[Sample]:
     """One sample per architecture, timed in turns; calls `each_turn` when all of them have had one more."""
     settle_allocator()
@@ -327,7 +353,8 @@ def measured_with_references(
         references: (network, milliseconds that it took).
 
     Returns:
-        The slowdown is the median over the references of the time that one takes now over the time that it took; 1 without any.
+        The slowdown is the median over the references of the time that one takes now over the time that it took; 1
+        without any.
     """
     everything = [*architectures, *(reference for reference, _ in references)]
     samples = measured_group(everything, backend, config, each_turn)
@@ -339,9 +366,9 @@ def measured_with_references(
 def settle_allocator() -> None:
     """Makes glibc keep freed memory, as it does in a process that has run for a while.
 
-    At first it takes every block above 128 KiB from the system and hands it back, so that each operator pays for fresh pages; freeing one
-    large block raises that limit to 32 MiB for good (mallopt(3), M_MMAP_THRESHOLD). Without this, small networks were timed at two to
-    three times of what they take in a process that had trained before.
+    At first it takes every block above 128 KiB from the system and hands it back, so that each operator pays for fresh
+    pages; freeing one large block raises that limit to 32 MiB for good (mallopt(3), M_MMAP_THRESHOLD). Without this,
+    small networks were timed at two to three times of what they take in a process that had trained before.
     """
     block = bytearray(LARGEST_KEPT_BLOCK)
     del block
@@ -355,7 +382,8 @@ def interleaved_times(
     clock: Callable[[], int] = time.perf_counter_ns,
     each_turn: Callable[[], Any] = lambda: None,
 ) -> np.ndarray:
-    """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches again."""
+    """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches
+    again."""
     times = np.empty((len(runs), rounds, repeats))
     for run in runs:
         for _ in range(warmup):

@@ -72,7 +72,9 @@ class CostModel:
     ):
         self.space = space
         self.bias = float(bias)
-        self.terms = tuple(CostTerm(tuple(map(int, t.positions)), np.asarray(t.values, np.float64), t.path) for t in terms)
+        self.terms = tuple(
+            CostTerm(tuple(map(int, t.positions)), np.asarray(t.values, np.float64), t.path) for t in terms
+        )
         self.unit = unit
         self.device = device
         self.provenance = dict(provenance or {})
@@ -91,7 +93,9 @@ class CostModel:
         largest = max((table.size for table in extended), default=0)
         self._strides = strides.astype(np.float32 if largest < EXACT_FLOAT32 else np.float64)
         starts = np.cumsum([0, *(table.size for table in extended)])[:-1]
-        self._starts = (starts - self._lowest @ strides).astype(np.int64)  # the lowest index of every axis is its entry 0
+        self._starts = (starts - self._lowest @ strides).astype(
+            np.int64
+        )  # the lowest index of every axis is its entry 0
         self._entries = np.concatenate([table.ravel() for table in extended]) if extended else np.zeros(0)
 
     def __repr__(self) -> str:
@@ -112,14 +116,18 @@ class CostModel:
         """
         if isinstance(architectures, Architecture):
             if architectures.space != self.space:
-                raise InputError(f"this cost model prices {self.space.name}, not architectures of {architectures.space.name}")
+                raise InputError(
+                    f"this cost model prices {self.space.name}, not architectures of {architectures.space.name}"
+                )
             return float(self.estimate(np.array([architectures.indices], np.int64).reshape(1, -1))[0])
         indices = np.asarray(architectures)
         if indices.dtype.kind not in "iu":
             raise InputError(f"architectures are arrays of integers, not of {indices.dtype}")
         if indices.ndim != 2 or indices.shape[1] != self.space.num_choices:
             expected = f"[N, {self.space.num_choices}]"
-            raise InputError(f"architectures of {self.space.name} are an array of shape {expected}, not {list(indices.shape)}")
+            raise InputError(
+                f"architectures of {self.space.name} are an array of shape {expected}, not {list(indices.shape)}"
+            )
         costs = np.empty(len(indices))
         for start in range(0, len(indices), CHUNK):
             chunk = indices[start : start + CHUNK]
@@ -138,7 +146,8 @@ class CostModel:
             point = self.space.points[position]
             also = " (or -1 for all of them)" if point.oneof.tag == OP else ""
             raise InputError(
-                f"index {indices[row, position]} of architecture {first_row + row} at position {position} ({point.path}) is out of range: "
+                f"index {indices[row, position]} of architecture {first_row + row} at position {position} "
+                f"({point.path}) is out of range: "
                 f"{self.space.name} has {point.size} choices there, 0 to {point.size - 1}{also}"
             )
 
@@ -178,11 +187,15 @@ class CostModel:
         if document.get("format") != FORMAT:
             raise InputError(f"{path} is not a cost model: its 'format' must be {FORMAT!r}")
         if document.get("version") != VERSION:
-            raise InputError(f"{path}: the cost model has version {document.get('version')!r}; this program reads version {VERSION}")
+            raise InputError(
+                f"{path}: the cost model has version {document.get('version')!r}; this program reads version {VERSION}"
+            )
         if document.get("ssd") != space.name:
             raise InputError(f"{path}: the cost model is for {document.get('ssd')!r}, not for {space.name}")
         if document.get("sizes") != list(space.sizes):
-            raise InputError(f"{path}: 'sizes' does not match {space.name}; the space has changed since the cost model was made")
+            raise InputError(
+                f"{path}: 'sizes' does not match {space.name}; the space has changed since the cost model was made"
+            )
         provenance = document.get("provenance", {})
         terms = document.get("terms")
         if not isinstance(provenance, dict):
@@ -203,8 +216,8 @@ def load_cost_model(
     """The cost model for `space`.
 
     Args:
-        name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no device;
-            or a file that `CostModel.save` (or `tunas fit`) wrote.
+        name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no
+            device; or a file that `CostModel.save` (or `tunas fit`) wrote.
         space: whose architectures are priced.
         image_size: pixels a side, for `macs` and `peak_memory`.
         num_classes: outputs of the classifier, for `params` and `macs`.
@@ -239,12 +252,15 @@ def _load_pixel1(space: Space) -> CostModel:
     if space.name not in packaged:
         raise InputError(
             f"there are no Pixel-1 tables for {space.name}; they exist for {', '.join(packaged)}. "
-            "For another space, measure architectures with `tunas measure` and fit a cost model to them with `tunas fit`"
+            "For another space, measure architectures with `tunas measure` and fit a cost model to them with "
+            "`tunas fit`"
         )
     with np.load(path, allow_pickle=False) as file:
         packed = {name: file[name] for name in file.files}
     if packed["sizes"].tolist() != list(space.sizes):
-        raise InputError(f"the Pixel-1 tables for {space.name} are for the packaged space of that name, which this one is not")
+        raise InputError(
+            f"the Pixel-1 tables for {space.name} are for the packaged space of that name, which this one is not"
+        )
     terms = []
     axis = entry = 0
     for rank, where in zip(packed["ranks"].tolist(), packed["paths"].tolist(), strict=True):
@@ -260,12 +276,16 @@ def _load_pixel1(space: Space) -> CostModel:
 def _check_term(term: CostTerm, space: Space, where: str) -> None:
     for position in term.positions:
         if not 0 <= position < space.num_choices:
-            raise InputError(f"{where}: there is no position {position} in {space.name}, which has {space.num_choices} OneOfs")
+            raise InputError(
+                f"{where}: there is no position {position} in {space.name}, which has {space.num_choices} OneOfs"
+            )
     if len(set(term.positions)) != len(term.positions):
         raise InputError(f"{where}: a position is named twice in {list(term.positions)}")
     shape = tuple(space.sizes[position] for position in term.positions)
     if term.values.shape != shape:
-        raise InputError(f"{where}: the table has shape {list(term.values.shape)}, but its positions have {list(shape)} choices")
+        raise InputError(
+            f"{where}: the table has shape {list(term.values.shape)}, but its positions have {list(shape)} choices"
+        )
     if not np.isfinite(term.values).all():
         raise InputError(f"{where}: the table holds a value that is not finite")
 
@@ -293,12 +313,20 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _term_from_json(term: Any, where: str) -> CostTerm:
     _typed(term, dict, where)
-    positions = [_integer(position, f"{where}/positions") for position in _typed(term.get("positions"), list, f"{where}/positions")]
+    positions = [
+        _integer(position, f"{where}/positions")
+        for position in _typed(term.get("positions"), list, f"{where}/positions")
+    ]
     shape = [_integer(size, f"{where}/shape") for size in _typed(term.get("shape"), list, f"{where}/shape")]
-    values = [_number(value, f"{where}/values/{i}") for i, value in enumerate(_typed(term.get("values"), list, f"{where}/values"))]
+    values = [
+        _number(value, f"{where}/values/{i}")
+        for i, value in enumerate(_typed(term.get("values"), list, f"{where}/values"))
+    ]
     if any(size < 0 for size in shape) or math.prod(shape) != len(values):
         raise InputError(f"{where}: {len(values)} values cannot fill a table of shape {shape}")
-    return CostTerm(tuple(positions), np.array(values).reshape(shape), _typed(term.get("path", ""), str, f"{where}/path"))
+    return CostTerm(
+        tuple(positions), np.array(values).reshape(shape), _typed(term.get("path", ""), str, f"{where}/path")
+    )
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

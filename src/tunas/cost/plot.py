@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def save_fit_plot(report: FitReport, path: str | os.PathLike[str], title: str = "") -> None:
-    """Writes a PNG with two panels: held-out predictions against measurements, and the learning curve over the noise."""
+    """Writes a PNG with two panels: held-out predictions against measurements, and the learning curve over the
+    noise."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -56,7 +56,11 @@ class SpaceFeatures:
     def __init__(self, space: Space, image_size: int, num_classes: int):
         self.space = space
         columns: dict[str, int] = {}
-        layer_tables(space, lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0, image_size)
+        layer_tables(
+            space,
+            lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0,
+            image_size,
+        )
 
         def vector(placed: object) -> np.ndarray:
             found = np.zeros(len(columns))
@@ -88,7 +92,9 @@ def _main_effects(shapes: list[tuple[int, ...]]) -> sparse.csr_matrix:
     blocks = []
     for shape in shapes:
         coordinates = np.indices(shape).reshape(len(shape), int(np.prod(shape)))
-        effects = [sparse.csr_matrix(np.eye(size)[coordinate]) for size, coordinate in zip(shape, coordinates, strict=True)]
+        effects = [
+            sparse.csr_matrix(np.eye(size)[coordinate]) for size, coordinate in zip(shape, coordinates, strict=True)
+        ]
         blocks.append(sparse.hstack([sparse.csr_matrix(np.ones((coordinates.shape[1], 1))), *effects]))
     return sparse.block_diag(blocks, format="csr")
 
@@ -125,7 +131,9 @@ class Fitted:
         return found
 
 
-def fitted_times(features: SpaceFeatures, indices: np.ndarray, times: np.ndarray, strengths: tuple[float, ...] | None = None) -> Fitted:
+def fitted_times(
+    features: SpaceFeatures, indices: np.ndarray, times: np.ndarray, strengths: tuple[float, ...] | None = None
+) -> Fitted:
     """The regression of `times` `[N]` on architectures `[N, num_choices]`.
 
     Args:
@@ -148,15 +156,25 @@ def fitted_times(features: SpaceFeatures, indices: np.ndarray, times: np.ndarray
         some = slice(CHOOSING_ROWS)
         strengths = chosen_strengths([gram[some, some] for gram, _ in grams], residual[some])
     dual = ridge_dual(combined([gram for gram, _ in grams], strengths), residual)
-    corrections = [strength / norm * (design.T @ dual) for strength, (_, norm), design in zip(strengths, grams, designs, strict=True)]
-    entries = prior + sum(part @ correction for part, correction in zip(parts, [corrections[0][1:], *corrections[1:]], strict=True))
+    corrections = [
+        strength / norm * (design.T @ dual)
+        for strength, (_, norm), design in zip(strengths, grams, designs, strict=True)
+    ]
+    entries = prior + sum(
+        part @ correction for part, correction in zip(parts, [corrections[0][1:], *corrections[1:]], strict=True)
+    )
     return Fitted(
-        features, bias + float(corrections[0][0]) * float(np.mean(times)), np.where(features.active, entries, 0.0), prior, strengths
+        features,
+        bias + float(corrections[0][0]) * float(np.mean(times)),
+        np.where(features.active, entries, 0.0),
+        prior,
+        strengths,
     )
 
 
 def physical_prior(amounts: np.ndarray, times: np.ndarray) -> tuple[float, np.ndarray]:
-    """(bias, coefficients), none negative, that bring bias + amounts @ coefficients nearest to `times` relative to them.
+    """(bias, coefficients), none negative, that bring bias + amounts @ coefficients nearest to `times` relative to
+    them.
 
     Args:
         amounts: physical quantities of each network, `[N, quantities]`.

@@ -42,11 +42,13 @@ class Sample:
         clock: `wall`, or `processor` where only the time counts that the process itself ran.
         milliseconds: latency, the median over rounds of the median over a round's runs.
         spread: interquartile range of the single runs, in milliseconds.
-        half_difference: between the latency that only odd and only even rounds give, in milliseconds; half of it is about
-            the error that is left in the latency.
+        half_difference: between the latency that only odd and only even rounds give, in milliseconds; half of it is
+            about the error that is left in the latency.
         rounds, repeats: how often the network's turn came, and how many runs were timed in each turn.
-        slowdown: time that the file's first networks took in turn with this one, over the time that they took at first. The
-            times above are divided by it already: they are those of the device at the speed that it had for the first rows.
+        slowdown: time that the file's first networks took in turn with this one, over the time that they took at first.
+            The times above are divided by it already: they are those of the device at the speed that it had for the
+            first
+                rows.
     """
 
     ssd: str
@@ -100,7 +102,9 @@ def in_use(architecture: Architecture) -> list[int]:
     """Positions of the OneOfs that the choices taken around them lead to."""
     from tunas.space import active_positions
 
-    return [position for position, active in enumerate(active_positions(architecture.space, architecture.indices)) if active]
+    return [
+        position for position, active in enumerate(active_positions(architecture.space, architecture.indices)) if active
+    ]
 
 
 def _rarest(space: Space, used: list[np.ndarray], rng: np.random.Generator) -> Architecture:
@@ -140,7 +144,8 @@ def _cell(value: Any) -> str:
 
 
 def read_samples(path: str | os.PathLike[str], space: Space) -> list[Sample]:
-    """The rows of a CSV file of measurements of `space`; columns of other names are ignored, those with defaults may be missing.
+    """The rows of a CSV file of measurements of `space`; columns of other names are ignored, those with defaults may be
+    missing.
 
     Raises:
         InputError: where the file cannot be read, a column is missing, or a row (counted from 1 below the header) has a
@@ -153,10 +158,14 @@ def read_samples(path: str | os.PathLike[str], space: Space) -> list[Sample]:
             rows = list(reader)
             columns = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"cannot read the samples {os.fspath(path)}: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(
+            f"cannot read the samples {os.fspath(path)}: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if missing := [name for name in REQUIRED if name not in columns]:
         found = ", ".join(columns) or "none"
-        raise InputError(f"{path}: there is no column {missing[0]!r}; needed are {', '.join(REQUIRED)}, found were {found}")
+        raise InputError(
+            f"{path}: there is no column {missing[0]!r}; needed are {', '.join(REQUIRED)}, found were {found}"
+        )
     samples: list[Sample] = []
     first_seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
@@ -193,7 +202,9 @@ def references_of(model: CostModel | PeakCost) -> list[tuple[Architecture, float
         fields: dict[str, Any] = reference if isinstance(reference, dict) else {}
         text, milliseconds = fields.get("indices", ""), fields.get("milliseconds", 0)
         if not isinstance(text, str) or type(milliseconds) not in (int, float) or not 0 < milliseconds < math.inf:
-            raise InputError(f"{where} must hold indices as text and a positive number of milliseconds, not {reference!r}")
+            raise InputError(
+                f"{where} must hold indices as text and a positive number of milliseconds, not {reference!r}"
+            )
         try:
             found.append((model.space.architecture(text), float(milliseconds)))
         except InputError as error:

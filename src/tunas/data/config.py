@@ -16,7 +16,8 @@ class DataConfig:
 
     dataset_dir: str | None = None
     """Directory of an ImageFolder (train/<class>/*, val/<class>/*), of a TFDS dataset, or of WebDataset shards; or a
-    pattern of shard names or URLs such as 'imagenet-{train,val}-{0000..0099}.tar'. The embedded handwritten digits where left out."""
+    pattern of shard names or URLs such as 'imagenet-{train,val}-{0000..0099}.tar'. The embedded handwritten digits
+    where left out."""
 
     data_format: Literal["auto", "digits", "folder", "tfds", "webdataset"] = "auto"
     """How dataset_dir is laid out; auto looks."""
@@ -34,8 +35,9 @@ class DataConfig:
     indexes of record files are kept between runs. Inside the run directory where left out."""
 
     train_cache_size: int | None = None
-    """Also keep the training images decoded, in cache_dir, with their shorter side reduced to this many pixels (ImageNet
-    at 256 takes about 335 GB): less work for the processor, at pixels that differ slightly from those of the files."""
+    """Also keep the training images decoded, in cache_dir, with their shorter side reduced to this many pixels
+    (ImageNet at 256 takes about 335 GB): less work for the processor, at pixels that differ slightly from those of the
+    files."""
 
     on_bad_image: Literal["fail", "skip"] = "fail"
     """What an image that cannot be decoded does: stop with its file's name, or be left out with a count at the end

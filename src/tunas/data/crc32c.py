@@ -1,8 +1,8 @@
 """CRC-32C (Castagnoli; RFC 3720 §12.1), the checksum of TFRecord files.
 
-Uses the `google-crc32c` package where it is installed (about 3 µs for a photograph of 110 kB); otherwise numpy, by look-ups
-(about 130 µs, a sixth of the time that decoding takes). A checksum is linear over GF(2), so that every byte's contribution is
-one look-up by its place in a block and its value, and all of them are joined by exclusive or.
+Uses the `google-crc32c` package where it is installed (about 3 µs for a photograph of 110 kB); otherwise numpy, by
+look-ups (about 130 µs, a sixth of the time that decoding takes). A checksum is linear over GF(2), so that every byte's
+contribution is one look-up by its place in a block and its value, and all of them are joined by exclusive or.
 """
 
 from __future__ import annotations
@@ -54,14 +54,17 @@ def _advance(state: int, content: np.ndarray) -> int:
     start = len(padded) - len(content)
     padded[start:] = content
     padded[start : start + 4] ^= np.frombuffer(state.to_bytes(4, "little"), np.uint8)
-    per_block = np.bitwise_xor.reduce(byte_table.reshape(-1).take(padded.reshape(blocks, _BLOCK) + place_in_block), axis=1)
+    per_block = np.bitwise_xor.reduce(
+        byte_table.reshape(-1).take(padded.reshape(blocks, _BLOCK) + place_in_block), axis=1
+    )
     rows = np.arange((_BLOCKS - blocks) * 4, _BLOCKS * 4) * 256
     return int(np.bitwise_xor.reduce(block_table.take(rows + per_block.astype("<u4").view(np.uint8))))
 
 
 @functools.cache
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a byte adds, by its place in a block, `[512, 256]`; 256 × that place; what a block's checksum adds, flat `[512, 4, 256]`."""
+    """What a byte adds, by its place in a block, `[512, 256]`; 256 × that place; what a block's checksum adds, flat
+    `[512, 4, 256]`."""
     first = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         first = np.where(first & 1, first >> 1 ^ np.uint32(_POLYNOMIAL), first >> 1).astype(np.uint32)

@@ -23,7 +23,8 @@ from tunas.data.storage import read_ranges, reason
 from tunas.errors import InputError
 
 CHUNK = 64
-"""Images that a process decodes before it hands them on: enough to hide the hand-over, few enough that a batch is shared out."""
+"""Images that a process decodes before it hands them on: enough to hide the hand-over, few enough that a batch is
+shared out."""
 MAX_WORKERS = 16
 _AHEAD = 1.5
 """Batches that are decoded in advance, so that the next one is ready when a step ends."""
@@ -35,7 +36,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Augmented views of examples (by their places in the split); a bad image is replaced by the next one of the split."""
+    """Augmented views of examples (by their places in the split); a bad image is replaced by the next one of the
+    split."""
 
     epochs: np.ndarray
     places: np.ndarray
@@ -187,7 +189,8 @@ class _Run:
         return read_ranges([decoder.examples.range(int(decoder.indices[place])) for place in places])
 
     def _pixels(self, place: int, content: bytes | OSError | None) -> tuple[Tensor, int]:
-        """Pixels `[height, width, 3]` and label; of a bad image `BadImageError` where it may be skipped, `InputError` where it may not."""
+        """Pixels `[height, width, 3]` and label; of a bad image `BadImageError` where it may be skipped, `InputError`
+        where it may not."""
         decoder = self.decoder
         index = int(decoder.indices[place])
         try:
@@ -212,7 +215,8 @@ def bad_image_sentence(name: str, why: str) -> str:
 
 
 def default_workers() -> int:
-    """As many processes as this one may use processors, divided among the ranks on this machine, at most `MAX_WORKERS`."""
+    """As many processes as this one may use processors, divided among the ranks on this machine, at most
+    `MAX_WORKERS`."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, min(MAX_WORKERS, usable // max(1, int(local_ranks) if local_ranks.isdigit() else 1)))

@@ -15,7 +15,8 @@ _SPLIT_SEED = 20200
 
 
 def digit_images(image_size: int) -> tuple[Tensor, Tensor]:
-    """uint8 `[1797, S, S, 3]` and int64 labels `[1797]`: training digits first, then the held-out part, then the test set."""
+    """uint8 `[1797, S, S, 3]` and int64 labels `[1797]`: training digits first, then the held-out part, then the test
+    set."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

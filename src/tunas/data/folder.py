@@ -25,7 +25,8 @@ class FolderExamples:
         per_class = concurrently(lambda name: _image_names(root / name), class_names)
         counts = [len(names) for names in per_class]
         self._labels = np.repeat(np.arange(len(class_names)), counts)
-        # One array of bytes rather than a million strings: processes that decode share it until it is written, which is never.
+        # One array of bytes rather than a million strings: processes that decode share it until it is written, which is
+        # never.
         encoded = [name for names in per_class for name in names]
         self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
         self._text = b"".join(encoded)
@@ -60,9 +61,15 @@ class FolderExamples:
 
         digest = hashlib.blake2b(digest_size=16)
         shares = np.array_split(indices, 64)
-        lengths = [length for share in concurrently(lambda share: [size(index) for index in share], shares) for length in share]
+        lengths = [
+            length for share in concurrently(lambda share: [size(index) for index in share], shares) for length in share
+        ]
         for index, length in zip(indices, lengths, strict=True):
-            digest.update(f"{self.class_names[self._labels[index]]}/{self._file_name(index)}\0{length}\n".encode(errors="surrogateescape"))
+            digest.update(
+                f"{self.class_names[self._labels[index]]}/{self._file_name(index)}\0{length}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
         return digest.hexdigest()
 
 
@@ -74,7 +81,8 @@ def open_folder(dataset_dir: str) -> Source:
     """The dataset in `dataset_dir`.
 
     Raises:
-        InputError: where there is no train/ with a directory a class, no image in it, or a class in val/ that train/ has not.
+        InputError: where there is no train/ with a directory a class, no image in it, or a class in val/ that train/
+        has not.
     """
     root = Path(dataset_dir)
     class_names = _directories(root / TRAIN)
@@ -92,10 +100,15 @@ def _test_examples(root: Path, class_names: list[str]) -> FolderExamples | None:
     found = _directories(root)
     if not found:
         if _image_names(root):
-            raise InputError(f"{root} holds images but no class directories; move each into {root.name}/<class>/ (see docs/imagenet.md)")
+            raise InputError(
+                f"{root} holds images but no class directories; move each into {root.name}/<class>/ (see "
+                f"docs/imagenet.md)"
+            )
         return None
     if unknown := sorted(set(found) - set(class_names)):
-        raise InputError(f"{root} holds {len(unknown)} classes that the training images have not, such as {unknown[0]!r}")
+        raise InputError(
+            f"{root} holds {len(unknown)} classes that the training images have not, such as {unknown[0]!r}"
+        )
     return FolderExamples(root, class_names)
 
 
@@ -116,4 +129,7 @@ def _image_names(directory: Path) -> list[bytes]:
         return []
     except OSError as error:
         raise InputError(f"cannot read {directory}: {error.strerror}") from None
-    return [os.fsencode(n) for n in sorted(n for n in names if os.path.splitext(n)[1].lower() in IMAGE_EXTENSIONS and n[0] != ".")]
+    return [
+        os.fsencode(n)
+        for n in sorted(n for n in names if os.path.splitext(n)[1].lower() in IMAGE_EXTENSIONS and n[0] != ".")
+    ]

@@ -34,7 +34,8 @@ MAX_PIXELS = 89_478_485
 """Larger images are refused rather than decoded: a quarter of a GiB at 24 bits, Pillow's own limit."""
 _PILLOW_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
-"""torchvision's decoder: the pixels of Pillow's, sooner. Its public function warns since 0.29 that it will go; then Pillow takes over."""
+"""torchvision's decoder: the pixels of Pillow's, sooner. Its public function warns since 0.29 that it will go; then
+Pillow takes over."""
 _RGB = 3
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -50,7 +51,8 @@ class Crop(NamedTuple):
 
 
 def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The network's input: (pixel / 255 - mean) / std per channel, computed in float32 on the device that the images are on.
+    """The network's input: (pixel / 255 - mean) / std per channel, computed in float32 on the device that the images
+    are on.
 
     Args:
         images: uint8 `[n, 3, S, S]`, on any device.
@@ -61,7 +63,9 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     count, channels, height, width = images.shape
     scale, shift = _scale_and_shift(width, images.device)
-    rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)  # long rows, because loops over 3 channels are slow
+    rows = images.permute(0, 2, 3, 1).reshape(
+        count, height, width * channels
+    )  # long rows, because loops over 3 channels are slow
     normal = rows.float().mul_(scale).sub_(shift)
     return normal.view(count, height, width, channels).permute(0, 3, 1, 2).to(dtype)
 
@@ -90,7 +94,9 @@ def decode(encoded: bytes) -> Tensor:
             raise BadImageError(f"{width}×{height} is more than {MAX_PIXELS} pixels")
         if channels in (1, 3) and _decode_jpeg is not None:
             try:
-                return _decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), _RGB, False).permute(1, 2, 0)
+                return _decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), _RGB, False).permute(
+                    1, 2, 0
+                )
             except RuntimeError:
                 pass  # Pillow reads some that torchvision does not, and says better what is wrong with the rest
     return _decode_by_pillow(encoded)
@@ -120,7 +126,9 @@ def _decode_by_pillow(encoded: bytes) -> Tensor:
                     return torch.from_numpy(np.repeat(gray[..., None], 3, axis=2))
                 return torch.from_numpy(np.array(image.convert("RGB")))
     except Exception as error:  # decoders of damaged files raise whatever they meet
-        raise BadImageError(str(error).replace(" <_io.BytesIO", " <").partition(" <")[0] or type(error).__name__) from None
+        raise BadImageError(
+            str(error).replace(" <_io.BytesIO", " <").partition(" <")[0] or type(error).__name__
+        ) from None
 
 
 def evaluation_view(pixels: Tensor, size: int) -> Tensor:
@@ -167,11 +175,14 @@ def shrunk(pixels: Tensor, short_side: int) -> Tensor:
     if factor >= 1:
         return pixels
     shape = (max(short_side, round(width * factor)), max(short_side, round(height * factor)))
-    return torch.from_numpy(np.array(Image.fromarray(pixels.contiguous().numpy()).resize(shape, Image.Resampling.BICUBIC)))
+    return torch.from_numpy(
+        np.array(Image.fromarray(pixels.contiguous().numpy()).resize(shape, Image.Resampling.BICUBIC))
+    )
 
 
 def random_crop(height: int, width: int, seed: int, epoch: int, example: int) -> Crop:
-    """The training crop of an example in an epoch, a function of the arguments: area and aspect ratio uniform, the latter by its logarithm.
+    """The training crop of an example in an epoch, a function of the arguments: area and aspect ratio uniform, the
+    latter by its logarithm.
 
     Args:
         height: of the image, in pixels.

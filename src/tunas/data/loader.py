@@ -15,7 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.data.decoding import CHUNK, Chunk, Decoder, EvaluationJob, Job, ShrinkJob, TrainingJob, bad_image_sentence, chunks, one_ahead
+from tunas.data.decoding import (
+    CHUNK,
+    Chunk,
+    Decoder,
+    EvaluationJob,
+    Job,
+    ShrinkJob,
+    TrainingJob,
+    bad_image_sentence,
+    chunks,
+    one_ahead,
+)
 from tunas.data.images import PREPROCESSING_VERSION
 from tunas.data.order import Order, check_shard, shard_range, stream_order
 from tunas.data.pixel_cache import PixelCache, kept_pixels
@@ -44,13 +55,14 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class PixelPart:
-    """A split whose pixels lie in memory, or in a file that is mapped there: a batch is one gather. There is no augmentation.
+    """A split whose pixels lie in memory, or in a file that is mapped there: a batch is one gather. There is no
+    augmentation.
 
     Attributes:
         pixels: uint8 `[rows, S, S, 3]`.
         labels: int64 `[rows]`.
-        rows: int64 `[split]`, the row of every example, where the rows are fewer because some images are bad; they share
-            the row of the next good image in a stream, and are left out where all are gone through once.
+        rows: int64 `[split]`, the row of every example, where the rows are fewer because some images are bad; they
+            share the row of the next good image in a stream, and are left out where all are gone through once.
     """
 
     pixels: Tensor
@@ -70,12 +82,16 @@ class PixelPart:
         start, stop = shard_range(len(self.labels), shard)
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
-            yield self.pixels[first:last].permute(0, 3, 1, 2).clone(memory_format=torch.preserve_format), self.labels[first:last].clone()
+            yield (
+                self.pixels[first:last].permute(0, 3, 1, 2).clone(memory_format=torch.preserve_format),
+                self.labels[first:last].clone(),
+            )
 
 
 @dataclass(frozen=True)
 class FilePart:
-    """A split whose images are decoded as they are needed; or once, into a file, where it is gone through again and again.
+    """A split whose images are decoded as they are needed; or once, into a file, where it is gone through again and
+    again.
 
     Attributes:
         name: of the split.
@@ -106,7 +122,11 @@ class FilePart:
             for epochs, places in itertools.chain([first], order):
                 for start, length in lengths:
                     part = slice(start, start + length)
-                    yield TrainingJob(epochs[part], places[part], seed) if augment else EvaluationJob(places[part], replace=True)
+                    yield (
+                        TrainingJob(epochs[part], places[part], seed)
+                        if augment
+                        else EvaluationJob(places[part], replace=True)
+                    )
 
         made = chunks(self.decoder, jobs(), self.workers, len(lengths))
         return one_ahead(self._joined(made, len(lengths))) if self.workers else self._joined(made, len(lengths))
@@ -130,9 +150,11 @@ class FilePart:
         return PixelPart(cache.squares(), cache.labels, rows)
 
     def kept_whole(self, short_side: int, cache_dir: Path) -> PixelCache:
-        """The split's whole images with a shorter side of at most `short_side`, decoded by the first process that asks for them, ever.
+        """The split's whole images with a shorter side of at most `short_side`, decoded by the first process that asks
+        for them, ever.
 
-        Only the tables are checked on opening: to read hundreds of gigabytes at every start would cost more than it saves.
+        Only the tables are checked on opening: to read hundreds of gigabytes at every start would cost more than it
+        saves.
         """
         made = self._every_chunk(lambda places: ShrinkJob(places, short_side))
         return self._kept(f"{self.name}-whole-{short_side}", "whole", made, cache_dir, check_pixels=False)
@@ -157,7 +179,11 @@ class FilePart:
     def _decoded_once(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         start, stop = shard_range(len(self), shard)
         spans = [(first, _chunk_lengths(min(batch_size, stop - first))) for first in range(start, stop, batch_size)]
-        jobs = (EvaluationJob(np.arange(first + s, first + s + n), replace=False) for first, lengths in spans for s, n in lengths)
+        jobs = (
+            EvaluationJob(np.arange(first + s, first + s + n), replace=False)
+            for first, lengths in spans
+            for s, n in lengths
+        )
         made = chunks(self.decoder, jobs, self.workers, len(_chunk_lengths(batch_size)))
         for _, lengths in spans:
             images, labels = self._batch(list(itertools.islice(made, len(lengths))))
@@ -183,7 +209,8 @@ def _chunk_lengths(batch: int) -> list[tuple[int, int]]:
 
 
 class BadImages:
-    """Names of images that could not be decoded and were left out, each once; the first ones are logged as they are met."""
+    """Names of images that could not be decoded and were left out, each once; the first ones are logged as they are
+    met."""
 
     SHOWN = 5
 
@@ -220,7 +247,12 @@ class Data:
     """
 
     def __init__(
-        self, name: str, class_names: tuple[str, ...], image_size: int, parts: Mapping[str, Part], bad_images: BadImages | None = None
+        self,
+        name: str,
+        class_names: tuple[str, ...],
+        image_size: int,
+        parts: Mapping[str, Part],
+        bad_images: BadImages | None = None,
     ):
         self.name = name
         self.class_names = class_names
@@ -247,14 +279,22 @@ class Data:
         return len(self._part(split))
 
     def stream(
-        self, split: str, batch_size: int, *, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1), augment: bool = False
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        seed: int,
+        start_step: int = 0,
+        shard: tuple[int, int] = (0, 1),
+        augment: bool = False,
     ) -> Iterator[Batch]:
-        """Batches without end, a function of the arguments alone: not of the number of workers, nor of what was read before.
+        """Batches without end, a function of the arguments alone: not of the number of workers, nor of what was read
+        before.
 
-        The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end. Shard (k, n)
-        gets the k-th of n equal contiguous parts of every global batch, so that all shards together see what one would.
-        Starting at `start_step` goes on as if the steps before it had been read. Where bad images are skipped, the next good one of
-        the split takes the place of a bad one.
+        The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end. Shard
+        (k, n) gets the k-th of n equal contiguous parts of every global batch, so that all shards together see what one
+        would. Starting at `start_step` goes on as if the steps before it had been read. Where bad images are skipped,
+        the next good one of the split takes the place of a bad one.
 
         Args:
             split: one of `SPLITS`.
@@ -262,13 +302,15 @@ class Data:
             seed: of the order and of the augmentation, which is keyed by (seed, epoch, example).
             start_step: the first step to yield.
             shard: (k, n).
-            augment: random resized crop and flip (SPEC §5) in place of the evaluation crop. The embedded digits have neither.
+            augment: random resized crop and flip (SPEC §5) in place of the evaluation crop. The embedded digits have
+                neither.
 
         Yields:
             uint8 `[B / n, 3, S, S]` and int64 `[B / n]`, on the host.
 
         Raises:
-            InputError: where the split is unknown, the batch cannot be divided, or an image is bad and not to be skipped.
+            InputError: where the split is unknown, the batch cannot be divided, or an image is bad and not to be
+            skipped.
         """
         part = self._part(split)
         check_shard(batch_size, shard, divides=True)
@@ -276,7 +318,8 @@ class Data:
         return part.random_batches(order, seed, augment)
 
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
-        """Every image of `split` exactly once over all shards, with the evaluation crop, in a fixed order; skipped ones not at all.
+        """Every image of `split` exactly once over all shards, with the evaluation crop, in a fixed order; skipped ones
+        not at all.
 
         Args:
             split: one of `SPLITS`.

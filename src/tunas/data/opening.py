@@ -44,7 +44,9 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, describe: bool
     if config.data_format == "digits" or (config.data_format == "auto" and config.dataset_dir is None):
         data = _digits(config)
     else:
-        cache_dir = Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else _scratch_directory()
+        cache_dir = (
+            Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else _scratch_directory()
+        )
         data = _from_source(config, _source(config, cache_dir), cache_dir)
     if run_dir is not None and describe:
         write_description(data, config, Path(run_dir))
@@ -54,7 +56,9 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, describe: bool
 def _expanded(config: DataConfig) -> DataConfig:
     """With ~ at the beginning of a path replaced, which a shell leaves alone in --flag=~/path."""
     paths = {name: getattr(config, name) for name in ("dataset_dir", "valid_filenames", "cache_dir")}
-    return dataclasses.replace(config, **{name: os.path.expanduser(path) for name, path in paths.items() if path is not None})
+    return dataclasses.replace(
+        config, **{name: os.path.expanduser(path) for name, path in paths.items() if path is not None}
+    )
 
 
 def _check(config: DataConfig) -> None:
@@ -92,7 +96,9 @@ def _source(config: DataConfig, cache_dir: Path) -> Source:
     layout = config.data_format if config.data_format != "auto" else _layout(directory)
     if layout == "folder":
         if is_remote(directory):
-            raise InputError(f"an image folder must lie on this machine, unlike {directory}; at a URL use TFDS or WebDataset files")
+            raise InputError(
+                f"an image folder must lie on this machine, unlike {directory}; at a URL use TFDS or WebDataset files"
+            )
         return open_folder(directory)
     return open_tfds(directory, cache_dir) if layout == "tfds" else open_webdataset(directory, cache_dir)
 
@@ -110,7 +116,10 @@ def _layout(directory: str) -> str:
         return "tfds"
     if looks_like_webdataset(directory):
         return "webdataset"
-    raise InputError(f"{directory} holds no dataset: neither train/<class>/ (an image folder), nor {INFO} (TFDS), nor *.tar (WebDataset)")
+    raise InputError(
+        f"{directory} holds no dataset: neither train/<class>/ (an image folder), nor {INFO} (TFDS), nor *.tar "
+        f"(WebDataset)"
+    )
 
 
 def _from_source(config: DataConfig, source: Source, cache_dir: Path) -> Data:

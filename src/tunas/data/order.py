@@ -22,7 +22,9 @@ ORDER, AUGMENTATION = 1, 2
 
 def random_words(count: int, seed: int, purpose: int, first: int = 0, second: int = 0) -> np.ndarray:
     """uint64 array `[count]`, a function of the arguments."""
-    generator = np.random.Philox(key=np.array([seed % _WORD, purpose], np.uint64), counter=np.array([0, first, second, 0], np.uint64))
+    generator = np.random.Philox(
+        key=np.array([seed % _WORD, purpose], np.uint64), counter=np.array([0, first, second, 0], np.uint64)
+    )
     return generator.random_raw(count)
 
 
@@ -49,7 +51,9 @@ def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> No
         raise InputError(f"a batch of {batch_size} images cannot be divided equally among {parts} processes")
 
 
-def stream_order(size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)) -> Order:
+def stream_order(
+    size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+) -> Order:
     """Endless (epoch, example) pairs of int64 arrays `[batch_size / parts]`, one pair a step.
 
     The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end; shard (k, n)

@@ -1,8 +1,8 @@
 """Decoded images in one file, mapped into memory and shared by every process of the machine.
 
-Layout: pixels (uint8, images one after the other, height × width × 3), then labels (int64), shapes (int32, height and width), a byte
-for each example that says whether it could be decoded, a JSON description with checksums, its length and checksum, and a magic word.
-The description comes last, so that a file that was not written to its end has none.
+Layout: pixels (uint8, images one after the other, height × width × 3), then labels (int64), shapes (int32, height and
+width), a byte for each example that says whether it could be decoded, a JSON description with checksums, its length and
+checksum, and a magic word. The description comes last, so that a file that was not written to its end has none.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class PixelCache:
         return _reopened, self._arguments  # another process maps the file anew rather than being sent its content
 
     def image(self, example: int) -> tuple[Tensor, int]:
-        """Pixels, uint8 `[height, width, 3]`, and label of an example; `BadImageError` where it could not be decoded."""
+        """Pixels, uint8 `[height, width, 3]`, and label of an example; `BadImageError` where it could not be
+        decoded."""
         if not self.good[example]:
             raise BadImageError("it could not be decoded when the cache was made")
         row = self._rows[example]
@@ -102,7 +103,8 @@ class PixelCache:
 
 
 def _mapped(path: Path, size: int) -> Tensor:
-    """The first bytes of a file as a tensor that must not be written to. (`torch.from_file` would reserve memory for writing.)"""
+    """The first bytes of a file as a tensor that must not be written to. (`torch.from_file` would reserve memory for
+    writing.)"""
     if size == 0:
         return torch.empty(0, dtype=torch.uint8)
     with warnings.catch_warnings():
@@ -129,7 +131,11 @@ def kept_pixels(path: Path, key: str, make: Iterator[Chunk], *, check_pixels: bo
         except FileNotFoundError:
             pass
         except (DamagedCacheError, OSError) as error:
-            log.warning("%s is damaged (%s) and will be made again", path, error if isinstance(error, DamagedCacheError) else reason(error))
+            log.warning(
+                "%s is damaged (%s) and will be made again",
+                path,
+                error if isinstance(error, DamagedCacheError) else reason(error),
+            )
         write_whole(path, lambda file: write_pixels(file, key, make))
         return PixelCache(path, key, check_pixels=False)
 

@@ -26,11 +26,12 @@ def held_out(source: Source, valid_filenames: str | None) -> np.ndarray:
 
     Args:
         source: the dataset.
-        valid_filenames: path of a list of file names; else the first examples where the source is `in_order`, else a choice that
-            depends on labels and file names alone: the same on every machine and in every layout.
+        valid_filenames: path of a list of file names; else the first examples where the source is `in_order`, else a
+            choice that depends on labels and file names alone: the same on every machine and in every layout.
 
     Raises:
-        InputError: where the list cannot be read, names nothing of this dataset, names an ambiguous file, or leaves nothing to train on.
+        InputError: where the list cannot be read, names nothing of this dataset, names an ambiguous file, or leaves
+        nothing to train on.
     """
     total = len(source.train)
     mask = np.zeros(total, bool)
@@ -52,7 +53,10 @@ def held_out(source: Source, valid_filenames: str | None) -> np.ndarray:
 
 def _hashes(file_ids: Sequence[tuple[int, str]]) -> np.ndarray:
     """uint64 `[n]`, from label and name."""
-    digests = (hashlib.blake2b(f"{label}/{name}".encode(errors="surrogateescape"), digest_size=8).digest() for label, name in file_ids)
+    digests = (
+        hashlib.blake2b(f"{label}/{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+        for label, name in file_ids
+    )
     return np.frombuffer(b"".join(digests), "<u8")
 
 
@@ -80,9 +84,13 @@ def _listed(source: Source, path: str) -> list[int]:
     if ambiguous:
         raise InputError(f"{_some(ambiguous)} of {path} fit several training images; write them as class/name")
     if not found:
-        raise InputError(f"none of the {len(wanted)} names in {path} is a training image of {source.name}, for example {wanted[0]!r}")
+        raise InputError(
+            f"none of the {len(wanted)} names in {path} is a training image of {source.name}, for example {wanted[0]!r}"
+        )
     if unknown:
-        log.warning("%s of %s are no training images of %s; %d are held out", _some(unknown), path, source.name, len(set(found)))
+        log.warning(
+            "%s of %s are no training images of %s; %d are held out", _some(unknown), path, source.name, len(set(found))
+        )
     return sorted(set(found))
 
 

@@ -1,4 +1,5 @@
-"""Bytes of files, whether they lie on this machine or behind a URL that fsspec understands (gs://, s3://, https://, …)."""
+"""Bytes of files, whether they lie on this machine or behind a URL that fsspec understands (gs://, s3://, https://,
+…)."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ def concurrently(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
 
 
 def read_ranges(ranges: Sequence[Range]) -> list[bytes | OSError]:
-    """The bytes of each range (all remote, or none), or the error that reading it raised; remote ones are fetched at the same time."""
+    """The bytes of each range (all remote, or none), or the error that reading it raised; remote ones are fetched at
+    the same time."""
     if len(ranges) < 2 or not is_remote(ranges[0].path):
         return [_range_or_error(each) for each in ranges]
     paths, offsets, lengths = (list(column) for column in zip(*ranges, strict=True))
@@ -146,7 +148,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 @contextmanager
 def exclusively(path: Path) -> Iterator[None]:
-    """Holds other processes off making the same file, where the file system can lock; elsewhere they make it twice, harmlessly."""
+    """Holds other processes off making the same file, where the file system can lock; elsewhere they make it twice,
+    harmlessly."""
     with ExitStack() as stack:
         try:
             import fcntl
@@ -172,7 +175,9 @@ def _range_or_error(wanted: Range) -> bytes | OSError:
             if length < 0:
                 length = os.fstat(descriptor).st_size - offset
             content = os.pread(descriptor, length, offset)
-            while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+            while len(content) < length and (
+                more := os.pread(descriptor, length - len(content), offset + len(content))
+            ):
                 content += more
             return content
         finally:

@@ -1,4 +1,5 @@
-"""A TFDS directory: dataset_info.json, features.json and TFRecord shards, as tensorflow_datasets prepares them; read without TensorFlow."""
+"""A TFDS directory: dataset_info.json, features.json and TFRecord shards, as tensorflow_datasets prepares them; read
+without TensorFlow."""
 
 from __future__ import annotations
 
@@ -85,7 +86,9 @@ class TfdsExamples:
                         raise InputError(f"{where}: {error}") from None
                     if FILE_NAME_FEATURE not in features:
                         raise InputError(f"{where} has no {FILE_NAME_FEATURE!r}, which a list of file names needs")
-                    names.append(stem(features[FILE_NAME_FEATURE].bytes_list.value[0].decode(errors="replace")).encode())
+                    names.append(
+                        stem(features[FILE_NAME_FEATURE].bytes_list.value[0].decode(errors="replace")).encode()
+                    )
                 advance(len(places))
         return {"labels": np.array(labels, np.int64), "names": np.array(names, np.bytes_)}
 
@@ -98,7 +101,9 @@ def _label(features: Any, schema: Schema) -> int:
         raise BadImageError(f"the record has no {schema.image!r} with a {schema.label!r}")
     values = features[schema.label].int64_list.value
     if len(values) != 1 or not 0 <= values[0] < len(schema.class_names):
-        raise BadImageError(f"the record's label {list(values)} is not one number from 0 to {len(schema.class_names) - 1}")
+        raise BadImageError(
+            f"the record's label {list(values)} is not one number from 0 to {len(schema.class_names) - 1}"
+        )
     return values[0]
 
 
@@ -131,7 +136,9 @@ def open_tfds(dataset_dir: str, cache_dir: Path | None) -> Source:
         raise InputError(f"{join(directory, INFO)} lists no splits")
     by_name = {str(split.get("name")): split for split in splits}
     if TRAIN not in by_name:
-        raise InputError(f"{join(directory, INFO)} has no split {TRAIN!r}; it has {', '.join(sorted(by_name)) or 'none'}")
+        raise InputError(
+            f"{join(directory, INFO)} has no split {TRAIN!r}; it has {', '.join(sorted(by_name)) or 'none'}"
+        )
 
     def examples(name: str) -> Examples:
         return TfdsExamples(schema, _index(directory, info, by_name[name], cache_dir), cache_dir)
@@ -146,8 +153,13 @@ def _newest_version(dataset_dir: str, found: Sequence[str]) -> str:
         raise InputError(f"there is no {INFO} in {dataset_dir} or up to two directories below it")
     parents = {re.sub(r"/\d+\.\d+\.\d+/?$", "", directory) for directory in found}
     if len(parents) > 1:
-        raise InputError(f"{dataset_dir} holds several datasets, {', '.join(sorted(parents))}; give the directory of one of them")
-    return max(found, key=lambda directory: [int(part) for part in re.findall(r"\d+", directory.rstrip("/").rpartition("/")[2])])
+        raise InputError(
+            f"{dataset_dir} holds several datasets, {', '.join(sorted(parents))}; give the directory of one of them"
+        )
+    return max(
+        found,
+        key=lambda directory: [int(part) for part in re.findall(r"\d+", directory.rstrip("/").rpartition("/")[2])],
+    )
 
 
 def _json(path: str) -> dict[str, Any]:
@@ -177,7 +189,9 @@ def _schema(directory: str) -> Schema:
         names = [name for name in kinds if kinds[name] == kind]
         if preferred in names or len(names) == 1:
             return preferred if preferred in names else names[0]
-        raise InputError(f"{path} must have one feature of type {kind}, or one called {preferred!r}; it has {', '.join(kinds)}")
+        raise InputError(
+            f"{path} must have one feature of type {kind}, or one called {preferred!r}; it has {', '.join(kinds)}"
+        )
 
     image, label = only("Image", "image"), only("ClassLabel", "label")
     try:
@@ -189,7 +203,9 @@ def _schema(directory: str) -> Schema:
 
 def _class_names(directory: str, label: str, count: int) -> tuple[str, ...]:
     listed = list_names(directory)
-    file_name = next((name for name in (f"{label}.labels.txt", DEFAULT_LABELS, "image.labels.txt") if name in listed), None)
+    file_name = next(
+        (name for name in (f"{label}.labels.txt", DEFAULT_LABELS, "image.labels.txt") if name in listed), None
+    )
     if file_name is None:
         return tuple(str(number) for number in range(count))
     path = join(directory, file_name)
@@ -206,7 +222,9 @@ def _index(directory: str, info: dict[str, Any], split: dict[str, Any], cache_di
     try:
         expected = [int(length) for length in split["shardLengths"]]
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"{join(directory, INFO)} does not give the shard lengths of its split {split.get('name')!r}") from None
+        raise InputError(
+            f"{join(directory, INFO)} does not give the shard lengths of its split {split.get('name')!r}"
+        ) from None
     template = str(split.get("filepathTemplate") or DEFAULT_TEMPLATE)
     names = str(info.get("name")), str(split["name"])
     shards = [join(directory, _shard_name(template, *names, number, len(expected))) for number in range(len(expected))]
@@ -222,7 +240,9 @@ def _index(directory: str, info: dict[str, Any], split: dict[str, Any], cache_di
             per_shard = concurrently(places, shards)
         return {"counts": np.array([len(each) for each in per_shard], np.int64), "places": np.concatenate(per_shard)}
 
-    arrays = kept_arrays(cache_dir, f"tfds-{split['name']}", shards_key("tfrecord", shards), ("counts", "places"), build)
+    arrays = kept_arrays(
+        cache_dir, f"tfds-{split['name']}", shards_key("tfrecord", shards), ("counts", "places"), build
+    )
     for path, count, wanted in zip(shards, arrays["counts"], expected, strict=True):
         if count != wanted:
             raise InputError(f"{path} holds {count} records, but {INFO} says {wanted}")

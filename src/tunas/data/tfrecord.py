@@ -1,7 +1,7 @@
 """TFRecord files and tf.Example messages, without TensorFlow.
 
-A record is its length (uint64, little endian), the masked CRC-32C of these 8 bytes, the payload, and the masked CRC-32C of the
-payload (TensorFlow, "TFRecord and tf.train.Example").
+A record is its length (uint64, little endian), the masked CRC-32C of these 8 bytes, the payload, and the masked CRC-32C
+of the payload (TensorFlow, "TFRecord and tf.train.Example").
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def record_places(path: str) -> np.ndarray:
     Reads the headers alone; payloads are checked when they are used.
 
     Raises:
-        InputError: with file and offset, where the file cannot be read, ends within a record, or a length's checksum is wrong.
+        InputError: with file and offset, where the file cannot be read, ends within a record, or a length's checksum is
+        wrong.
     """
     places = []
     try:
@@ -41,7 +42,10 @@ def record_places(path: str) -> np.ndarray:
                 header = file.read(HEADER)
                 length = HEADER + _payload_length(header, path, offset) + FOOTER
                 if offset + length > end:
-                    raise InputError(f"{path} is cut short: the record at byte {offset} takes {length} bytes, {end - offset} are there")
+                    raise InputError(
+                        f"{path} is cut short: the record at byte {offset} takes {length} bytes, {end - offset} "
+                        f"are there"
+                    )
                 places.append((offset, length))
                 offset += length
     except OSError as error:
@@ -54,7 +58,9 @@ def _payload_length(header: bytes, path: str, offset: int) -> int:
         raise InputError(f"{path} is cut short within the record at byte {offset}")
     length, checksum = struct.unpack("<QI", header)
     if masked_crc32c(header[:8]) != checksum:
-        raise InputError(f"{path} is damaged, or no TFRecord file: the checksum of the record length at byte {offset} is wrong")
+        raise InputError(
+            f"{path} is damaged, or no TFRecord file: the checksum of the record length at byte {offset} is wrong"
+        )
     return length
 
 
@@ -76,7 +82,8 @@ def record_payload(record: bytes) -> memoryview:
 
 
 def parse_example(payload: bytes | memoryview) -> Any:
-    """The features of a serialized tf.Example: a mapping from name to a message with bytes_list, float_list and int64_list.
+    """The features of a serialized tf.Example: a mapping from name to a message with bytes_list, float_list and
+    int64_list.
 
     Raises:
         BadImageError: where it is none.
@@ -95,7 +102,8 @@ def parse_example(payload: bytes | memoryview) -> Any:
 def example_type() -> Any:
     """The message class of tf.Example: features of a name each, which are a list of bytes, of floats or of integers.
 
-    Described here field by field, in a descriptor pool of its own: nothing else that knows the message can clash with it.
+    Described here field by field, in a descriptor pool of its own: nothing else that knows the message can clash with
+    it.
     """
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
@@ -115,7 +123,11 @@ def example_type() -> Any:
     add("BytesList", ("value", 1, field.TYPE_BYTES, True))
     add("FloatList", ("value", 1, field.TYPE_FLOAT, True))
     add("Int64List", ("value", 1, field.TYPE_INT64, True))
-    kinds = ("bytes_list", 1, "BytesList", False), ("float_list", 2, "FloatList", False), ("int64_list", 3, "Int64List", False)
+    kinds = (
+        ("bytes_list", 1, "BytesList", False),
+        ("float_list", 2, "FloatList", False),
+        ("int64_list", 3, "Int64List", False),
+    )
     feature = add("Feature", *kinds)
     feature.oneof_decl.add(name="kind")
     for entry in feature.field:
@@ -124,7 +136,9 @@ def example_type() -> Any:
     entry_type = features.nested_type.add(name="FeatureEntry")
     entry_type.options.map_entry = True
     entry_type.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    entry_type.field.add(name="value", number=2, type=field.TYPE_MESSAGE, type_name=".tunas.tf.Feature", label=field.LABEL_OPTIONAL)
+    entry_type.field.add(
+        name="value", number=2, type=field.TYPE_MESSAGE, type_name=".tunas.tf.Feature", label=field.LABEL_OPTIONAL
+    )
     add("Example", ("features", 1, "Features", False))
 
     pool = descriptor_pool.DescriptorPool()

@@ -1,7 +1,8 @@
-"""WebDataset: tar files in which consecutive members of one name and different extensions make an example, such as n01_7.jpg and n01_7.cls.
+"""WebDataset: tar files in which consecutive members of one name and different extensions make an example, such as
+n01_7.jpg and n01_7.cls.
 
-The shards are read by place rather than from end to end: an index of every image's place is made once, so that an order is a
-function of the step here too, and a remote shard is asked for the pieces that a batch needs (many at a time).
+The shards are read by place rather than from end to end: an index of every image's place is made once, so that an order
+is a function of the step here too, and a remote shard is asked for the pieces that a batch needs (many at a time).
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class TarExamples:
         return content, int(self.labels[index])
 
     def file_ids(self) -> list[tuple[int, str]]:
-        return [(label, stem(name.decode(errors="replace"))) for label, name in zip(self.labels.tolist(), self._names, strict=True)]
+        return [
+            (label, stem(name.decode(errors="replace")))
+            for label, name in zip(self.labels.tolist(), self._names, strict=True)
+        ]
 
     def fingerprint(self, indices: np.ndarray) -> str:
         labels = np.ascontiguousarray(self.labels[indices], "<i8")
@@ -104,8 +108,9 @@ def open_webdataset(dataset_dir: str, cache_dir: Path | None) -> Source:
     """The dataset in tar files.
 
     Args:
-        dataset_dir: a directory with *.tar in it or in directories such as train/ and val/ below it, or patterns of names or
-            URLs joined by `::`. A shard belongs to training or to the test set by the words of its own name or else its directory's.
+        dataset_dir: a directory with *.tar in it or in directories such as train/ and val/ below it, or patterns of
+            names or URLs joined by `::`. A shard belongs to training or to the test set by the words of its own name or
+            else its directory's.
         cache_dir: where the index is kept.
 
     Raises:
@@ -228,7 +233,9 @@ def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, int]]:
         if any(file.read(tarfile.BLOCKSIZE)):
             raise InputError(f"{path} is damaged at byte {tar.offset}: no header of a member begins there")
     if unlabelled := sorted(images.keys() - labels.keys()):
-        raise InputError(f"{path} holds {len(unlabelled)} images without a .cls or .json label, such as {unlabelled[0]!r}")
+        raise InputError(
+            f"{path} holds {len(unlabelled)} images without a .cls or .json label, such as {unlabelled[0]!r}"
+        )
     return [(*image, labels[key]) for key, image in images.items()]
 
 
@@ -240,7 +247,11 @@ def _label(extension: str, content: bytes) -> int | None:
         document = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    value = next((document[name] for name in ("label", "cls") if name in document), None) if isinstance(document, dict) else None
+    value = (
+        next((document[name] for name in ("label", "cls") if name in document), None)
+        if isinstance(document, dict)
+        else None
+    )
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
@@ -253,6 +264,8 @@ def _class_names(shard: str, count: int) -> tuple[str, ...]:
             if name in listed:
                 names = tuple(read_text(join(place, name)).splitlines())
                 if len(names) < count:
-                    raise InputError(f"{join(place, name)} names {len(names)} classes, but the labels go up to {count - 1}")
+                    raise InputError(
+                        f"{join(place, name)} names {len(names)} classes, but the labels go up to {count - 1}"
+                    )
                 return names
     return tuple(str(number) for number in range(count))

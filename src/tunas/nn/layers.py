@@ -154,7 +154,9 @@ class ConvLayer(nn.Module):
     @staticmethod
     def operations(spec: layers.Conv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
         bias = not spec.batch_norm
-        return [Operation.conv("conv", inputs, outputs, spec.kernel, spec.stride, size, bias=bias, norm=spec.batch_norm)]
+        return [
+            Operation.conv("conv", inputs, outputs, spec.kernel, spec.stride, size, bias=bias, norm=spec.batch_norm)
+        ]
 
 
 class SeparableConvLayer(nn.Module):
@@ -168,7 +170,9 @@ class SeparableConvLayer(nn.Module):
 
     @staticmethod
     def operations(spec: layers.SeparableConv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
-        depthwise = Operation.conv("depthwise", inputs, inputs, spec.kernel, spec.stride, size, groups=inputs, norm=True)
+        depthwise = Operation.conv(
+            "depthwise", inputs, inputs, spec.kernel, spec.stride, size, groups=inputs, norm=True
+        )
         return [depthwise, Operation.conv("pointwise", inputs, outputs, 1, 1, depthwise.output_size, norm=True)]
 
 
@@ -204,7 +208,12 @@ class InvertedBottleneckLayer(nn.Module):
                 Operation.conv("se_reduce", inner, reduced, 1, 1, 1, bias=True),
                 Operation.conv("se_expand", reduced, inner, 1, 1, 1, bias=True),
             ]
-        return [expand, depthwise, *squeeze, Operation.conv("project", inner, outputs, 1, 1, depthwise.output_size, norm=True)]
+        return [
+            expand,
+            depthwise,
+            *squeeze,
+            Operation.conv("project", inner, outputs, 1, 1, depthwise.output_size, norm=True),
+        ]
 
 
 class ResidualLayer(nn.Module):
@@ -280,7 +289,9 @@ class DetectionEndpointLayer(nn.Module):
         return []
 
 
-def _depthwise(spec: layers.SeparableConv | layers.InvertedBottleneck, channels: int, options: NetworkOptions) -> nn.Module:
+def _depthwise(
+    spec: layers.SeparableConv | layers.InvertedBottleneck, channels: int, options: NetworkOptions
+) -> nn.Module:
     """Depthwise convolution, batch norm and activation, each kernel size with its own."""
     act = options.activation(spec.activation)
 

@@ -33,7 +33,9 @@ class Head(nn.Module):
 class Network(nn.Module):
     """A stand-alone network: `forward` gives logits `[N, num_classes]` of images `[N, 3, H, W]`."""
 
-    def __init__(self, tower: Tower, num_classes: int, *, dropout_rate: float = 0.0, options: NetworkOptions | None = None):
+    def __init__(
+        self, tower: Tower, num_classes: int, *, dropout_rate: float = 0.0, options: NetworkOptions | None = None
+    ):
         super().__init__()
         options = dataclasses.replace(options or NetworkOptions(), filters_base=tower.filters_base)
         self.tower = TowerModule(tower, options)
@@ -72,5 +74,7 @@ def build_network(
 
         if open_choices := choice_points(numbered(tower)):
             first = open_choices[0].path
-            raise InputError(f"the tower still has {len(open_choices)} choices, the first at {first}; build an Architecture of it")
+            raise InputError(
+                f"the tower still has {len(open_choices)} choices, the first at {first}; build an Architecture of it"
+            )
     return Network(tower, num_classes, dropout_rate=dropout_rate, options=options)

@@ -68,7 +68,8 @@ def layers_with_operations(architecture: Architecture, image_size: int = 224) ->
 
 
 def _walk(architecture: Architecture, image_size: int) -> tuple[list[tuple[str, list[Operation]]], int, int]:
-    """Layers with their operations, and the channels and pixels along one side that the last one hands to the classifier."""
+    """Layers with their operations, and the channels and pixels along one side that the last one hands to the
+    classifier."""
     from tunas.nn.layers import layer_operations
 
     found = []

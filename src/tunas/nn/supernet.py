@@ -79,7 +79,9 @@ class SuperNet(nn.Module):
         accumulated in place, and a gradient exchange between devices is one buffer. `zero_grad` must not set the
         gradients to None; use `flat.grad.zero_()`.
         """
-        warnings.filterwarnings("ignore", message="grad and param do not obey the gradient layout contract")  # slices never do
+        warnings.filterwarnings(
+            "ignore", message="grad and param do not obey the gradient layout contract"
+        )  # slices never do
         parameters = list(self.parameters())
         with torch.no_grad():
             flat = nn.Parameter(torch.cat([_channels_last_vector(parameter) for parameter in parameters]))
@@ -112,7 +114,9 @@ class SuperNet(nn.Module):
     def _indices(self, architecture: Architecture | Sequence[int]) -> Sequence[int]:
         if isinstance(architecture, Architecture):
             if architecture.space != self.space:
-                raise InputError(f"this supernet is of space {self.space.name!r}, the architecture of {architecture.space.name!r}")
+                raise InputError(
+                    f"this supernet is of space {self.space.name!r}, the architecture of {architecture.space.name!r}"
+                )
             return architecture.indices
         indices = architecture.tolist() if hasattr(architecture, "tolist") else architecture
         if len(indices) != self.space.num_choices:

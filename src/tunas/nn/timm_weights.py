@@ -41,7 +41,14 @@ import torch
 from torch import Tensor, nn
 
 from tunas.errors import InputError
-from tunas.nn.layers import ConvLayer, InvertedBottleneckLayer, NetworkOptions, ResidualLayer, SeparableConvLayer, SqueezeExcite
+from tunas.nn.layers import (
+    ConvLayer,
+    InvertedBottleneckLayer,
+    NetworkOptions,
+    ResidualLayer,
+    SeparableConvLayer,
+    SqueezeExcite,
+)
 from tunas.nn.network import Network, build_network
 from tunas.space.architecture import Architecture
 from tunas.space.layers import Tower
@@ -94,7 +101,10 @@ def timm_options(model_name: str) -> NetworkOptions:
     from_tensorflow = name.startswith(TF_PREFIX)
     family = next((start for start in FAMILIES if name.removeprefix(TF_PREFIX).startswith(start)), None)
     if family is None:
-        raise InputError(f"the options of timm's {name!r} are not known; known families are {', '.join(FAMILIES)}, also with {TF_PREFIX}")
+        raise InputError(
+            f"the options of timm's {name!r} are not known; known families are {', '.join(FAMILIES)}, also with "
+            f"{TF_PREFIX}"
+        )
     epsilon = BN_EPSILON_TF if from_tensorflow else BN_EPSILON
     return NetworkOptions(bn_epsilon=epsilon, bn_momentum=BN_MOMENTUM, same_padding=from_tensorflow, **FAMILIES[family])
 
@@ -122,7 +132,11 @@ def from_timm(state_dict: Mapping[str, Tensor], architecture: Architecture | Tow
             raise InputError(f"{theirs!r}, of shape {tuple(shape)}, is missing in the timm state dict")
         value = state_dict[theirs]
         if getattr(value, "shape", None) != shape:
-            found = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"is no tensor but {type(value).__name__}"
+            found = (
+                f"has shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else f"is no tensor but {type(value).__name__}"
+            )
             raise InputError(f"{theirs!r} of the timm state dict {found}; the architecture has {tuple(shape)} there")
         converted[ours] = value.detach().reshape(wanted.shape)
     if left_over := [key for key in state_dict if key not in set(names.values())]:
@@ -192,12 +206,18 @@ def _layer_names(layer: Any, prefix: str) -> dict[nn.Module, str]:
     names: dict[nn.Module, str] = {}
     if isinstance(layer, ConvLayer):
         if layer.conv.norm is None:
-            raise InputError(f"timm's builder has no convolution without batch norm at {prefix.rstrip('.')}, only as the last one")
+            raise InputError(
+                f"timm's builder has no convolution without batch norm at {prefix.rstrip('.')}, only as the last one"
+            )
         names = _conv_names(layer, "conv", "bn1")
     elif isinstance(layer, SeparableConvLayer):
         names = _pair(layer.depthwise, "conv_dw", "bn1") | _pair(layer.pointwise, "conv_pw", "bn2")
     elif isinstance(layer, InvertedBottleneckLayer):
-        names = _pair(layer.expand, "conv_pw", "bn1") | _pair(layer.depthwise, "conv_dw", "bn2") | _pair(layer.project, "conv_pwl", "bn3")
+        names = (
+            _pair(layer.expand, "conv_pw", "bn1")
+            | _pair(layer.depthwise, "conv_dw", "bn2")
+            | _pair(layer.project, "conv_pwl", "bn3")
+        )
         if isinstance(layer.se, SqueezeExcite):
             names |= {layer.se.reduce: "se.conv_reduce", layer.se.expand: "se.conv_expand"}
     else:

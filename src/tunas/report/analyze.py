@@ -60,7 +60,8 @@ def analyze(directory: Path, cost_model: str | None = None, tolerance: float | N
         tolerance: in place of the search's `rl_cost_model_tolerance`, above 0; about the search's own cost and target.
 
     Raises:
-        InputError: where the directory holds no search, nothing was logged yet, or there is a tolerance but nothing to land on.
+        InputError: where the directory holds no search, nothing was logged yet, or there is a tolerance but nothing to
+        land on.
     """
     if not (directory / MODEL_SPEC).is_file() or not (directory / PARAMS).is_file():
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
@@ -96,7 +97,9 @@ def _landed(controller: Controller, params: dict[str, Any], directory: Path) -> 
     if tolerance is None:
         return controller.most_likely()
     if params.get("constraint"):
-        raise InputError(f"the search in {directory} has constraints, and a tolerance is about one cost with one target")
+        raise InputError(
+            f"the search in {directory} has constraints, and a tolerance is about one cost with one target"
+        )
     model = _cost_model(controller.space, params)
     if model is None or target is None:
         raise InputError(f"the search in {directory} had no cost and target, so there is nothing to land on")
@@ -123,10 +126,14 @@ def _cost_model(space: Space, params: dict[str, Any], name: str | None = None) -
     if name is None and not params.get("enable_cost_model", True):
         return None
     name = name or params.get("cost_model") or default_cost_model(space)
-    return load_cost_model(name, space, image_size=params.get("image_size", 224), num_classes=params.get("num_classes", 1000))
+    return load_cost_model(
+        name, space, image_size=params.get("image_size", 224), num_classes=params.get("num_classes", 1000)
+    )
 
 
-def _cost(space: Space, architecture: Architecture, params: dict[str, Any], cost_model: str | None) -> tuple[float | None, str, list[str]]:
+def _cost(
+    space: Space, architecture: Architecture, params: dict[str, Any], cost_model: str | None
+) -> tuple[float | None, str, list[str]]:
     try:
         model = _cost_model(space, params, cost_model)
     except InputError as error:

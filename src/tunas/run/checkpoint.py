@@ -41,10 +41,14 @@ def checkpoint_path(directory: Path, step: int) -> Path:
 
 def checkpoints(directory: Path) -> list[Path]:
     """The checkpoints in a run directory, the newest first."""
-    return sorted((entry for entry in directory.glob("checkpoint-*.safetensors") if _NAME.fullmatch(entry.name)), reverse=True)
+    return sorted(
+        (entry for entry in directory.glob("checkpoint-*.safetensors") if _NAME.fullmatch(entry.name)), reverse=True
+    )
 
 
-def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], numbers: dict[str, Any], kept: int = KEPT) -> Path:
+def save_checkpoint(
+    directory: Path, step: int, tensors: Mapping[str, Tensor], numbers: dict[str, Any], kept: int = KEPT
+) -> Path:
     """Writes the checkpoint of `step` and removes all but the newest `kept`.
 
     Args:
@@ -59,7 +63,8 @@ def save_checkpoint(directory: Path, step: int, tensors: Mapping[str, Tensor], n
     for name, tensor in on_host.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise DivergedError(
-                f"{name} is not finite after step {step - 1}; the last checkpoint is kept: lower the learning rate and start a new run"
+                f"{name} is not finite after step {step - 1}; the last checkpoint is kept: lower the learning rate "
+                f"and start a new run"
             )
     text = json.dumps({**numbers, "step": step, "random": random_states()}, sort_keys=True)
     payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
@@ -107,7 +112,9 @@ def newest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
             continue
         return tensors, numbers, warnings
     if warnings:
-        raise InputError(f"every checkpoint in {directory} is damaged ({len(warnings)} of them); delete them to start again")
+        raise InputError(
+            f"every checkpoint in {directory} is damaged ({len(warnings)} of them); delete them to start again"
+        )
     return None
 
 
@@ -125,8 +132,8 @@ def resumed_checkpoint(directory: Path, world: World) -> tuple[dict[str, Tensor]
 def random_states() -> dict[str, Any]:
     """States of the global random generators of Python, NumPy and torch, as JSON values.
 
-    A run itself draws from generators keyed by seed and step (`tunas.run.session.generator`), and data by position; these are
-    for code of the user's that draws from the global ones.
+    A run itself draws from generators keyed by seed and step (`tunas.run.session.generator`), and data by position;
+    these are for code of the user's that draws from the global ones.
     """
     version, python, gauss = random.getstate()
     name, keys, *numpy_rest = np.random.get_state()

@@ -47,7 +47,9 @@ class World:
     def sum_(self, vector: Tensor) -> None:
         """Replaces a contiguous 1-D tensor by its sum over the processes."""
         if self.size > 1:
-            handles = [dist.all_reduce(piece, async_op=True) for piece in vector.split(BUCKET_BYTES // vector.element_size())]
+            handles = [
+                dist.all_reduce(piece, async_op=True) for piece in vector.split(BUCKET_BYTES // vector.element_size())
+            ]
             for handle in handles:
                 handle.wait()
 
@@ -117,7 +119,10 @@ def joined_world(device: str) -> Iterator[World]:
     if where.type == "cuda":
         torch.cuda.set_device(where)
     if size > 1 and (":" in device or where.type == "mps"):
-        raise InputError(f"device {device!r} is one device, but {size} processes run: use --device=cuda, where each takes its own, or cpu")
+        raise InputError(
+            f"device {device!r} is one device, but {size} processes run: use --device=cuda, where each takes its "
+            f"own, or cpu"
+        )
     starts = size > 1 and not dist.is_initialized()
     if starts:
         backend = "nccl" if where.type == "cuda" else "gloo"
@@ -135,8 +140,9 @@ def joined_world(device: str) -> Iterator[World]:
 def _store(rank: int, size: int) -> dist.Store:
     """Where the processes learn each other's addresses.
 
-    After an elastic restart torchrun's store still holds the addresses of the processes that are gone (pytorch/pytorch#135712),
-    so each attempt has names of its own. Over several machines the attempts' numbers may differ: docs/cluster.md says what to set.
+    After an elastic restart torchrun's store still holds the addresses of the processes that are gone
+    (pytorch/pytorch#135712), so each attempt has names of its own. Over several machines the attempts' numbers may
+    differ: docs/cluster.md says what to set.
     """
     store, _, _ = next(iter(dist.rendezvous("env://", rank, size, timeout=PATIENCE)))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -1,4 +1,5 @@
-"""The directory of a run: `params.json` and `model_spec.json` first, one process at a time, resumed only as the same run."""
+"""The directory of a run: `params.json` and `model_spec.json` first, one process at a time, resumed only as the same
+run."""
 
 from __future__ import annotations
 
@@ -42,11 +43,16 @@ def check_directory(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file; name a directory for the run")
     if path.is_dir() and not (path / PARAMS).exists():
-        # What there may be of a run that was killed before it wrote its parameters, or of an evaluation, which has none.
+        # What there may be of a run that was killed before it wrote its parameters, or of an evaluation, which has
+        # none.
         known = (LOCK, DATA, CACHE, MODEL_SPEC, RESULT)
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in known and not entry.name.startswith("."))
+        foreign = sorted(
+            entry.name for entry in path.iterdir() if entry.name not in known and not entry.name.startswith(".")
+        )
         if foreign:
-            raise InputError(f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory")
+            raise InputError(
+                f"{path} is not empty and holds no {PARAMS} (but {', '.join(foreign[:3])}); name a new directory"
+            )
 
 
 def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: frozenset[str]) -> None:
@@ -59,7 +65,8 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
         harmless: names of parameters that may differ between the sessions of one run.
 
     Raises:
-        InputError: where the directory cannot be written, holds another run (every difference is listed) or something else.
+        InputError: where the directory cannot be written, holds another run (every difference is listed) or something
+        else.
     """
     check_directory(path)
     path = make_directory(path)
@@ -71,7 +78,10 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
                 "name another directory, or use the same parameters to resume it"
             )
         if (path / MODEL_SPEC).exists() and (path / MODEL_SPEC).read_bytes() != model_spec.encode():
-            raise InputError(f"{path / MODEL_SPEC} is damaged, or of another search space under the same name; name another directory")
+            raise InputError(
+                f"{path / MODEL_SPEC} is damaged, or of another search space under the same name; name another "
+                f"directory"
+            )
     with writing_to(path):
         write_text(path / MODEL_SPEC, model_spec)
         document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
@@ -98,11 +108,14 @@ def read_model_spec(path: Path) -> str:
     try:
         return (path / MODEL_SPEC).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path / MODEL_SPEC}: {getattr(error, 'strerror', None) or 'it is damaged'}") from None
+        raise InputError(
+            f"cannot read {path / MODEL_SPEC}: {getattr(error, 'strerror', None) or 'it is damaged'}"
+        ) from None
 
 
 def is_altered(path: Path) -> bool:
-    """Whether `params.json` and `model_spec.json` of a run directory are not what the run wrote; False where the run left no checksum."""
+    """Whether `params.json` and `model_spec.json` of a run directory are not what the run wrote; False where the run
+    left no checksum."""
     params = read_json_object(path / PARAMS)
     checksum = params.pop(CHECKSUM, None)
     return checksum is not None and checksum != _checksum(params, read_model_spec(path).encode())
@@ -132,7 +145,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def _differences(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[str]) -> list[str]:
     new = json.loads(json.dumps(new))
     names = sorted((old.keys() | new.keys()) - harmless)
-    return [f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names if old.get(name) != new.get(name)]
+    return [
+        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names if old.get(name) != new.get(name)
+    ]
 
 
 def write_result(path: Path, document: dict[str, Any]) -> None:
@@ -184,7 +199,8 @@ def locked(path: Path) -> Iterator[None]:
     """Keeps every other process out of the directory, which is made where it is not there.
 
     The lock file names host and process. What holds it is the kernel's lock on that file (`flock`), which ends with the
-    process however it ends, so a file left behind on this machine is simply taken over. One that names another machine is
+    process however it ends, so a file left behind on this machine is simply taken over. One that names another machine
+    is
     watched: it is taken over once it shows no sign of life for `SILENCE` seconds.
 
     Raises:
@@ -219,7 +235,11 @@ def _taken(path: Path) -> int:
         try:
             exclusive = _flocked(descriptor)
             holder = _holder(descriptor)
-            who = f"process {holder['pid']} on {holder['host']}" if "pid" in holder and "host" in holder else "another process"
+            who = (
+                f"process {holder['pid']} on {holder['host']}"
+                if "pid" in holder and "host" in holder
+                else "another process"
+            )
             is_left = exclusive and holder.get("host") in (None, socket.gethostname())
             if exclusive is False or not (is_left or _is_silent(lock, who)):
                 raise InputError(f"{path} is in use by {who}; wait for it to end, or name another directory")
@@ -265,7 +285,11 @@ def _is_silent(lock: Path, who: str) -> bool:
     """Whether nobody touches the lock file while we watch; at once where there is nothing in it."""
     if not lock.stat().st_size:
         return True
-    print(f"{lock.parent} is locked by {who}: watching for {SILENCE:g} seconds whether it is still there", file=sys.stderr, flush=True)
+    print(
+        f"{lock.parent} is locked by {who}: watching for {SILENCE:g} seconds whether it is still there",
+        file=sys.stderr,
+        flush=True,
+    )
     touched = _touched(lock)
     until = time.monotonic() + SILENCE
     while time.monotonic() < until:

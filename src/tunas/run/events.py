@@ -1,4 +1,5 @@
-"""TensorBoard event files: one event per logged step, none missing and none doubled after a resume; and reading them back.
+"""TensorBoard event files: one event per logged step, none missing and none doubled after a resume; and reading them
+back.
 
 They are written here and not by TensorBoard's writer, whose thread would report a full disk late or never.
 """
@@ -45,7 +46,9 @@ class EventLog:
             if self._file is None:
                 self._file = _new_file(self.directory)
                 self._file.write(record(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()))
-            self._file.write(record(Event(wall_time=time.time(), step=step, summary=Summary(value=values)).SerializeToString()))
+            self._file.write(
+                record(Event(wall_time=time.time(), step=step, summary=Summary(value=values)).SerializeToString())
+            )
             self._file.flush()
 
     def sizes(self) -> dict[str, int]:
@@ -68,22 +71,32 @@ def record(payload: bytes) -> bytes:
 
 
 def _new_file(directory: Path) -> BinaryIO:
-    """Named as TensorBoard names them; never one that is there, even where a restarted container has the same process number."""
+    """Named as TensorBoard names them; never one that is there, even where a restarted container has the same process
+    number."""
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
-            return open(directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}", "xb")
+            return open(
+                directory
+                / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}",
+                "xb",
+            )
     raise AssertionError
 
 
 def cut_back(directory: Path, sizes: dict[str, int]) -> list[str]:
-    """Brings the event files back to `sizes`: longer ones are cut, ones not named are removed; warnings of what is lost."""
+    """Brings the event files back to `sizes`: longer ones are cut, ones not named are removed; warnings of what is
+    lost."""
     for path in directory.glob(PATTERN):
         if path.name not in sizes:
             path.unlink()
         elif path.stat().st_size > sizes[path.name]:
             with open(path, "r+b") as file:
                 file.truncate(sizes[path.name])
-    lost = [name for name, size in sorted(sizes.items()) if not (directory / name).exists() or (directory / name).stat().st_size < size]
+    lost = [
+        name
+        for name, size in sorted(sizes.items())
+        if not (directory / name).exists() or (directory / name).stat().st_size < size
+    ]
     return [f"{directory / name} has lost entries that were in it when the checkpoint was written" for name in lost]
 
 

@@ -28,7 +28,8 @@ def generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
 
 
 def seed_global_generators(seed: int) -> None:
-    """Starts the global random generators of Python, NumPy and torch from a run's seed: the first weights are drawn from torch's."""
+    """Starts the global random generators of Python, NumPy and torch from a run's seed: the first weights are drawn
+    from torch's."""
     number = int(generator(seed, "weights").integers(2**62))
     random.seed(number)
     np.random.seed(number % 2**32)
@@ -43,7 +44,9 @@ class StopRequest:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         is_again = self.signal is not None and number == signal.SIGINT
-        if is_again and "TORCHELASTIC_RUN_ID" not in os.environ:  # a second Ctrl-C means now; torchrun itself hands on the first one
+        if (
+            is_again and "TORCHELASTIC_RUN_ID" not in os.environ
+        ):  # a second Ctrl-C means now; torchrun itself hands on the first one
             raise KeyboardInterrupt
         self.signal = number
 
@@ -73,7 +76,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def ended(*streams: Iterator[Any]) -> Iterator[None]:
-    """Ends what is behind the streams, such as processes that decode, with the context: a traceback would keep them going."""
+    """Ends what is behind the streams, such as processes that decode, with the context: a traceback would keep them
+    going."""
     try:
         yield
     finally:
@@ -140,15 +144,27 @@ class Progress:
 
     def __init__(self, label: str, total: int, start: int, *, shown: bool):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         console = Console(stderr=True)
         self.label, self.total, self.shown = label, total, shown
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, disable=not (shown and console.is_terminal),
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not (shown and console.is_terminal),
+        )
         self._task = self._bar.add_task(label, total=total, completed=start, status="")
         self._plain = shown and not console.is_terminal
 

@@ -1,4 +1,5 @@
-"""How the best architecture is found. The package can be called: `tunas.search(config)` is `tunas.search.loop.search(config)`."""
+"""How the best architecture is found. The package can be called: `tunas.search(config)` is
+`tunas.search.loop.search(config)`."""
 
 from tunas.packages import make_callable
 

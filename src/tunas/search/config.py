@@ -23,12 +23,13 @@ REPLICA_BATCH = 128
 """Images that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
 SMALLEST_REPLICA_BATCH = 16
 STEPS_PER_EPOCH = 16
-"""Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published 4096."""
+"""Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published
+4096."""
 PUBLISHED_STEPS = 27_050
 """90 epochs of 1,231,121 images in whole batches of 4096."""
 SHORT_RUN_STEPS = 5_000
-"""Runs shorter than this estimate the gradient of the cost term from extra architectures, and weigh cost more, where nothing
-else is said."""
+"""Runs shorter than this estimate the gradient of the cost term from extra architectures, and weigh cost more, where
+nothing else is said."""
 SHORT_RUN_EXPONENT = -1.0
 COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
@@ -54,8 +55,8 @@ class SearchConfig(DataConfig):
     """Search space: a name that `tunas spaces` lists, or module:function or file.py:function of your own."""
 
     checkpoint_dir: str | None = None
-    """Directory of the run: parameters, checkpoints, event files, result. A run that is there already goes on. A new one
-    under runs/ where left out."""
+    """Directory of the run: parameters, checkpoints, event files, result. A run that is there already goes on. A new
+    one under runs/ where left out."""
 
     epochs: float | None = None
     """Passes over the training split. 90 where left out, 24 on the embedded digits."""
@@ -91,19 +92,19 @@ class SearchConfig(DataConfig):
     """Weight of the controller's entropy in what it maximises."""
 
     rl_baseline_momentum: float | None = None
-    """Momentum of the moving average of the reward. Where left out: the published 0.95, which forgets in 20 of 27,050 steps,
-    and in shorter runs as much less as forgets in the same part of the run (0 below 1,353 steps)."""
+    """Momentum of the moving average of the reward. Where left out: the published 0.95, which forgets in 20 of 27,050
+    steps, and in shorter runs as much less as forgets in the same part of the run (0 below 1,353 steps)."""
 
     rl_adam_beta2: float | None = None
-    """Momentum of the second moment of the controller's Adam. Where left out: the published 0.999, and less in shorter runs by
-    the same rule (at least 0.9)."""
+    """Momentum of the second moment of the controller's Adam. Where left out: the published 0.999, and less in shorter
+    runs by the same rule (at least 0.9)."""
 
     rl_temperature: float = 1.0
     """Divides the controller's logits."""
 
     rl_batch_size_multiplier: float | None = None
-    """Validation images per training image. 4 where left out. On the embedded digits: one while the controller does not learn
-    yet, then every sampled architecture is measured on 8 times as many as it trains on."""
+    """Validation images per training image. 4 where left out. On the embedded digits: one while the controller does not
+    learn yet, then every sampled architecture is measured on 8 times as many as it trains on."""
 
     rl_delay_steps_fraction: float = schedule.RL_DELAY_FRACTION
     """Part of the steps before the controller learns."""
@@ -121,30 +122,32 @@ class SearchConfig(DataConfig):
     """Whether cost counts; False searches for accuracy alone."""
 
     cost_model: str | None = None
-    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. Where left out: pixel1 for the spaces that have
-    its tables, otherwise macs."""
+    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. Where left out: pixel1 for the spaces that
+    have its tables, otherwise macs."""
 
     rl_cost_model_target: float | None = None
-    """The cost to land on, in the cost model's unit. Where left out: 84 ms (proxyless spaces), 57 ms (V3-like), otherwise the
-    median of random architectures."""
+    """The cost to land on, in the cost model's unit. Where left out: 84 ms (proxyless spaces), 57 ms (V3-like),
+    otherwise the median of random architectures."""
 
     rl_cost_model_exponent: float | None = None
-    """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in runs of
-    fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
+    """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in
+    runs of fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
 
     rl_cost_model_tolerance: float | None = None
-    """What may be left between the result's cost and the target, relative to the target, such as 0.01. Where the most likely
-    architecture is farther off, the result is the likeliest that is not, of those that differ from it in at most two choices. Where left
-    out, the result is the most likely architecture, as published."""
+    """What may be left between the result's cost and the target, relative to the target, such as 0.01. Where the most
+    likely architecture is farther off, the result is the likeliest that is not, of those that differ from it in at most
+    two choices. Where left out, the result is the most likely architecture, as published."""
 
     constraint: tuple[str, ...] = ()
-    """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be given
-    several times. The name is params, macs, peak_memory, a file that `tunas fit` wrote, or latency for the cost of --cost_model, in
-    place of --rl_cost_model_target. Each adds its own term to the abs reward."""
+    """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be
+    given several times. The name is params, macs, peak_memory, a file that `tunas fit` wrote, or latency for the cost
+    of
+    --cost_model, in place of --rl_cost_model_target. Each adds its own term to the abs reward."""
 
     num_cost_samples: int | None = None
-    """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less variance, same
-    expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than 5,000 steps."""
+    """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less
+    variance, same expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than
+    5,000 steps."""
 
     rematerialize: bool = False
     """Recompute each layer in the backward pass: less memory, more time, same result."""
@@ -236,25 +239,41 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
     Raises:
         InputError: where a value is out of range or values do not fit each other.
     """
-    for name in ("epochs", "train_batch_size", "replicas", "model_learning_rate", "rl_learning_rate", "rl_cost_model_target",
-                 "rl_cost_model_tolerance", "rl_batch_size_multiplier", "rl_temperature", "log_every", "checkpoint_every"):  # fmt: skip
+    for name in (
+        "epochs",
+        "train_batch_size",
+        "replicas",
+        "model_learning_rate",
+        "rl_learning_rate",
+        "rl_cost_model_target",
+        "rl_cost_model_tolerance",
+        "rl_batch_size_multiplier",
+        "rl_temperature",
+        "log_every",
+        "checkpoint_every",
+    ):
         check_positive(name, getattr(config, name))
     for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):
         check_not_negative(name, getattr(config, name))
     if not 0 <= config.model_momentum < 1:
         raise InputError(f"model_momentum must be at least 0 and below 1, not {config.model_momentum}")
     schedule.check_warmups(
-        config.increase_ops_warmup_steps_fraction, config.increase_filters_warmup_steps_fraction, config.rl_delay_steps_fraction
+        config.increase_ops_warmup_steps_fraction,
+        config.increase_filters_warmup_steps_fraction,
+        config.rl_delay_steps_fraction,
     )
     batch = config.train_batch_size or auto_batch_size(train_size)
     replicas = config.replicas or auto_replicas(batch)
     if batch % replicas:
-        raise InputError(f"the batch of {batch} images cannot be divided among {replicas} replicas; choose a multiple of {replicas}")
+        raise InputError(
+            f"the batch of {batch} images cannot be divided among {replicas} replicas; choose a multiple of {replicas}"
+        )
     share = batch // replicas
     steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
     if steps < 1:
         raise InputError(
-            f"{config.epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or smaller batches"
+            f"{config.epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or "
+            f"smaller batches"
         )
     multiplier = config.rl_batch_size_multiplier
     valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
@@ -265,10 +284,13 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
     if samples == 1:
         raise InputError("num_cost_samples must be 0 or at least 2, not 1")
     if samples and not separable:
-        raise InputError("num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0")
+        raise InputError(
+            "num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0"
+        )
     if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
         raise InputError(
-            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without a cost model"
+            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
+            "a cost model"
         )
     precision = config.precision
     if precision == "auto":

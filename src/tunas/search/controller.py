@@ -1,7 +1,7 @@
 """The controller: one categorical distribution per OneOf, learned with REINFORCE (SPEC §3; Bender et al. 2020).
 
-NumPy only and batched: N architectures are an int array `[N, C]`, where C is the number of OneOfs, and logits are padded to
-`[C, K]`, where K is the size of the largest. No step loops over OneOfs, only over the few levels of nesting.
+NumPy only and batched: N architectures are an int array `[N, C]`, where C is the number of OneOfs, and logits are
+padded to `[C, K]`, where K is the size of the largest. No step loops over OneOfs, only over the few levels of nesting.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Samples:
     """N architectures drawn from a controller.
 
     Args:
-        indices: int64 `[N, C]`; where a OneOf was enabled as a whole, `ALL` for an OP OneOf, the widest choice for a FILTERS OneOf.
+        indices: int64 `[N, C]`; where a OneOf was enabled as a whole, `ALL` for an OP OneOf, the widest choice for a
+            FILTERS OneOf.
         enabled: bool `[N, C]`, OneOfs that a warmup enabled as a whole.
         active: bool `[N, C]`, OneOfs inside the choices taken; all that are inside a OneOf enabled as a whole.
         log_prob: float64 `[N]`, summed over active OneOfs, including whether they were enabled.
@@ -105,7 +106,8 @@ class Controller:
 
     @property
     def baseline(self) -> float:
-        """Moving average of the mean reward, without the bias towards its start (zero-debiased); 0 before the first update."""
+        """Moving average of the mean reward, without the bias towards its start (zero-debiased); 0 before the first
+        update."""
         return self.reward_average / (1 - self.momentum**self.num_updates) if self.num_updates else 0.0
 
     def log_probabilities(self) -> np.ndarray:
@@ -118,11 +120,13 @@ class Controller:
         """float64 `[C, K]`: the probability of every choice of every OneOf; 0 outside `valid`."""
         return np.exp(self.log_probabilities())
 
-    def sample(self, rng: np.random.Generator, n: int, op_probability: float = 0.0, filters_probability: float = 0.0) -> Samples:
+    def sample(
+        self, rng: np.random.Generator, n: int, op_probability: float = 0.0, filters_probability: float = 0.0
+    ) -> Samples:
         """Draws `n` architectures.
 
-        One number of `rng` per architecture and OneOf, architecture by architecture: the first ones are the same however
-        many are drawn, so processes that share a generator's state see the same architectures.
+        One number of `rng` per architecture and OneOf, architecture by architecture: the first ones are the same
+        however many are drawn, so processes that share a generator's state see the same architectures.
 
         Args:
             rng: where the numbers come from.
@@ -181,7 +185,8 @@ class Controller:
         return gradient
 
     def entropy(self) -> float:
-        """Entropy (nats) of the distribution over architectures, where OneOfs outside the choices taken do not count."""
+        """Entropy (nats) of the distribution over architectures, where OneOfs outside the choices taken do not
+        count."""
         return self._entropy_and_gradient()[0]
 
     def entropy_gradient(self) -> np.ndarray:
@@ -210,10 +215,11 @@ class Controller:
         op_probability: float = 0.0,
         filters_probability: float = 0.0,
     ) -> np.ndarray:
-        """float64 `[C, K]`: unbiased estimate of the gradient of the expected `cost_reward` from `n` architectures that never run.
+        """float64 `[C, K]`: unbiased estimate of the gradient of the expected `cost_reward` from `n` architectures that
+        never run.
 
-        For a reward that is a sum of quality and a term of the cost alone (`abs`): pricing is cheap, so the gradient of the
-        cost's part need not come from the few architectures that run. Each is compared with the mean of the others.
+        For a reward that is a sum of quality and a term of the cost alone (`abs`): pricing is cheap, so the gradient of
+        the cost's part need not come from the few architectures that run. Each is compared with the mean of the others.
 
         Args:
             rng: where the architectures come from.
@@ -245,10 +251,10 @@ class Controller:
     ) -> dict[str, float]:
         """One step of REINFORCE on the architectures that the replicas ran.
 
-        The baseline takes in the mean reward first; then each replica's gradient is its reward's distance from the baseline
-        times its log-probability's gradient. Adam without a first moment, in TensorFlow's form, follows their mean, and its second
-        moment averages the replicas' squares. All moments move even while the learning rate is 0. The entropy bonus is
-        plain gradient ascent with the same learning rate.
+        The baseline takes in the mean reward first; then each replica's gradient is its reward's distance from the
+        baseline times its log-probability's gradient. Adam without a first moment, in TensorFlow's form, follows their
+        mean, and its second moment averages the replicas' squares. All moments move even while the learning rate is 0.
+        The entropy bonus is plain gradient ascent with the same learning rate.
 
         Args:
             samples: drawn with the present logits.
@@ -258,8 +264,8 @@ class Controller:
             cost_gradient: `[C, K]` as from `cost_gradient`; added to every replica's gradient.
 
         Returns:
-            What to log: step_baseline (mean reward), baseline, advantage, log_prob, empirical_loss (means over replicas),
-            entropy and entropy_loss, all from before the step.
+            What to log: step_baseline (mean reward), baseline, advantage, log_prob, empirical_loss (means over
+            replicas), entropy and entropy_loss, all from before the step.
 
         Raises:
             InputError: where there is not one reward per sample.
@@ -267,7 +273,9 @@ class Controller:
         """
         rewards = np.asarray(rewards, np.float64)
         if rewards.shape != (len(samples),) or not len(samples):
-            raise InputError(f"expected {len(samples)} rewards, one per sample, not an array of shape {list(rewards.shape)}")
+            raise InputError(
+                f"expected {len(samples)} rewards, one per sample, not an array of shape {list(rewards.shape)}"
+            )
         if not np.isfinite(rewards).all():
             raise DivergedError(f"the reward of replica {int(np.argmin(np.isfinite(rewards)))} is not finite")
         step_baseline = float(rewards.mean())
@@ -305,9 +313,12 @@ class Controller:
         log_probs = np.where(self.valid, self.log_probabilities(), 0.0).ravel()
         return np.einsum("nc,nc->n", log_probs[indices + self._row_starts], active)
 
-    def likeliest_within(self, costs_of: Callable[[np.ndarray], np.ndarray], target: float, tolerance: float) -> Architecture:
-        """`most_likely` if its cost is within `tolerance` · `target` of the target; else the likeliest architecture of which that is true,
-        of those that differ from it in at most two choices; where it is true of none, the one nearest to the target.
+    def likeliest_within(
+        self, costs_of: Callable[[np.ndarray], np.ndarray], target: float, tolerance: float
+    ) -> Architecture:
+        """`most_likely` if its cost is within `tolerance` · `target` of the target; else the likeliest architecture of
+        which that is true, of those that differ from it in at most two choices; where it is true of none, the one
+        nearest to the target.
 
         Args:
             costs_of: indices `[N, C]` -> costs `[N]`.
@@ -329,7 +340,9 @@ class Controller:
         np.put_along_axis(double, position[second, None], choice[second, None], 1)
         candidates = np.concatenate([best, single, double])
         outside = np.maximum(np.abs(costs_of(candidates) - target) - allowed, 0.0)
-        return Architecture(self.space, tuple(candidates[np.lexsort((-self.log_prob(candidates), outside))[0]].tolist()))
+        return Architecture(
+            self.space, tuple(candidates[np.lexsort((-self.log_prob(candidates), outside))[0]].tolist())
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly here: arrays (copies) and plain numbers."""
@@ -350,24 +363,30 @@ class Controller:
         if missing := self.state_dict().keys() - state.keys():
             raise InputError(f"the controller's state lacks {', '.join(sorted(missing))}")
         if np.asarray(state["sizes"]).tolist() != list(self.space.sizes):
-            raise InputError(f"the controller's state belongs to another space than {self.space.name}: its OneOfs have other sizes")
+            raise InputError(
+                f"the controller's state belongs to another space than {self.space.name}: its OneOfs have other sizes"
+            )
         arrays = {}
         for name in ("logits", "second_moment"):
             value = np.array(state[name], np.float64)
             if value.shape != self.logits.shape:
-                raise InputError(f"the controller's {name} must have shape {list(self.logits.shape)}, not {list(value.shape)}")
+                raise InputError(
+                    f"the controller's {name} must have shape {list(self.logits.shape)}, not {list(value.shape)}"
+                )
             if not np.isfinite(value).all():
                 raise InputError(f"the controller's {name} holds a value that is not finite")
             arrays[name] = value
         num_updates, reward_average = int(state["num_updates"]), float(state["reward_average"])
         if num_updates < 0 or not math.isfinite(reward_average) or (arrays["second_moment"] < 0).any():
-            raise InputError("the controller's state holds a count or a second moment below 0, or a baseline that is not finite")
+            raise InputError(
+                "the controller's state holds a count or a second moment below 0, or a baseline that is not finite"
+            )
         self.logits, self.second_moment = arrays["logits"], arrays["second_moment"]
         self.num_updates, self.reward_average = num_updates, reward_average
 
     def logit_names(self) -> Iterator[tuple[str, float]]:
-        """(tag, value) of every logit, by path and by number within its kind: `rlpathlogits/<path>/<choice>` for all, then
-        `rltaglogits/<tag>_<n>/<choice>`."""
+        """(tag, value) of every logit, by path and by number within its kind: `rlpathlogits/<path>/<choice>` for all,
+        then `rltaglogits/<tag>_<n>/<choice>`."""
         path_tags, tag_tags = self._logit_tags
         values = self.logits[self.valid].tolist()
         yield from zip(path_tags, values, strict=True)
@@ -401,7 +420,8 @@ def _nesting_levels(space: Space) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def _thresholds(probs: np.ndarray, valid: np.ndarray, enable: np.ndarray) -> np.ndarray:
-    """`[K - 1, C]`: a uniform number below `enable` enables the OneOf; the rest of 0..1 is divided among the choices at these ends."""
+    """`[K - 1, C]`: a uniform number below `enable` enables the OneOf; the rest of 0..1 is divided among the choices at
+    these ends."""
     ends = enable[:, None] + (1 - enable[:, None]) * np.cumsum(probs, axis=1)[:, :-1]
     return np.where(valid[:, 1:], ends, np.inf).T.copy()  # no end after the last choice, whatever the rounding
 

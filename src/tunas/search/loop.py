@@ -56,16 +56,21 @@ class SearchResult:
 class Search:
     """The state of a search in one process, and its step.
 
-    All processes sample all replicas' architectures and hold the same controller; each runs its own part of the replicas.
+    All processes sample all replicas' architectures and hold the same controller; each runs its own part of the
+    replicas.
     """
 
-    def __init__(self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World):
+    def __init__(
+        self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World
+    ):
         self.plan, self.config, self.objective, self.world = plan, config, objective, world
         seed_global_generators(config.seed)
         self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
         self.weights = self.supernet.flatten()
         self.optimizer = rmsprop([self.weights], config.model_momentum)
-        self.controller = Controller(space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2)
+        self.controller = Controller(
+            space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2
+        )
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
 
@@ -83,10 +88,14 @@ class Search:
         plan, config = self.plan, self.config
         op_probability = warmup_probability(step, plan.increase_ops_steps)
         filters_probability = warmup_probability(step, plan.increase_filters_steps)
-        samples = self.controller.sample(generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability)
+        samples = self.controller.sample(
+            generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability
+        )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        accuracies = self._validate(samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share)
+        accuracies = self._validate(
+            samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
+        )
         measured = self.world.gather(torch.cat([losses, accuracies[:, None]], 1)).cpu().double().numpy()
         self._check_finite(step, samples, measured)
         empirical, regularization, accuracy = measured.T
@@ -145,7 +154,8 @@ class Search:
 
     @torch.no_grad()
     def _validate(self, samples: Samples, batch: tuple[Tensor, Tensor], used: int) -> Tensor:
-        """`[local replicas]`: accuracy of each one's architecture on the first `used` images of its share of the validation batch."""
+        """`[local replicas]`: accuracy of each one's architecture on the first `used` images of its share of the
+        validation batch."""
         accuracies = []
         for replica, images, labels in self._shares(batch, self.plan.valid_share):
             with self._autocast():
@@ -166,7 +176,8 @@ class Search:
             replica = int(finite.argmin())
             text = ":".join(map(str, samples.indices[replica].tolist()))
             raise DivergedError(
-                f"the loss is {measured[replica, 0]} at step {step}, architecture {text} (-1 stands for all choices at once); "
+                f"the loss is {measured[replica, 0]} at step {step}, architecture {text} (-1 stands for all "
+                f"choices at once); "
                 "the last checkpoint is kept: lower --model_learning_rate and start a new run"
             )
 
@@ -174,7 +185,11 @@ class Search:
         """What a checkpoint holds, beside the step."""
         state = self.optimizer.state[self.weights]
         controller = self.controller.state_dict()
-        arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in controller.items() if isinstance(value, np.ndarray)}
+        arrays = {
+            name: torch.from_numpy(np.asarray(value))
+            for name, value in controller.items()
+            if isinstance(value, np.ndarray)
+        }
         return {
             "weights": self.weights,
             "square_avg": state.get("square_avg", torch.ones_like(self.weights)),
@@ -199,13 +214,19 @@ class Search:
                 raise InputError(f"the checkpoint's {name} do not fit this search space")
         self.weights.copy_(tensors["weights"])
         state = self.optimizer.state_dict()
-        state["state"] = {0: {
-            "step": torch.tensor(float(numbers["step"])),
-            "square_avg": tensors["square_avg"].clone(),
-            "momentum_buffer": tensors["momentum_buffer"].clone(),
-        }}  # fmt: skip
+        state["state"] = {
+            0: {
+                "step": torch.tensor(float(numbers["step"])),
+                "square_avg": tensors["square_avg"].clone(),
+                "momentum_buffer": tensors["momentum_buffer"].clone(),
+            }
+        }
         self.optimizer.load_state_dict(state)
-        arrays = {name.removeprefix("controller/"): array.numpy() for name, array in tensors.items() if name.startswith("controller/")}
+        arrays = {
+            name.removeprefix("controller/"): array.numpy()
+            for name, array in tensors.items()
+            if name.startswith("controller/")
+        }
         self.controller.load_state_dict({**numbers["controller"], **arrays})
 
 
@@ -223,9 +244,12 @@ def search(config: SearchConfig) -> SearchResult:
         space = get_space(config.ssd)
         if not space.num_choices:
             raise InputError(
-                f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train --ssd {config.ssd}`"
+                f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train "
+                f"--ssd {config.ssd}`"
             )
-        directory = Path(world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))).expanduser()
+        directory = Path(
+            world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))
+        ).expanduser()
         with alone_in(directory, world):
             return _search(space, config, world, directory)
 
@@ -234,10 +258,18 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
     data = open_data(config, run_dir=directory, describe=False)
     plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
-        raise InputError(f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of {world.size}")
+        raise InputError(
+            f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
+            f"{world.size}"
+        )
     objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
     params = plan.params(
-        config, **objective.facts(), image_size=data.image_size, num_classes=data.num_classes, dataset=data.name, version=tunas.__version__
+        config,
+        **objective.facts(),
+        image_size=data.image_size,
+        num_classes=data.num_classes,
+        dataset=data.name,
+        version=tunas.__version__,
     )
     params["ssd"] = space.name
 
@@ -251,13 +283,21 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
 
 
 def _run(
-    space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World, directory: Path
+    space: Space,
+    data: Data,
+    plan: SearchPlan,
+    config: SearchConfig,
+    objective: Objective,
+    world: World,
+    directory: Path,
 ) -> SearchResult:
     state = Search(space, data, plan, config, objective, world)
     start, accuracy = _resume(state, directory, world)
     shard = (world.rank, world.size)
     train = data.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
-    valid = data.stream("valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False)
+    valid = data.stream(
+        "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
+    )
     events = EventLog(directory) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
@@ -273,12 +313,18 @@ def _run(
     def save(done: int, scalars: dict[str, float]) -> None:
         def write() -> None:
             assert events is not None
-            save_checkpoint(directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "accuracy": accuracy})
+            save_checkpoint(
+                directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "accuracy": accuracy}
+            )
 
         world.from_main(write)
 
     def status(scalars: dict[str, float], rate: float) -> str:
-        cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if objective.model is not None else ""
+        cost = (
+            f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}"
+            if objective.model is not None
+            else ""
+        )
         return (
             f"reward {scalars['rlcontroller/reward']:.3f} accuracy {accuracy:.3f}{cost} "
             f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} images/s"
@@ -287,9 +333,16 @@ def _run(
     try:
         with ended(train, valid):
             run_steps(
-                "search", range(start, plan.steps), advance, log=log, save=save, status=status,
-                log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
-            )  # fmt: skip
+                "search",
+                range(start, plan.steps),
+                advance,
+                log=log,
+                save=save,
+                status=status,
+                log_every=plan.log_every,
+                save_every=plan.checkpoint_every,
+                world=world,
+            )
     finally:
         if events:
             events.close()

@@ -71,7 +71,9 @@ class Objective:
 
     def reward(self, accuracy: np.ndarray, indices: np.ndarray) -> Outcome:
         """Rewards of architectures `[N, C]` with accuracies `[N]`."""
-        penalties = sum((constraint.penalty(indices, self.exponent) for constraint in self.constraints), np.zeros(len(indices)))
+        penalties = sum(
+            (constraint.penalty(indices, self.exponent) for constraint in self.constraints), np.zeros(len(indices))
+        )
         if self.model is None:
             return Outcome(accuracy + penalties, {})
         cost = self.model.estimate(indices)
@@ -100,7 +102,9 @@ class Objective:
         }
 
 
-def search_objective(config: SearchConfig, exponent: float, space: Space, image_size: int, num_classes: int) -> Objective:
+def search_objective(
+    config: SearchConfig, exponent: float, space: Space, image_size: int, num_classes: int
+) -> Objective:
     """The objective that the configuration asks for, with the plan's exponent.
 
     Raises:
@@ -113,16 +117,21 @@ def search_objective(config: SearchConfig, exponent: float, space: Space, image_
     main = [(limit, both_sides) for name, limit, both_sides in read if name == MAIN_COST]
     if main and (len(main) > 1 or not config.enable_cost_model or config.rl_cost_model_target is not None):
         raise InputError(
-            f"--constraint {MAIN_COST} says what --rl_cost_model_target says; give one of them, once, and leave the cost model enabled"
+            f"--constraint {MAIN_COST} says what --rl_cost_model_target says; give one of them, once, and leave "
+            f"the cost model enabled"
         )
     constraints = tuple(
-        Constraint(name, load_cost_model(name, space, image_size=image_size, num_classes=num_classes), limit, both_sides)
+        Constraint(
+            name, load_cost_model(name, space, image_size=image_size, num_classes=num_classes), limit, both_sides
+        )
         for name, limit, both_sides in read
         if name != MAIN_COST
     )
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
-    model = load_cost_model(config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes)
+    model = load_cost_model(
+        config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes
+    )
     if main:
         limit, both_sides = main[0]
         return Objective(config.rl_reward_function, model, limit, exponent, constraints, one_sided=not both_sides)
@@ -152,5 +161,7 @@ def _constraint(text: str) -> tuple[str, float, bool]:
     except ValueError:
         value = math.nan
     if not (separator and name and math.isfinite(value) and value > 0):
-        raise InputError(f"a constraint reads name=limit or name~target with a positive number, such as params=5e6, unlike {text!r}")
+        raise InputError(
+            f"a constraint reads name=limit or name~target with a positive number, such as params=5e6, unlike {text!r}"
+        )
     return name, value, both_sides

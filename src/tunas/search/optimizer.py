@@ -13,5 +13,6 @@ EPSILON = 1.0
 
 
 def rmsprop(parameters: Iterable[Any], momentum: float) -> RMSpropTF:
-    """The optimiser of parameters or parameter groups: squared average from one, learning rate inside the momentum and 0 until set."""
+    """The optimiser of parameters or parameter groups: squared average from one, learning rate inside the momentum and
+    0 until set."""
     return RMSpropTF(parameters, lr=0.0, alpha=DECAY, eps=EPSILON, momentum=momentum)

@@ -22,7 +22,8 @@ class Reward:
     Args:
         reward: what the controller maximises.
         cost_ratio: cost over target.
-        cost_adjustment: what the cost did to the quality: added to it by `abs`, multiplied with it by `mnas` and `mnas_hard`.
+        cost_adjustment: what the cost did to the quality: added to it by `abs`, multiplied with it by `mnas` and
+            `mnas_hard`.
     """
 
     reward: np.ndarray
@@ -48,20 +49,26 @@ def abs_reward(quality: Any, cost: Any, target: float, exponent: float = EXPONEN
 
 
 def mnas_reward(quality: Any, cost: Any, target: float, exponent: float = EXPONENT) -> Reward:
-    """quality · (cost / target)^exponent, the soft reward of MnasNet. Arguments and errors as for `abs_reward`; costs must be positive."""
+    """quality · (cost / target)^exponent, the soft reward of MnasNet. Arguments and errors as for `abs_reward`; costs
+    must be positive."""
     ratio = _positive_cost_ratio(cost, target, exponent)
     adjustment = ratio**exponent
     return Reward(np.asarray(quality, np.float64) * adjustment, ratio, adjustment)
 
 
 def mnas_hard_reward(quality: Any, cost: Any, target: float, exponent: float = EXPONENT) -> Reward:
-    """quality · min((cost / target)^exponent, 1): below the target, cost does not matter. Otherwise as `mnas_reward`."""
+    """quality · min((cost / target)^exponent, 1): below the target, cost does not matter. Otherwise as
+    `mnas_reward`."""
     ratio = _positive_cost_ratio(cost, target, exponent)
     adjustment = np.minimum(ratio**exponent, 1.0)
     return Reward(np.asarray(quality, np.float64) * adjustment, ratio, adjustment)
 
 
-REWARD_FUNCTIONS: dict[str, Callable[..., Reward]] = {"abs": abs_reward, "mnas": mnas_reward, "mnas_hard": mnas_hard_reward}
+REWARD_FUNCTIONS: dict[str, Callable[..., Reward]] = {
+    "abs": abs_reward,
+    "mnas": mnas_reward,
+    "mnas_hard": mnas_hard_reward,
+}
 
 
 def reward_function(name: str) -> Callable[..., Reward]:
@@ -79,12 +86,16 @@ def _cost_ratio(cost: Any, target: float, exponent: float) -> np.ndarray:
     if not (math.isfinite(target) and target > 0):
         raise InputError(f"the cost target must be a positive number, not {target}")
     if not (math.isfinite(exponent) and exponent <= 0):
-        raise InputError(f"the reward's exponent must be 0 or below, so that cost counts against an architecture, not {exponent}")
+        raise InputError(
+            f"the reward's exponent must be 0 or below, so that cost counts against an architecture, not {exponent}"
+        )
     return np.asarray(cost, np.float64) / target
 
 
 def _positive_cost_ratio(cost: Any, target: float, exponent: float) -> np.ndarray:
     ratio = _cost_ratio(cost, target, exponent)
     if not (ratio > 0).all():
-        raise InputError(f"the mnas rewards need positive costs, but one is {float(np.min(ratio) * target):g}; use the abs reward")
+        raise InputError(
+            f"the mnas rewards need positive costs, but one is {float(np.min(ratio) * target):g}; use the abs reward"
+        )
     return ratio

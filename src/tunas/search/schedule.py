@@ -40,7 +40,8 @@ def scaled_learning_rate(per_256: float, batch_size: int) -> float:
 
 
 def cosine_decay_with_linear_warmup(peak: float, step: int, max_step: int, warmup_steps: int = 0) -> float:
-    """The weights' learning rate: linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `max_step` (SPEC §3.3).
+    """The weights' learning rate: linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `max_step`
+    (SPEC §3.3).
 
     Raises:
         InputError: where the warmup is longer than the whole.
@@ -55,13 +56,16 @@ def cosine_decay_with_linear_warmup(peak: float, step: int, max_step: int, warmu
 
 
 def warmup_probability(step: int, warmup_steps: int) -> float:
-    """Probability of enabling a whole OneOf: linear from 1 at step 0 to 0 at `warmup_steps`; 0 without a warmup (SPEC §3.2)."""
+    """Probability of enabling a whole OneOf: linear from 1 at step 0 to 0 at `warmup_steps`; 0 without a warmup (SPEC
+    §3.2)."""
     return max(0.0, 1.0 - step / warmup_steps) if warmup_steps > 0 else 0.0
 
 
-def rl_learning_rate(initial: float, step: int, max_step: int, delay_steps: int = 0, growth: float = RL_LEARNING_RATE_GROWTH) -> float:
-    """The controller's learning rate: 0 before `delay_steps`, then `initial`, growing exponentially to `growth` times that
-    at `max_step` (SPEC §3.7).
+def rl_learning_rate(
+    initial: float, step: int, max_step: int, delay_steps: int = 0, growth: float = RL_LEARNING_RATE_GROWTH
+) -> float:
+    """The controller's learning rate: 0 before `delay_steps`, then `initial`, growing exponentially to `growth` times
+    that at `max_step` (SPEC §3.7).
 
     Raises:
         InputError: where the delay is longer than the whole.
@@ -85,7 +89,8 @@ def check_warmups(op_fraction: float, filters_fraction: float, delay_fraction: f
         steps_of(fraction, 0)
         if fraction > delay_fraction:
             raise InputError(
-                f"the {name} warmup takes {fraction:.3g} of the steps, but the controller starts to learn after {delay_fraction:.3g}; "
+                f"the {name} warmup takes {fraction:.3g} of the steps, but the controller starts to learn after "
+                f"{delay_fraction:.3g}; "
                 "a warmup must not outlast this delay"
             )
     steps_of(delay_fraction, 0)

@@ -145,7 +145,9 @@ class Architecture:
     def pruned(self) -> Architecture:
         """The same network with 0 in place of every index that is not in use."""
         active = active_positions(self.space, self.indices)
-        return Architecture(self.space, tuple(index if on else 0 for index, on in zip(self.indices, active, strict=True)))
+        return Architecture(
+            self.space, tuple(index if on else 0 for index, on in zip(self.indices, active, strict=True))
+        )
 
     def __repr__(self) -> str:
         return f"Architecture({self.space.name!r}, {self.text!r})"

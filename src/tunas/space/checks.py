@@ -48,9 +48,13 @@ def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool 
         for index, choice in enumerate(layer.choices):
             _check_layer(f"{path}/choices/{index}", choice, residual_ok=residual_ok, resizing_ok=resizing_ok)
         if len({layers.keeps_width(choice) for choice in layer.choices}) > 1:
-            raise InputError(f"{path}: some choices keep the input's width and others take the block's, so they cannot be exchanged")
+            raise InputError(
+                f"{path}: some choices keep the input's width and others take the block's, so they cannot be exchanged"
+            )
         if len(_strides(layer)) > 1:
-            raise InputError(f"{path}: the choices have different strides, so their outputs would differ in size (Zero has stride 1)")
+            raise InputError(
+                f"{path}: the choices have different strides, so their outputs would differ in size (Zero has stride 1)"
+            )
         return
     if isinstance(layer, layers.DetectionEndpoint):
         raise InputError(f"{path}: a DetectionEndpoint stands between layers, not inside a choice or a Residual")
@@ -59,7 +63,10 @@ def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool 
         raise InputError(f"{path}: unknown layer {layer!r}; known are {known}")
     if isinstance(layer, layers.Residual):
         if not (residual_ok or layers.keeps_width(layer.layer)):
-            raise InputError(f"{path}: a Residual's input must already be as wide as its block; put a layer that sets the width before it")
+            raise InputError(
+                f"{path}: a Residual's input must already be as wide as its block; put a layer that sets the width "
+                f"before it"
+            )
         _check_layer(f"{path}/layer", layer.layer, residual_ok=residual_ok, resizing_ok=False)
         return
     if isinstance(layer, layers.GlobalAveragePool) and not resizing_ok:
@@ -91,7 +98,9 @@ def _check_value(path: str, name: str, value: Any) -> None:
         raise InputError(f"{path}: a kernel size is an odd positive integer, not {value!r}")
     if name == "se" and not isinstance(value, bool):
         raise InputError(f"{path}: se is True or False, not {value!r}")
-    if name == "expansion" and not (_is_multiple(value.multiplier) if isinstance(value, layers.Times) else _is_count(value)):
+    if name == "expansion" and not (
+        _is_multiple(value.multiplier) if isinstance(value, layers.Times) else _is_count(value)
+    ):
         raise InputError(f"{path}: an expansion is Times(positive number) or a positive width, not {value!r}")
 
 

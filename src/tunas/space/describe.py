@@ -59,7 +59,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """`rows` in aligned columns under `header`."""
     lines = [header, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def space_tree(space: Space) -> str:

@@ -1,4 +1,5 @@
-"""The MobileNetV3-like space and the reference architectures of its family (SPEC §1; Bender et al. 2020, Howard et al. 2019)."""
+"""The MobileNetV3-like space and the reference architectures of its family (SPEC §1; Bender et al. 2020, Howard et al.
+2019)."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def mobilenet_v3_like_search() -> Tower:
 def mobilenet_v3_large() -> Tower:
     """MobileNetV3-Large (Howard et al. 2019)."""
 
-    def bneck(kernel: int, expansion: int, activation: Activation, se: bool = False, stride: int = 1) -> InvertedBottleneck:
+    def bneck(
+        kernel: int, expansion: int, activation: Activation, se: bool = False, stride: int = 1
+    ) -> InvertedBottleneck:
         return InvertedBottleneck(kernel, expansion, se, stride, activation)
 
     def again(kernel: int, expansion: int, activation: Activation, se: bool = False) -> Residual:

@@ -1,4 +1,5 @@
-"""The ProxylessNAS spaces and the reference architectures of the same tower (SPEC §1; Bender et al. 2020, Cai et al. 2019)."""
+"""The ProxylessNAS spaces and the reference architectures of the same tower (SPEC §1; Bender et al. 2020, Cai et al.
+2019)."""
 
 from __future__ import annotations
 
@@ -50,7 +51,10 @@ def _tower(sepconv: Any, bottlenecks: Sequence[Any], widths: Sequence[int | OneO
 def _search_tower(widths: Sequence[int | OneOf]) -> Tower:
     def bottleneck(stride: int, *, skippable: bool) -> OneOf:
         conv = InvertedBottleneck(
-            kernel=OneOf((3, 5, 7), OP), expansion=OneOf((Times(3.0), Times(6.0)), FILTERS), stride=stride, activation=RELU
+            kernel=OneOf((3, 5, 7), OP),
+            expansion=OneOf((Times(3.0), Times(6.0)), FILTERS),
+            stride=stride,
+            activation=RELU,
         )
         return OneOf((conv, Zero()) if skippable else (conv,), OP)
 
@@ -80,7 +84,9 @@ def _reference(operations: str, widths: Sequence[int]) -> Tower:
     def layer(number: int, stride: int) -> Any:
         if number == 6:
             return Zero()
-        return InvertedBottleneck(kernel=(3, 5, 7)[number % 3], expansion=Times((3.0, 6.0)[number // 3]), stride=stride, activation=RELU)
+        return InvertedBottleneck(
+            kernel=(3, 5, 7)[number % 3], expansion=Times((3.0, 6.0)[number // 3]), stride=stride, activation=RELU
+        )
 
     bottlenecks = [layer(number, stride) for number, stride in zip(numbers, strides, strict=True)]
     return _tower(SeparableConv((3, 5, 7)[sepconv], activation=RELU), bottlenecks, widths)

@@ -1,4 +1,5 @@
-"""Towers as JSON (`model_spec.json`), out and in. Reading checks everything against the layer types and runs nothing."""
+"""Towers as JSON (`model_spec.json`), out and in. Reading checks everything against the layer types and runs
+nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def tower_from_json(text: str) -> Tower:
     """The tower of a `model_spec.json`.
 
     Raises:
-        InputError: where the text is not JSON, or holds an unknown type, an unknown or missing field, or a value of a wrong
+        InputError: where the text is not JSON, or holds an unknown type, an unknown or missing field, or a value of a
+        wrong
             type, or where the tower cannot be a network.
     """
     try:
@@ -38,7 +40,9 @@ def tower_from_json(text: str) -> Tower:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"this is not a model spec: its 'format' must be {FORMAT!r}")
     if document.get("version") != VERSION:
-        raise InputError(f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}")
+        raise InputError(
+            f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}"
+        )
     tower = _decode(document.get("model"), "model")
     if not isinstance(tower, Tower):
         raise InputError(f"the model spec's model must be a Tower, not {type(tower).__name__}")

@@ -1,4 +1,5 @@
-"""The whole way on the embedded digits: search, analyze, train, evaluate, and compare with random architectures of the same cost."""
+"""The whole way on the embedded digits: search, analyze, train, evaluate, and compare with random architectures of the
+same cost."""
 
 from __future__ import annotations
 
@@ -35,9 +36,16 @@ class Row:
 
 
 def quickstart(
-    directory: Path, ssd: str, target: float | None, train_epochs: float, random: int, seed: int, cost_model: str | None = None
+    directory: Path,
+    ssd: str,
+    target: float | None,
+    train_epochs: float,
+    random: int,
+    seed: int,
+    cost_model: str | None = None,
 ) -> tuple[list[Row], float, str]:
-    """Searches, trains the winner and `random` random architectures of the same cost alike: (rows, the winner first; target; unit).
+    """Searches, trains the winner and `random` random architectures of the same cost alike: (rows, the winner first;
+    target; unit).
 
     Every part is a run of its own under `directory`, and goes on where it was interrupted.
 
@@ -54,13 +62,17 @@ def quickstart(
     space = get_space(ssd)
     make_directory(directory)
     run = directory / "search"
-    target = search(SearchConfig(ssd=ssd, rl_cost_model_target=target, cost_model=cost_model, checkpoint_dir=str(run), seed=seed)).target
+    target = search(
+        SearchConfig(ssd=ssd, rl_cost_model_target=target, cost_model=cost_model, checkpoint_dir=str(run), seed=seed)
+    ).target
     assert target is not None
     found = analyze(run)
     model = load_cost_model(cost_model or default_cost_model(space), space, image_size=DIGITS_SIZE, num_classes=10)
     entries = [("searched", found.architecture)]
     low, high = target * (1 - WINDOW), target * (1 + WINDOW)
-    for number, (architecture, _) in enumerate(random_architectures(space, model, low, high, random, seed) if random else []):
+    for number, (architecture, _) in enumerate(
+        random_architectures(space, model, low, high, random, seed) if random else []
+    ):
         entries.append((f"random {number + 1}", architecture))
     rows = []
     for name, architecture in entries:
@@ -89,5 +101,6 @@ def _test_accuracy(config: TrainConfig) -> float:
 
 def rows_as_json(rows: list[Row]) -> str:
     return json.dumps(
-        [{"name": r.name, "indices": r.architecture.text, "cost": r.cost, "test_accuracy": r.accuracy} for r in rows], indent=2
+        [{"name": r.name, "indices": r.architecture.text, "cost": r.cost, "test_accuracy": r.accuracy} for r in rows],
+        indent=2,
     )

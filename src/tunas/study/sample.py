@@ -37,11 +37,14 @@ def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
     ), model
 
 
-def random_architectures(space: Space, model: Any, low: float, high: float, count: int, seed: int) -> list[tuple[Architecture, float]]:
+def random_architectures(
+    space: Space, model: Any, low: float, high: float, count: int, seed: int
+) -> list[tuple[Architecture, float]]:
     """`count` architectures with their costs, uniform among those that cost from `low` to `high`.
 
     Raises:
-        InputError: where the range is empty, or holds none of very many random architectures, with the range that these cover.
+        InputError: where the range is empty, or holds none of very many random architectures, with the range that these
+        cover.
     """
     if low > high:
         raise InputError(f"min_cost {low:g} is above max_cost {high:g}")
@@ -57,7 +60,8 @@ def random_architectures(space: Space, model: Any, low: float, high: float, coun
         cheapest, dearest = min(cheapest, costs.min()), max(dearest, costs.max())
         if (not found and drawn >= MAX_DRAWS // 20) or drawn >= MAX_DRAWS:
             raise InputError(
-                f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} {model.unit} "
+                f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} "
+                f"{model.unit} "
                 f"among {drawn:,} random ones, which cost {cheapest:.4g} to {dearest:.4g}"
             )
     print(f"drew {drawn:,} architectures to find {count}", file=sys.stderr)

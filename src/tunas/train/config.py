@@ -52,11 +52,12 @@ class TrainConfig(DataConfig):
     (.safetensors or .pth). The newest in checkpoint_dir where left out."""
 
     timm_model: str | None = None
-    """Name of the timm model that --checkpoint comes from, such as tf_mobilenetv3_large_100: decides gate, padding and batch
-    norm. Where left out, timm's plain model of the same architecture."""
+    """Name of the timm model that --checkpoint comes from, such as tf_mobilenetv3_large_100: decides gate, padding and
+    batch norm. Where left out, timm's plain model of the same architecture."""
 
     use_held_out_test_set: bool = False
-    """Train on all training images and evaluate on the test set, instead of holding out a validation part. Use sparingly."""
+    """Train on all training images and evaluate on the test set, instead of holding out a validation part. Use
+    sparingly."""
 
     epochs: float | None = None
     """Passes over the training images. 90 where left out, 360 with --use_held_out_test_set."""
@@ -65,7 +66,8 @@ class TrainConfig(DataConfig):
     """Images per step, over all devices. 4096 where left out, or fewer where the dataset is small."""
 
     gradient_accumulation: int = 1
-    """Parts that a device's share of the batch is computed in, so that it fits into memory. Batch norm sees one part at a time."""
+    """Parts that a device's share of the batch is computed in, so that it fits into memory. Batch norm sees one part at
+    a time."""
 
     eval_batch_size: int = 256
     """Images per evaluation step and device."""
@@ -89,7 +91,8 @@ class TrainConfig(DataConfig):
     """Scales every absolute width of the network."""
 
     dropout_rate: float | None = None
-    """Before the classifier. Where left out: 0 below 150 epochs, otherwise 0.25 for the V3 family and 0.15 for the rest."""
+    """Before the classifier. Where left out: 0 below 150 epochs, otherwise 0.25 for the V3 family and 0.15 for the
+    rest."""
 
     path_dropout_rate: float = 0.0
     """Chance of dropping each skippable layer for a whole training batch."""
@@ -151,8 +154,16 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
     Raises:
         InputError: where a value is out of range or values do not fit each other.
     """
-    for name in ("epochs", "train_batch_size", "gradient_accumulation", "eval_batch_size", "base_learning_rate", "filters_multiplier",
-                 "log_every", "checkpoint_every"):  # fmt: skip
+    for name in (
+        "epochs",
+        "train_batch_size",
+        "gradient_accumulation",
+        "eval_batch_size",
+        "base_learning_rate",
+        "filters_multiplier",
+        "log_every",
+        "checkpoint_every",
+    ):
         check_positive(name, getattr(config, name))
     check_not_negative("weight_decay", config.weight_decay)
     for name in ("momentum", "label_smoothing", "dropout_rate", "path_dropout_rate", "ema_decay"):
@@ -164,7 +175,10 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
     batch = config.train_batch_size or auto_batch_size(train_size)
     steps = int(train_size * epochs // batch)
     if steps < 1:
-        raise InputError(f"{epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or smaller batches")
+        raise InputError(
+            f"{epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or "
+            f"smaller batches"
+        )
     dropout = config.dropout_rate
     if dropout is None:
         dropout = 0.0 if epochs < DROPOUT_FROM_EPOCHS else V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE

@@ -36,7 +36,8 @@ from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_trai
 from tunas.train.weights import load_weights
 
 SHORT_RUN_STEPS = 1_000
-"""In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the end."""
+"""In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the
+end."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def train(config: TrainConfig) -> TrainResult:
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)
-        directory = Path(world.from_main(lambda: config.checkpoint_dir or default_directory("train", space.name))).expanduser()
+        directory = Path(
+            world.from_main(lambda: config.checkpoint_dir or default_directory("train", space.name))
+        ).expanduser()
         if config.mode == "eval":
             check_directory(directory)
             return _evaluate_only(config, architecture, _data(config, directory), world, directory)
@@ -94,13 +97,19 @@ def train(config: TrainConfig) -> TrainResult:
             plan = plan_training(config, data.size(splits(config)[0]))
             if plan.batch % world.size:
                 raise InputError(
-                    f"the batch of {plan.batch} images cannot be divided among {world.size} processes; choose a multiple of {world.size}"
+                    f"the batch of {plan.batch} images cannot be divided among {world.size} processes; choose a "
+                    f"multiple of {world.size}"
                 )
             params = plan.params(config, image_size=data.image_size, dataset=data.name)
             params["ssd"] = space.name
 
             def begin() -> None:
-                open_run(directory, params, tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)), TRAIN_HARMLESS)
+                open_run(
+                    directory,
+                    params,
+                    tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)),
+                    TRAIN_HARMLESS,
+                )
                 with writing_to(directory):
                     write_description(data, config, directory)
 
@@ -114,12 +123,19 @@ def _data(config: TrainConfig, directory: Path) -> Data:
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
     if space.num_choices and not config.indices.strip():
-        raise InputError(f"{space.name} is a search space: name one of its architectures with --indices (`tunas analyze` prints them)")
+        raise InputError(
+            f"{space.name} is a search space: name one of its architectures with --indices (`tunas analyze` prints "
+            f"them)"
+        )
     return space.architecture(config.indices)
 
 
 def _network(
-    config: TrainConfig, architecture: Architecture, num_classes: int, dropout_rate: float = 0.0, bn_momentum: float = BN_MOMENTUM
+    config: TrainConfig,
+    architecture: Architecture,
+    num_classes: int,
+    dropout_rate: float = 0.0,
+    bn_momentum: float = BN_MOMENTUM,
 ) -> Network:
     tower = scale_filters(architecture.tower, config.filters_multiplier)
     options = NetworkOptions(path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum)
@@ -133,7 +149,9 @@ class Training:
         self.network, self.plan, self.config, self.world = network, plan, config, world
         self.optimizer = rmsprop(parameter_groups(network, plan.weight_decay), config.momentum)
         self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
-        self.kernels = [parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]]
+        self.kernels = [
+            parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]
+        ]
         self.forward: nn.Module = network
         self.parallel: DistributedDataParallel | None = None
         if world.size > 1:
@@ -184,7 +202,8 @@ class Training:
         empirical = float(world.gather(total.reshape(1)).mean())
         if not torch.isfinite(torch.tensor(empirical)):
             raise DivergedError(
-                f"the loss is {empirical} at step {step}; the last checkpoint is kept: lower --base_learning_rate and start a new run"
+                f"the loss is {empirical} at step {step}; the last checkpoint is kept: lower --base_learning_rate "
+                f"and start a new run"
             )
         return {
             "model/loss": empirical + float(regularization),
@@ -209,7 +228,11 @@ class Training:
         """What a checkpoint holds, beside the step."""
         state = self.optimizer.state_dict()["state"]
         found = {f"model/{name}": value for name, value in self.network.state_dict().items()}
-        found |= {f"optimizer/{index}/{name}": torch.as_tensor(value) for index, values in state.items() for name, value in values.items()}
+        found |= {
+            f"optimizer/{index}/{name}": torch.as_tensor(value)
+            for index, values in state.items()
+            for name, value in values.items()
+        }
         if self.ema is not None:
             found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
         return found
@@ -251,7 +274,9 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> 
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"the checkpoint does not fit this architecture: {str(error).splitlines()[-1].strip()}") from None
+        raise InputError(
+            f"the checkpoint does not fit this architecture: {str(error).splitlines()[-1].strip()}"
+        ) from None
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -259,7 +284,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: Data, split: str, world: World, *, batch_size: int = 256, precision: str = "fp32") -> Evaluation:
+def evaluate(
+    network: nn.Module, data: Data, split: str, world: World, *, batch_size: int = 256, precision: str = "fp32"
+) -> Evaluation:
     """Accuracy and loss of a network over a whole split, every image counted once over all processes.
 
     Args:
@@ -274,16 +301,24 @@ def evaluate(network: nn.Module, data: Data, split: str, world: World, *, batch_
             logits = network(normalize(images)).float()
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([top[:, 0].sum(), top.any(1).sum(), loss, torch.tensor(len(labels), device=loss.device)]).double().cpu()
+        sums += (
+            torch.stack([top[:, 0].sum(), top.any(1).sum(), loss, torch.tensor(len(labels), device=loss.device)])
+            .double()
+            .cpu()
+        )
     if world.size > 1:
         on_device = sums.to(world.device)
         world.sum_(on_device)
         sums = on_device.cpu()
     correct, in_top5, loss_sum, images_counted = sums.tolist()
-    return Evaluation(correct / images_counted, in_top5 / images_counted, loss_sum / images_counted, int(images_counted))
+    return Evaluation(
+        correct / images_counted, in_top5 / images_counted, loss_sum / images_counted, int(images_counted)
+    )
 
 
-def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, data: Data, world: World, directory: Path) -> TrainResult:
+def _train(
+    config: TrainConfig, plan: TrainPlan, architecture: Architecture, data: Data, world: World, directory: Path
+) -> TrainResult:
     seed_global_generators(config.seed)
     momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
     network = _network(config, architecture, data.num_classes, plan.dropout_rate, momentum)
@@ -316,25 +351,45 @@ def _train(config: TrainConfig, plan: TrainPlan, architecture: Architecture, dat
     try:
         with ended(stream):
             run_steps(
-                "train", range(start, plan.steps), lambda step: state.step(step, next(stream)), log=log, save=save, status=status,
-                log_every=plan.log_every, save_every=plan.checkpoint_every, world=world,
-            )  # fmt: skip
+                "train",
+                range(start, plan.steps),
+                lambda step: state.step(step, next(stream)),
+                log=log,
+                save=save,
+                status=status,
+                log_every=plan.log_every,
+                save_every=plan.checkpoint_every,
+                world=world,
+            )
         evaluation = None
         if config.mode == "train_and_eval":
             evaluation = evaluate(
-                state.evaluated, data, plan.eval_split, world, batch_size=config.eval_batch_size, precision=config.precision
+                state.evaluated,
+                data,
+                plan.eval_split,
+                world,
+                batch_size=config.eval_batch_size,
+                precision=config.precision,
             )
             log(
                 plan.steps,
-                {"eval/accuracy": evaluation.accuracy, "eval/top5_accuracy": evaluation.top5_accuracy, "eval/loss": evaluation.loss},
+                {
+                    "eval/accuracy": evaluation.accuracy,
+                    "eval/top5_accuracy": evaluation.top5_accuracy,
+                    "eval/loss": evaluation.loss,
+                },
             )
     finally:
         if events:
             events.close()
-    return _finish(config, architecture, data, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps)
+    return _finish(
+        config, architecture, data, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps
+    )
 
 
-def _evaluate_only(config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path) -> TrainResult:
+def _evaluate_only(
+    config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path
+) -> TrainResult:
     if config.checkpoint is None and config.checkpoint_dir is None:
         raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
     network = _network(config, architecture, data.num_classes)
@@ -364,7 +419,9 @@ def _finish(
 ) -> TrainResult:
     scaled = architecture
     if config.filters_multiplier != 1:
-        scaled = Architecture(Space(architecture.space.name, scale_filters(architecture.tower, config.filters_multiplier)))
+        scaled = Architecture(
+            Space(architecture.space.name, scale_filters(architecture.tower, config.filters_multiplier))
+        )
     name = config.cost_model or ("pixel1" if has_pixel1(architecture.space) else None)
     cost: dict[str, Any] = {"predicted_cost": None}
     if name is not None and config.filters_multiplier == 1:

@@ -52,7 +52,8 @@ def timm_name(architecture: Architecture) -> str:
 
 
 def load_weights(network: Network, path: Path, architecture: Architecture, timm_model: str | None = None) -> Network:
-    """A network with the weights of a checkpoint: `network` for one of ours, one built as timm does for a timm checkpoint.
+    """A network with the weights of a checkpoint: `network` for one of ours, one built as timm does for a timm
+    checkpoint.
 
     Raises:
         InputError: where the file cannot be read or does not fit the architecture.
@@ -69,5 +70,7 @@ def load_weights(network: Network, path: Path, architecture: Architecture, timm_
     try:
         network.load_state_dict(ours)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit {architecture.space.name}: {str(error).splitlines()[-1].strip()}") from None
+        raise InputError(
+            f"{path} does not fit {architecture.space.name}: {str(error).splitlines()[-1].strip()}"
+        ) from None
     return network
