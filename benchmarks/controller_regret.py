@@ -29,6 +29,7 @@ import numpy as np
 
 import tunas
 from tunas.cost import CostModel, CostTerm
+from tunas.recipe.schedule import scaled_learning_rate, steps_of
 from tunas.search.controller import Controller
 from tunas.search.reward import REWARD_FUNCTIONS, reward_function
 from tunas.search.schedule import (
@@ -37,8 +38,6 @@ from tunas.search.schedule import (
     RL_DELAY_FRACTION,
     RL_LEARNING_RATE,
     rl_learning_rate,
-    scaled_learning_rate,
-    steps_of,
     warmup_probability,
 )
 from tunas.space import Architecture, Space

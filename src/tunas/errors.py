@@ -1,4 +1,10 @@
-"""The exceptions that mean "the input is wrong, not the program"."""
+"""The exceptions that mean "the input is wrong, not the program", and checks that raise them."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
 
 
 class InputError(ValueError):
@@ -17,3 +23,19 @@ class DivergedError(ArithmeticError):
     """The loss became NaN or infinite. The command line prints the sentence and exits with code 1."""
 
     told = False
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Lets None pass, and positive numbers.
+
+    Raises:
+        InputError: otherwise, also where the value is no number at all, as one read from a file may be.
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if value is not None and not (is_number and math.isfinite(value) and value > 0):
+        raise InputError(f"{name} must be a positive number, not {value!r}")
+
+
+def check_not_negative(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise InputError(f"{name} must be a number that is not negative, not {value}")

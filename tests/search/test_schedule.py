@@ -1,45 +1,16 @@
 """Every ramp starts, bends and ends where it is said to."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tunas.errors import InputError
-from tunas.search.schedule import (
-    PEAK_LEARNING_RATE,
-    RL_LEARNING_RATE,
-    check_warmups,
-    cosine_decay_with_linear_warmup,
-    rl_learning_rate,
-    scaled_learning_rate,
-    steps_of,
-    warmup_probability,
-)
+from tunas.recipe.schedule import scaled_learning_rate, steps_of
+from tunas.search.schedule import RL_LEARNING_RATE, check_warmups, rl_learning_rate, warmup_probability
 
 STEPS = 27_051  # 90 epochs of 1,231,121 images at batch 4096
 
 
-def test_published_learning_rates_at_batch_4096():
-    assert scaled_learning_rate(PEAK_LEARNING_RATE, 4096) == pytest.approx(2.64)
+def test_published_learning_rate_at_batch_4096():
     assert scaled_learning_rate(RL_LEARNING_RATE, 4096) == pytest.approx(4.8e-3)
-
-
-def test_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine():
-    rates = [cosine_decay_with_linear_warmup(2.0, step, 110, 10) for step in range(112)]
-    assert rates[:11] == pytest.approx([0.2 * step for step in range(11)])
-    assert rates[60] == pytest.approx(1.0)
-    assert rates[35] == pytest.approx(2.0 * 0.8535533906)
-    assert rates[110] == rates[111] == 0.0
-
-
-@given(max_step=st.integers(1, 1000), warmup=st.integers(0, 1000), peak=st.floats(1e-6, 10))
-def test_learning_rate_has_one_peak(max_step, warmup, peak):
-    warmup = min(warmup, max_step)
-    rates = [cosine_decay_with_linear_warmup(peak, step, max_step, warmup) for step in range(max_step + 1)]
-    assert all(0 <= rate <= peak for rate in rates)
-    assert rates[: warmup + 1] == sorted(rates[: warmup + 1]) or warmup == max_step
-    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
-    assert rates[-1] == 0
 
 
 def test_warmup_probability_falls_in_a_line_from_one_to_zero():
@@ -57,15 +28,8 @@ def test_controller_waits_then_grows_tenfold():
     assert rl_learning_rate(1.0, 5, 10, 0, growth=1.0) == 1.0
 
 
-@pytest.mark.parametrize("fraction, steps", [(0.0, 0), (0.025, 676), (1.0, STEPS)])
-def test_fractions_are_rounded_down_to_steps(fraction, steps):
-    assert steps_of(fraction, STEPS) == steps
-
-
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_a_fraction_outside_zero_to_one_is_refused(fraction):
-    with pytest.raises(InputError, match="between 0 and 1"):
-        steps_of(fraction, STEPS)
     with pytest.raises(InputError, match="between 0 and 1"):
         check_warmups(0.0, 0.0, fraction) if fraction > 0 else check_warmups(fraction, 0.25, 0.25)
 
@@ -81,8 +45,6 @@ def test_warmups_that_outlast_the_delay_are_refused():
         check_warmups(0.25, 0.5, 0.25)
 
 
-def test_ramps_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="warmup of 11 steps does not fit into 10"):
-        cosine_decay_with_linear_warmup(1.0, 0, 10, 11)
+def test_a_delay_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="delay of 11 steps does not fit into 10"):
         rl_learning_rate(1.0, 0, 10, 11)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tunas.cost.model import load_cost_model
-from tunas.errors import InputError
+from tunas.errors import InputError, check_positive
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.run.events import read_events
-from tunas.search.config import check_positive
 from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space, space_names, tower_from_json

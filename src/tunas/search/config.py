@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunas.data.config import DataConfig
-from tunas.errors import InputError
+from tunas.errors import InputError, check_not_negative, check_positive
+from tunas.recipe.defaults import (
+    BATCH,
+    EPOCHS,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    WEIGHT_DECAY_BF16,
+    auto_batch_size,
+)
+from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.run.harmless import HARMLESS
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
 
-EPOCHS = 90
-"""Of a search and of a training on the training split (SPEC §3, §4)."""
 DIGITS_EPOCHS = 24
 """Of a search on the embedded digits: a few minutes on two processors."""
-BATCH = 4096
 REPLICA_BATCH = 128
 """Images that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
 SMALLEST_REPLICA_BATCH = 16
-STEPS_PER_EPOCH = 16
-"""Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published
-4096."""
 PUBLISHED_STEPS = 27_050
 """90 epochs of 1,231,121 images in whole batches of 4096."""
 SHORT_RUN_STEPS = 5_000
@@ -35,12 +37,6 @@ COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
 """Validation images per training image (SPEC §3.4)."""
 DIGITS_MULTIPLIER = 8.0
-WEIGHT_DECAY = 4e-5
-WEIGHT_DECAY_BF16 = 3e-5
-"""SPEC §3.3."""
-LABEL_SMOOTHING = 0.1
-MOMENTUM = 0.9
-"""Of RMSProp (SPEC §3.3)."""
 RL_LEARNING_RATE_CAP = 0.1
 """Largest first learning rate that the rule for short runs gives."""
 SHORTEST_BETA2 = 0.9
@@ -69,10 +65,10 @@ class SearchConfig(DataConfig):
     """Architectures sampled per step, each on its own share of the batch. One for every 128 images where left out (for
     every 16 in batches below 512, but at most 4)."""
 
-    model_learning_rate: float = schedule.PEAK_LEARNING_RATE
+    model_learning_rate: float = PEAK_LEARNING_RATE
     """Peak learning rate of the shared weights, per 256 images."""
 
-    model_warmup_steps_fraction: float = schedule.LEARNING_RATE_WARMUP_FRACTION
+    model_warmup_steps_fraction: float = LEARNING_RATE_WARMUP_FRACTION
     """Part of the steps over which the weights' learning rate rises."""
 
     model_momentum: float = MOMENTUM
@@ -168,19 +164,7 @@ class SearchConfig(DataConfig):
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
 
 
-HARMLESS = frozenset(
-    {
-        "checkpoint_dir",
-        "num_workers",
-        "cache_dir",
-        "device",
-        "checkpoint_every",
-        "log_every",
-        "world_size",
-        "rl_cost_model_tolerance",
-    }
-)
-"""May differ between the sessions of one run."""
+SEARCH_HARMLESS = HARMLESS | {"rl_cost_model_tolerance"}
 
 
 @dataclass(frozen=True)
@@ -222,11 +206,6 @@ class SearchPlan:
     def params(self, config: SearchConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says: the configuration, what follows from it, and `facts`."""
         return {**dataclasses.asdict(config), **dataclasses.asdict(self), **facts}
-
-
-def auto_batch_size(train_size: int) -> int:
-    """4096, or the power of two, at least 64, that leaves 16 steps per epoch of a smaller dataset."""
-    return min(BATCH, max(64, 2 ** int(math.log2(max(1, train_size / STEPS_PER_EPOCH)))))
 
 
 def auto_replicas(batch: int) -> int:
@@ -297,10 +276,10 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         precision = "bf16" if on_cuda and config.ssd == "mobilenet_v3_like_search" else "fp32"
     decay = config.model_weight_decay
     if config.rl_learning_rate is None:
-        published = schedule.scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
+        published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
         rl_learning_rate = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
     else:
-        rl_learning_rate = schedule.scaled_learning_rate(config.rl_learning_rate, batch)
+        rl_learning_rate = scaled_learning_rate(config.rl_learning_rate, batch)
     exponent = config.rl_cost_model_exponent
     if exponent is None:
         exponent = SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
@@ -314,14 +293,14 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         share=share,
         valid_share=valid_share,
         delay_valid_share=share if digits and multiplier is None else valid_share,
-        learning_rate=schedule.scaled_learning_rate(config.model_learning_rate, batch),
-        warmup_steps=schedule.steps_of(config.model_warmup_steps_fraction, steps),
+        learning_rate=scaled_learning_rate(config.model_learning_rate, batch),
+        warmup_steps=steps_of(config.model_warmup_steps_fraction, steps),
         weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if precision == "bf16" else WEIGHT_DECAY,
         rl_learning_rate=rl_learning_rate,
         rl_growth=schedule.RL_LEARNING_RATE_GROWTH if config.use_exponential_rl_learning_rate_schedule else 1.0,
-        rl_delay_steps=schedule.steps_of(config.rl_delay_steps_fraction, steps),
-        increase_ops_steps=schedule.steps_of(config.increase_ops_warmup_steps_fraction, steps),
-        increase_filters_steps=schedule.steps_of(config.increase_filters_warmup_steps_fraction, steps),
+        rl_delay_steps=steps_of(config.rl_delay_steps_fraction, steps),
+        increase_ops_steps=steps_of(config.increase_ops_warmup_steps_fraction, steps),
+        increase_filters_steps=steps_of(config.increase_filters_warmup_steps_fraction, steps),
         num_cost_samples=samples,
         precision=precision,
         log_every=config.log_every or max(1, min(100, steps // 200)),
@@ -334,19 +313,3 @@ def _momentum(given: float | None, published: float, steps: int, smallest: float
     if given is not None:
         return given
     return min(published, max(smallest, 1 - (1 - published) * PUBLISHED_STEPS / steps))
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Lets None pass, and positive numbers.
-
-    Raises:
-        InputError: otherwise, also where the value is no number at all, as one read from a file may be.
-    """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if value is not None and not (is_number and math.isfinite(value) and value > 0):
-        raise InputError(f"{name} must be a positive number, not {value!r}")
-
-
-def check_not_negative(name: str, value: float | None) -> None:
-    if value is not None and not (math.isfinite(value) and value >= 0):
-        raise InputError(f"{name} must be a number that is not negative, not {value}")

@@ -17,16 +17,18 @@ from tunas.data import Data, normalize, open_data
 from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
 from tunas.nn.supernet import SuperNet
+from tunas.recipe.defaults import LABEL_SMOOTHING
+from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
-from tunas.search.config import HARMLESS, LABEL_SMOOTHING, SearchConfig, SearchPlan, plan_search
+from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
-from tunas.search.optimizer import rmsprop
-from tunas.search.schedule import cosine_decay_with_linear_warmup, rl_learning_rate, warmup_probability
+from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, tower_to_json
 
 
@@ -274,7 +276,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
     params["ssd"] = space.name
 
     def begin() -> None:
-        open_run(directory, params, tower_to_json(space.tower), HARMLESS | {"version"})
+        open_run(directory, params, tower_to_json(space.tower), SEARCH_HARMLESS | {"version"})
         with writing_to(directory):
             write_description(data, config, directory)
 

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunas.data.config import DataConfig
-from tunas.errors import InputError
-from tunas.search import schedule
-from tunas.search.config import (
+from tunas.errors import InputError, check_not_negative, check_positive
+from tunas.recipe.defaults import (
     EPOCHS,
-    HARMLESS,
     LABEL_SMOOTHING,
     MOMENTUM,
     WEIGHT_DECAY,
     WEIGHT_DECAY_BF16,
     auto_batch_size,
-    check_not_negative,
-    check_positive,
 )
+from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.run.harmless import HARMLESS
 from tunas.space.catalog import V3_FAMILY
 
 TEST_EPOCHS = 360
@@ -72,10 +70,10 @@ class TrainConfig(DataConfig):
     eval_batch_size: int = 256
     """Images per evaluation step and device."""
 
-    base_learning_rate: float = schedule.PEAK_LEARNING_RATE
+    base_learning_rate: float = PEAK_LEARNING_RATE
     """Peak learning rate per 256 images."""
 
-    warmup_steps_fraction: float = schedule.LEARNING_RATE_WARMUP_FRACTION
+    warmup_steps_fraction: float = LEARNING_RATE_WARMUP_FRACTION
     """Part of the steps over which the learning rate rises."""
 
     momentum: float = MOMENTUM
@@ -189,8 +187,8 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
         epochs=epochs,
         steps=steps,
         batch=batch,
-        learning_rate=schedule.scaled_learning_rate(config.base_learning_rate, batch),
-        warmup_steps=schedule.steps_of(config.warmup_steps_fraction, steps),
+        learning_rate=scaled_learning_rate(config.base_learning_rate, batch),
+        warmup_steps=steps_of(config.warmup_steps_fraction, steps),
         weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if config.precision == "bf16" else WEIGHT_DECAY,
         dropout_rate=dropout,
         log_every=config.log_every or max(1, min(100, steps // 200)),

@@ -23,13 +23,13 @@ from tunas.files import make_directory
 from tunas.nn import Network, NetworkOptions, build_network
 from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.profile import count_macs, count_parameters
+from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
-from tunas.search.optimizer import rmsprop
-from tunas.search.schedule import cosine_decay_with_linear_warmup
 from tunas.space import Architecture, Space, get_space, tower_to_json
 from tunas.space.layers import scale_filters
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits

@@ -1,0 +1,1 @@
+"""How weights are learned, shared by search and train: optimiser, schedule, published settings."""

@@ -1,0 +1,23 @@
+"""Published settings of how weights are learned, and the batch size where none is given. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+
+EPOCHS = 90
+"""Of a search and of a training on the training split (SPEC §3, §4)."""
+BATCH = 4096
+STEPS_PER_EPOCH = 16
+"""Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published
+4096."""
+WEIGHT_DECAY = 4e-5
+WEIGHT_DECAY_BF16 = 3e-5
+"""SPEC §3.3."""
+LABEL_SMOOTHING = 0.1
+MOMENTUM = 0.9
+"""Of RMSProp (SPEC §3.3)."""
+
+
+def auto_batch_size(train_size: int) -> int:
+    """4096, or the power of two, at least 64, that leaves 16 steps per epoch of a smaller dataset."""
+    return min(BATCH, max(64, 2 ** int(math.log2(max(1, train_size / STEPS_PER_EPOCH)))))
