@@ -13,8 +13,18 @@ from PIL import Image
 from rendered import picture
 
 from tunas.data import normalize
+from tunas.data.augmentation import Augmentation
 from tunas.data.examples import BadImageError
-from tunas.data.images import Crop, central_crop, decode, evaluation_view, random_crop, shrunk, training_view
+from tunas.data.images import (
+    Crop,
+    augmented_view,
+    central_crop,
+    decode,
+    evaluation_view,
+    random_crop,
+    shrunk,
+    training_view,
+)
 
 
 def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
@@ -184,3 +194,65 @@ def test_normalize(dtype):
     assert result.dtype == dtype and result.is_contiguous(memory_format=torch.channels_last)
     tolerance = 0.01 if dtype == torch.bfloat16 else 1e-6
     assert np.allclose(result.double().permute(0, 2, 3, 1).numpy(), wanted, rtol=tolerance, atol=tolerance)
+
+
+# --- augmentation
+
+
+def view(pixels, augmentation, seed=0, epoch=0, example=0, size=32, **more):
+    return augmented_view(pixels, size, augmentation, seed, epoch, example, **more)
+
+
+def test_without_shift_or_choice_of_size_the_training_view_is_the_evaluation_view():
+    pixels = torch.from_numpy(np.array(picture(3, 1).resize((32, 32))))
+    still = Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.0, hflip=0.0)
+    assert torch.equal(view(pixels, still, whole=True), pixels)
+    crop = random_crop(64, 48, 0, 0, 0, still)
+    assert crop == central_crop(64, 48)
+
+
+def test_a_shift_moves_the_crop_in_every_direction_and_no_farther():
+    shifts = Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.1, hflip=0.0)
+    crops = [random_crop(100, 100, 0, 0, example, shifts, whole=True) for example in range(400)]
+    for places in ([crop.top for crop in crops], [crop.left for crop in crops]):
+        assert set(places) == set(range(-10, 11))
+    assert {(crop.height, crop.width, crop.flip) for crop in crops} == {(100, 100, False)}
+
+
+def test_beyond_the_image_its_edge_is_repeated():
+    pixels = torch.arange(12, dtype=torch.uint8).view(4, 3, 1).expand(-1, -1, 3)
+    moved = training_view(pixels, Crop(-2, 1, 4, 3), 4)[..., 0]
+    padded = np.pad(pixels[..., 0].numpy(), 4, mode="edge")[2:6, 5:8]
+    wanted = training_view(torch.from_numpy(padded)[..., None].expand(-1, -1, 3), Crop(0, 0, 4, 3), 4)[..., 0]
+    assert torch.equal(moved, wanted)
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_mirroring_has_its_chance(chance):
+    crops = [random_crop(50, 50, 0, 0, example, Augmentation(hflip=chance)) for example in range(20)]
+    assert {crop.flip for crop in crops} == {bool(chance)}
+
+
+def test_crops_keep_to_their_scale_and_ratio():
+    gentle = Augmentation(crop_scale=(0.5, 0.7), crop_ratio=(0.9, 1.1))
+    crops = [random_crop(1000, 1000, 1, 2, example, gentle) for example in range(200)]
+    areas = [crop.height * crop.width / 1e6 for crop in crops]
+    assert 0.499 < min(areas) < 0.52 and 0.68 < max(areas) < 0.701
+    assert all(0.89 < crop.width / crop.height < 1.11 for crop in crops)
+    assert all(0 <= crop.top <= 1000 - crop.height and 0 <= crop.left <= 1000 - crop.width for crop in crops)
+
+
+@pytest.mark.parametrize("operations", [{"randaugment": 9}, {"random_erasing": 1.0}])
+def test_operations_are_functions_of_seed_epoch_and_example_and_leave_torch_alone(operations):
+    pixels = torch.from_numpy(np.array(picture(3, 1).resize((40, 40))))
+    augmentation = Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.0, hflip=0.0, **operations)
+    state = torch.get_rng_state()
+    views = [view(pixels, augmentation, example=example) for example in range(8)]
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert all(torch.equal(each, view(pixels, augmentation, example=k)) for k, each in enumerate(views))
+    plain = view(pixels, Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.0, hflip=0.0))
+    assert sum(not torch.equal(each, plain) for each in views) > 4
+    assert not torch.equal(views[0], view(pixels, augmentation, epoch=1)) or not torch.equal(
+        views[1], view(pixels, augmentation, example=1, epoch=1)
+    )

@@ -13,6 +13,7 @@ from conftest import opened
 from rendered import Picture, Rendered, write_folder, write_tfds, write_webdataset
 
 from tunas.data import DataConfig, open_data
+from tunas.data.augmentation import Augmentation
 from tunas.data.decoding import TrainingJob, default_workers
 from tunas.data.order import permutation, stream_order
 from tunas.errors import InputError
@@ -336,3 +337,16 @@ def test_a_file_that_vanished(tmp_path, pictures):
     gone.unlink()
     with pytest.raises(InputError, match=r"cannot read image .*n001_000.png: No such file or directory"):
         list(data.once("test", 4))
+
+
+@pytest.mark.parametrize("kind", ["folder", "digits"])
+def test_an_augmentation_is_the_same_for_any_workers_shards_and_start(kind, datasets, digits):
+    augmentation = Augmentation(crop_scale=(0.5, 1.0), shift=0.1, hflip=0.2, randaugment=5, random_erasing=0.5)
+    near = digits if kind == "digits" else opened(datasets["folder", "PNG"], num_workers=0)
+    far = digits if kind == "digits" else opened(datasets["folder", "PNG"], num_workers=2)
+    whole = taken(near.stream("train", 12, seed=1, augment=augmentation), 3)
+    assert same(whole[1:], taken(far.stream("train", 12, seed=1, augment=augmentation, start_step=1), 2))
+    parts = [next(far.stream("train", 12, seed=1, augment=augmentation, shard=(k, 2)))[0] for k in range(2)]
+    assert torch.equal(whole[0][0], torch.cat(parts))
+    plain = next(near.stream("train", 12, seed=1, augment=False))
+    assert not torch.equal(whole[0][0], plain[0]) and torch.equal(whole[0][1], plain[1])

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.examples import BadImageError, Examples
-from tunas.data.images import decode, evaluation_view, random_crop, shrunk, training_view
+from tunas.data.images import augmented_view, decode, evaluation_view, shrunk
 from tunas.data.pixel_cache import PixelCache
 from tunas.data.storage import read_ranges, reason
 from tunas.errors import InputError
@@ -42,11 +43,11 @@ class TrainingJob:
     epochs: np.ndarray
     places: np.ndarray
     seed: int
+    augmentation: Augmentation = PUBLISHED
     replace: bool = True
 
     def view(self, pixels: Tensor, number: int, example: int, size: int) -> Tensor:
-        crop = random_crop(pixels.shape[0], pixels.shape[1], self.seed, int(self.epochs[number]), example)
-        return training_view(pixels, crop, size)
+        return augmented_view(pixels, size, self.augmentation, self.seed, int(self.epochs[number]), example)
 
 
 @dataclass(frozen=True)

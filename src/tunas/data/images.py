@@ -7,7 +7,7 @@ import io
 import math
 import struct
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.examples import BadImageError
 from tunas.data.order import AUGMENTATION, random_words, uniform
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of 0..1 pixels (SPEC §5)."""
-CROP_AREA = (0.08, 1.0)
-CROP_ASPECT = (3 / 4, 4 / 3)
-"""Training crops: part of the image's area, and width to height (SPEC §5; Szegedy et al. 2015)."""
 CROP_TRIES = 10
+_OPERATIONS_WORD = 3 + 2 * CROP_TRIES
+"""Place of the draw that seeds RandAugment and erasing; those before it are the crop's."""
+_BLANK = (124, 116, 104)
+"""What erasing and RandAugment fill with: `MEAN` as bytes."""
 EVALUATION_CROP = 224 / 256
 """Side of the evaluation crop as a part of the image's shorter side (SPEC §5)."""
 PREPROCESSING_VERSION = 1
@@ -157,15 +159,66 @@ def training_view(pixels: Tensor, crop: Crop, size: int) -> Tensor:
 
     Args:
         pixels: uint8 `[height, width, 3]`.
-        crop: where.
+        crop: where; beyond the image its edge is repeated.
         size: S.
 
     Returns:
         uint8 `[S, S, 3]`.
     """
-    part = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width].permute(2, 0, 1).unsqueeze(0)
-    resized = interpolate(part, size=(size, size), mode="bicubic", antialias=True)[0]
+    height, width, _ = pixels.shape
+    bottom, right = crop.top + crop.height, crop.left + crop.width
+    if crop.top >= 0 and crop.left >= 0 and bottom <= height and right <= width:
+        part = pixels[crop.top : bottom, crop.left : right]
+    else:
+        rows = torch.arange(crop.top, bottom).clamp_(0, height - 1)
+        columns = torch.arange(crop.left, right).clamp_(0, width - 1)
+        part = pixels[rows][:, columns]
+    channels_first = part.permute(2, 0, 1).unsqueeze(0)
+    resized = interpolate(channels_first, size=(size, size), mode="bicubic", antialias=True)[0]
     return (resized.flip(2) if crop.flip else resized).permute(1, 2, 0)
+
+
+def augmented_view(
+    pixels: Tensor, size: int, augmentation: Augmentation, seed: int, epoch: int, example: int, *, whole: bool = False
+) -> Tensor:
+    """The training view of an example in an epoch, a function of the arguments.
+
+    Args:
+        pixels: uint8 `[height, width, 3]`.
+        size: S.
+        augmentation: what may happen.
+        seed, epoch, example, whole: as for `random_crop`.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+    """
+    height, width, _ = pixels.shape
+    view = training_view(pixels, random_crop(height, width, seed, epoch, example, augmentation, whole=whole), size)
+    if not augmentation.randaugment and not augmentation.random_erasing:
+        return view
+    word = int(random_words(_OPERATIONS_WORD + 1, seed, AUGMENTATION, epoch, example)[_OPERATIONS_WORD])
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator, which is the run's
+        torch.manual_seed(word >> 1)
+        image = view.permute(2, 0, 1)
+        if augmentation.randaugment:
+            image = _randaugment(augmentation.randaugment)(image)
+        if augmentation.random_erasing:
+            image = _erasing(augmentation.random_erasing)(image)
+    return image.permute(1, 2, 0)
+
+
+@functools.lru_cache(maxsize=4)
+def _randaugment(magnitude: int) -> Any:
+    from torchvision.transforms import v2
+
+    return v2.RandAugment(num_ops=2, magnitude=magnitude, fill=list(_BLANK))
+
+
+@functools.lru_cache(maxsize=4)
+def _erasing(chance: float) -> Any:
+    from torchvision.transforms import v2
+
+    return v2.RandomErasing(p=chance, value=list(_BLANK))
 
 
 def shrunk(pixels: Tensor, short_side: int) -> Tensor:
@@ -180,7 +233,16 @@ def shrunk(pixels: Tensor, short_side: int) -> Tensor:
     )
 
 
-def random_crop(height: int, width: int, seed: int, epoch: int, example: int) -> Crop:
+def random_crop(
+    height: int,
+    width: int,
+    seed: int,
+    epoch: int,
+    example: int,
+    augmentation: Augmentation = PUBLISHED,
+    *,
+    whole: bool = False,
+) -> Crop:
     """The training crop of an example in an epoch, a function of the arguments: area and aspect ratio uniform, the
     latter by its logarithm.
 
@@ -190,17 +252,44 @@ def random_crop(height: int, width: int, seed: int, epoch: int, example: int) ->
         seed: of the run.
         epoch: of the run.
         example: index in the whole training set, so that it does not matter in which split the image is.
+        augmentation: how large crops are, where they lie, and how often they are mirrored.
+        whole: the evaluation view shows the whole image, rather than its central crop.
     """
-    draws = uniform(random_words(2 * CROP_TRIES + 3, seed, AUGMENTATION, epoch, example)).tolist()
-    flip = draws[0] < 0.5
-    low, high = (math.log(aspect) for aspect in CROP_ASPECT)
-    for first in range(3, 3 + 2 * CROP_TRIES, 2):
-        area = height * width * (CROP_AREA[0] + (CROP_AREA[1] - CROP_AREA[0]) * draws[first])
-        aspect = math.exp(low + (high - low) * draws[first + 1])
-        crop_width, crop_height = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    draws = uniform(random_words(3 + 2 * CROP_TRIES, seed, AUGMENTATION, epoch, example)).tolist()
+    flip = draws[0] < augmentation.hflip
+    sides = _drawn_sides(height, width, augmentation, whole, draws[3:])
+    crop_height, crop_width = sides or _greatest_sides(height, width, augmentation.crop_ratio)
+    if augmentation.shift is not None:
+        down, right = (augmentation.shift * (2 * draw - 1) for draw in draws[1:3])
+        top = round((height - crop_height) / 2 + down * crop_height)
+        left = round((width - crop_width) / 2 + right * crop_width)
+    elif sides is not None:
+        top, left = int(draws[1] * (height - crop_height + 1)), int(draws[2] * (width - crop_width + 1))
+    else:
+        top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return Crop(top, left, crop_height, crop_width, flip)
+
+
+def _drawn_sides(
+    height: int, width: int, augmentation: Augmentation, whole: bool, draws: list[float]
+) -> tuple[int, int] | None:
+    """Height and width of the first drawn crop that fits into the image; None where none of them does."""
+    low, high = (math.log(ratio) for ratio in augmentation.crop_ratio)
+    if augmentation.crop_scale is None:
+        side = min(height, width) if whole else central_crop(height, width).height
+        least = greatest = side * side / (height * width)
+    else:
+        least, greatest = augmentation.crop_scale
+    for area_draw, ratio_draw in zip(draws[::2], draws[1::2], strict=True):
+        area = height * width * (least + (greatest - least) * area_draw)
+        ratio = math.exp(low + (high - low) * ratio_draw)
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top, left = int(draws[1] * (height - crop_height + 1)), int(draws[2] * (width - crop_width + 1))
-            return Crop(top, left, crop_height, crop_width, flip)
-    crop_width = min(width, max(1, round(height * CROP_ASPECT[1])))
-    crop_height = min(height, max(1, round(width / CROP_ASPECT[0])))
-    return Crop((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, flip)
+            return crop_height, crop_width
+    return None
+
+
+def _greatest_sides(height: int, width: int, ratios: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the greatest crop whose ratio is allowed."""
+    crop_width = min(width, max(1, round(height * ratios[1])))
+    return min(height, max(1, round(width / ratios[0]))), crop_width

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.decoding import (
     CHUNK,
     Chunk,
@@ -27,7 +28,7 @@ from tunas.data.decoding import (
     chunks,
     one_ahead,
 )
-from tunas.data.images import PREPROCESSING_VERSION
+from tunas.data.images import PREPROCESSING_VERSION, augmented_view
 from tunas.data.order import Order, check_shard, shard_range, stream_order
 from tunas.data.pixel_cache import PixelCache, kept_pixels
 from tunas.data.progress import progress
@@ -44,7 +45,12 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
+    @property
+    def keys(self) -> np.ndarray:
+        """int64 `[split]`: each example's index in the whole training set, or in the test set."""
+        ...
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
         """A batch for every (epoch, example) pair of int64 arrays in `order`."""
         ...
 
@@ -55,8 +61,8 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class PixelPart:
-    """A split whose pixels lie in memory, or in a file that is mapped there: a batch is one gather. There is no
-    augmentation.
+    """A split whose pixels lie in memory, or in a file that is mapped there: a batch is one gather where nothing is
+    augmented.
 
     Attributes:
         pixels: uint8 `[rows, S, S, 3]`.
@@ -72,11 +78,28 @@ class PixelPart:
     def __len__(self) -> int:
         return len(self.labels) if self.rows is None else len(self.rows)
 
-    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
+    @property
+    def keys(self) -> np.ndarray:
+        return np.arange(len(self))
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
+        if isinstance(augment, Augmentation):
+            yield from self._augmented(order, seed, augment)
+            return
         for _, examples in order:
             rows = torch.from_numpy(np.array(examples) if self.rows is None else self.rows[examples])
             images = self.pixels.flatten(1).index_select(0, rows).view(-1, *self.pixels.shape[1:])
             yield images.permute(0, 3, 1, 2), self.labels.index_select(0, rows)
+
+    def _augmented(self, order: Order, seed: int, augmentation: Augmentation) -> Iterator[Batch]:
+        size = self.pixels.shape[1]
+        for epochs, examples in order:
+            rows = torch.from_numpy(np.array(examples) if self.rows is None else self.rows[examples])
+            views = [
+                augmented_view(self.pixels[row], size, augmentation, seed, int(epoch), int(example), whole=True)
+                for row, epoch, example in zip(rows.tolist(), epochs, examples, strict=True)
+            ]
+            yield torch.stack(views).permute(0, 3, 1, 2), self.labels.index_select(0, rows)
 
     def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
         start, stop = shard_range(len(self.labels), shard)
@@ -112,18 +135,23 @@ class FilePart:
     def __len__(self) -> int:
         return len(self.decoder)
 
-    def random_batches(self, order: Order, seed: int, augment: bool) -> Iterator[Batch]:
+    @property
+    def keys(self) -> np.ndarray:
+        return self.decoder.indices
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
         if not augment and self.cache_dir is not None:
             return one_ahead(self.cached.random_batches(order, seed, augment))
         first = next(order)
         lengths = _chunk_lengths(len(first[0]))
+        augmentation = augment if isinstance(augment, Augmentation) else PUBLISHED
 
         def jobs() -> Iterator[Job]:
             for epochs, places in itertools.chain([first], order):
                 for start, length in lengths:
                     part = slice(start, start + length)
                     yield (
-                        TrainingJob(epochs[part], places[part], seed)
+                        TrainingJob(epochs[part], places[part], seed, augmentation)
                         if augment
                         else EvaluationJob(places[part], replace=True)
                     )
@@ -286,7 +314,7 @@ class Data:
         seed: int,
         start_step: int = 0,
         shard: tuple[int, int] = (0, 1),
-        augment: bool = False,
+        augment: bool | Augmentation = False,
     ) -> Iterator[Batch]:
         """Batches without end, a function of the arguments alone: not of the number of workers, nor of what was read
         before.
@@ -302,8 +330,8 @@ class Data:
             seed: of the order and of the augmentation, which is keyed by (seed, epoch, example).
             start_step: the first step to yield.
             shard: (k, n).
-            augment: random resized crop and flip (SPEC §5) in place of the evaluation crop. The embedded digits have
-                neither.
+            augment: what random views there are in place of the evaluation crop; True for the published ones (SPEC
+                §5), which the embedded digits do without.
 
         Yields:
             uint8 `[B / n, 3, S, S]` and int64 `[B / n]`, on the host.

@@ -1,0 +1,40 @@
+"""What a training view of an image may look like. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CROP_SCALE = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Training crops: part of the image's area, and width to height (SPEC §5; Szegedy et al. 2015)."""
+HFLIP = 0.5
+"""Chance that a training view is mirrored (SPEC §5)."""
+MAX_MAGNITUDE = 30
+"""Of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image, each a function of (seed, epoch, example) alone. The defaults are the
+    published ones.
+
+    Args:
+        crop_scale: least and greatest area of a crop, as part of the image's; None takes the evaluation crop's.
+        crop_ratio: least and greatest width to height of a crop.
+        shift: how far the crop's centre is moved from the image's at most, in each direction, as part of the crop's
+            side; what sticks out repeats the image's edge. None puts the crop anywhere in the image.
+        hflip: chance of mirroring left and right.
+        randaugment: magnitude of two operations of RandAugment, 0 to 30; 0 does without.
+        random_erasing: chance that a rectangle is blanked (Zhong et al. 2017).
+    """
+
+    crop_scale: tuple[float, float] | None = CROP_SCALE
+    crop_ratio: tuple[float, float] = CROP_RATIO
+    shift: float | None = None
+    hflip: float = HFLIP
+    randaugment: int = 0
+    random_erasing: float = 0.0
+
+
+PUBLISHED = Augmentation()
+"""Random resized crops of at least 8 % of the area, half of them mirrored (SPEC §5)."""
