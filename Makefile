@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install quickstart test lint types bench clean
+.PHONY: install quickstart test coverage lint types bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,7 +16,10 @@ quickstart: install
 	$(VENV)/bin/tunas quickstart
 
 test: install
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal  # a thread each: more would take the cores from each other
+
+coverage: install
+	$(VENV)/bin/python -m pytest --cov=tunas --cov-report=term-missing:skip-covered
 
 lint: install
 	$(VENV)/bin/ruff check src tests benchmarks tools
