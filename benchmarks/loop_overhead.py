@@ -19,13 +19,13 @@ from typing import Any
 import torch
 import tyro
 
-from tunas.data import open_data
 from tunas.run.device import World
 from tunas.run.events import EventLog
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search
 from tunas.search.objective import search_objective
 from tunas.space import get_space
+from tunas.task.opening import open_task
 
 
 @dataclass
@@ -37,10 +37,10 @@ class Options:
 def main(options: Options) -> None:
     config = SearchConfig(ssd=options.ssd)
     space = get_space(config.ssd)
-    data = open_data(config)
-    plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
-    search = Search(space, data, plan, config, objective, World(0, 1, torch.device("cpu")))
+    task = open_task(config)
+    plan = plan_search(config, task.size("train"), digits=True, on_cuda=False)
+    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    search = Search(space, task, plan, config, objective, World(0, 1, torch.device("cpu")))
     spent = {"network": 0.0, "data": 0.0}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,8 +55,8 @@ def main(options: Options) -> None:
     search._train = timed("network", search._train)  # type: ignore[method-assign]
     search._validate = timed("network", search._validate)  # type: ignore[method-assign]
     first = plan.rl_delay_steps
-    train = data.stream("train", plan.batch, seed=0, start_step=first)
-    valid = data.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first)
+    train = task.stream("train", plan.batch, seed=0, start_step=first)
+    valid = task.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first)
     following = timed("data", next)
     with tempfile.TemporaryDirectory() as directory:
         log = EventLog(Path(directory))

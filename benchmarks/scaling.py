@@ -25,12 +25,12 @@ import torch.distributed as dist
 import tyro
 
 import tunas
-from tunas.data import open_data
 from tunas.nn import SuperNet
 from tunas.run.device import World, joined_world
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search
 from tunas.search.objective import search_objective
+from tunas.task.opening import open_task
 
 
 @dataclass
@@ -94,13 +94,13 @@ def measured(rank: int, size: int, port: int, options: Options, results) -> None
             replicas=options.replicas,
             rl_batch_size_multiplier=4.0,
         )
-        space, data = tunas.get_space(config.ssd), open_data(config)
-        plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
-        objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
-        search = Search(space, data, plan, config, objective, timed)
+        space, task = tunas.get_space(config.ssd), open_task(config)
+        plan = plan_search(config, task.size("train"), digits=True, on_cuda=False)
+        objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+        search = Search(space, task, plan, config, objective, timed)
         shard, first = (rank, size), plan.steps // 2  # past the warmups
-        train = data.stream("train", plan.batch, seed=0, start_step=first, shard=shard)
-        valid = data.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first, shard=shard)
+        train = task.stream("train", plan.batch, seed=0, start_step=first, shard=shard)
+        valid = task.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first, shard=shard)
         for step in range(2 + options.steps):
             if step == 2:
                 timed.start()

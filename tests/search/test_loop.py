@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import tunas
 from jobs import TINY
-from tunas.data import normalize, open_data
+from tunas.data import normalize
 from tunas.errors import DivergedError, InputError
 from tunas.report.analyze import analyze
 from tunas.run.device import World
@@ -19,6 +19,7 @@ from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search, search
 from tunas.search.objective import search_objective
 from tunas.space import get_space
+from tunas.task.opening import open_task
 
 SETTINGS = {
     "ssd": TINY,
@@ -57,16 +58,16 @@ class Prepared:
     def __init__(self, **settings):
         self.config = SearchConfig(**{**SETTINGS, **settings})
         self.space = get_space(self.config.ssd)
-        self.data = open_data(self.config)
-        self.plan = plan_search(self.config, self.data.size("train"), digits=True, on_cuda=False)
+        self.task = open_task(self.config)
+        self.plan = plan_search(self.config, self.task.size("train"), digits=True, on_cuda=False)
         objective = search_objective(
-            self.config, self.plan.rl_cost_model_exponent, self.space, self.data.image_size, self.data.num_classes
+            self.config, self.plan.rl_cost_model_exponent, self.space, self.task.cost_arguments
         )
-        self.search = Search(self.space, self.data, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
+        self.search = Search(self.space, self.task, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
 
     def batches(self, step):
-        train = self.data.stream("train", self.plan.batch, seed=0, start_step=step)
-        valid = self.data.stream("valid", self.plan.valid_share * self.plan.replicas, seed=0, start_step=step)
+        train = self.task.stream("train", self.plan.batch, seed=0, start_step=step)
+        valid = self.task.stream("valid", self.plan.valid_share * self.plan.replicas, seed=0, start_step=step)
         return next(train), next(valid)
 
     def step(self, step):
@@ -234,7 +235,7 @@ def test_a_search_from_python_returns_what_result_json_says(tmp_path):
     assert (
         result.steps == 22
         and result.unit == document["unit"] == "MACs"
-        and document["shared_weights_accuracy"] == result.accuracy
+        and document["shared_weights_accuracy"] == result.quality
     )
     assert result.cost == tunas.load_cost_model("macs", get_space(TINY), image_size=8, num_classes=10).estimate(
         result.architecture

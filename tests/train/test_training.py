@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from jobs import TINY, TRAIN, Job, finished
-from tunas.data import open_data
 from tunas.errors import DivergedError, InputError
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.space import get_space
+from tunas.task.opening import open_task
 from tunas.train.config import TrainConfig, plan_training
-from tunas.train.loop import Training, _network, evaluate, train
+from tunas.train.evaluation import evaluate
+from tunas.train.loop import Training, _network, train
 
 SHORT = (*TRAIN, "--epochs=0.9", "--base-learning-rate=0.05")  # 20 steps
 ALONE = World(0, 1, torch.device("cpu"))
@@ -45,24 +46,24 @@ def test_an_evaluation_counts_every_image_once_however_many_processes_share_it(a
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 
 
-def training(config, size):
+def training(config, task):
     """A training as one process has it, and its plan."""
-    plan = plan_training(config, size)
+    plan = plan_training(config, task.size("train"))
     torch.manual_seed(0)
     architecture = get_space(config.ssd).architecture(config.indices)
-    return Training(_network(config, architecture, 10, plan.dropout_rate), plan, config, ALONE), plan
+    return Training(_network(config, architecture, task, plan.dropout_rate), task, plan, config, ALONE), plan
 
 
 def test_one_step_in_parts_is_the_mean_of_the_parts_gradients(tmp_path):
     """Gradient accumulation: batch norm sees a part, as it does in each of several processes."""
     config = TrainConfig(ssd=TINY, indices="1:1:1:1:1:1:0:1", image_size=8, train_batch_size=48, epochs=1, device="cpu")
-    data = open_data(config)
-    images, labels = next(data.stream("train", 48, seed=0))
-    accumulated, _ = training(dataclasses.replace(config, gradient_accumulation=2), data.size("train"))
+    task = open_task(config)
+    images, labels = next(task.stream("train", 48, seed=0))
+    accumulated, _ = training(dataclasses.replace(config, gradient_accumulation=2), task)
     accumulated.step(5, (images, labels))
     gradients = []
     for part in (slice(0, 24), slice(24, 48)):
-        half, _ = training(config, data.size("train"))
+        half, _ = training(config, task)
         half.step(5, (images[part], labels[part]))
         gradients.append([parameter.grad.clone() for parameter in half.network.parameters()])
     for parameter, one, two in zip(accumulated.network.parameters(), *gradients, strict=True):
@@ -179,9 +180,11 @@ def test_evaluating_without_weights_is_one_sentence(tmp_path):
 
 def test_evaluate_leaves_the_network_in_eval_mode():
     config = TrainConfig(ssd=TINY, indices="1:1:1:1:1:1:0:1", image_size=8)
-    network = _network(config, get_space(TINY).architecture(config.indices), 10)
-    found = evaluate(network, open_data(config), "valid", ALONE, batch_size=100)
-    assert found.images == 360 and not network.training and 0 <= found.accuracy <= found.top5_accuracy <= 1
+    task = open_task(config)
+    network = _network(config, get_space(TINY).architecture(config.indices), task)
+    found = evaluate(network, task, "valid", ALONE, batch_size=100)
+    assert found.examples == 360 and not network.training
+    assert 0 <= found.metrics["accuracy"] <= found.metrics["top5_accuracy"] <= 1
 
 
 def test_a_search_space_needs_indices():

@@ -16,8 +16,6 @@ def run(config: TrainConfig) -> None:
     if result.evaluation is not None:
         found = result.evaluation
         split = result.document["split"]
-        print(
-            f"{split} accuracy {found.accuracy:.4f}, top-5 {found.top5_accuracy:.4f}, loss {found.loss:.4f}, "
-            f"{found.images} images"
-        )
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
+        print(f"{split} {metrics}, {found.examples} {result.unit}")
     print(f"result in {result.checkpoint_dir}")

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunas.data import Data
 from tunas.run.device import World
 
 STREAMS = ("controller", "cost", "weights", "dropout")
@@ -126,9 +125,9 @@ def run_steps(
                 raise Stopped(stop.signal or signal.SIGTERM, done)
 
 
-def warn_of_bad_images(data: Data) -> None:
-    """Says at the end of a run how many images this process could not decode."""
-    if sentence := data.bad_images.report():
+def warn(sentence: str | None) -> None:
+    """Says at the end of a run what went on without stopping it; nothing where there is nothing to say."""
+    if sentence:
         print(f"warning: {sentence}", file=sys.stderr)
 
 

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunas.data.config import DataConfig
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.defaults import (
     BATCH,
@@ -21,6 +20,7 @@ from tunas.run.harmless import HARMLESS
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
+from tunas.task.config import TaskConfig
 
 DIGITS_EPOCHS = 24
 """Of a search on the embedded digits: a few minutes on two processors."""
@@ -44,7 +44,7 @@ SHORTEST_BETA2 = 0.9
 
 
 @dataclass(frozen=True)
-class SearchConfig(DataConfig):
+class SearchConfig(TaskConfig):
     """Search an architecture that lands on the wanted cost: one weight-shared network, a learned controller (TuNAS)."""
 
     ssd: str = "proxylessnas_search"

@@ -9,27 +9,27 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import tunas
-from tunas.data import Data, normalize, open_data
-from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
 from tunas.nn.supernet import SuperNet
-from tunas.recipe.defaults import LABEL_SMOOTHING
 from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, tower_to_json
+from tunas.task.batches import as_float, on_device, piece, split
+from tunas.task.opening import open_task
+from tunas.task.task import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SearchResult:
         unit: of both.
         checkpoint_dir: the run directory.
         steps: done in all.
-        accuracy: mean validation accuracy of the sampled architectures in the last step, with shared weights.
+        quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
     """
 
     architecture: Architecture
@@ -52,7 +52,7 @@ class SearchResult:
     unit: str
     checkpoint_dir: Path
     steps: int
-    accuracy: float
+    quality: float
 
 
 class Search:
@@ -63,11 +63,12 @@ class Search:
     """
 
     def __init__(
-        self, space: Space, data: Data, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World
+        self, space: Space, task: Task, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World
     ):
-        self.plan, self.config, self.objective, self.world = plan, config, objective, world
+        self.task, self.plan, self.config, self.objective, self.world = task, plan, config, objective, world
         seed_global_generators(config.seed)
-        self.supernet = SuperNet(space, data.num_classes, rematerialize=config.rematerialize).to(world.device)
+        self.supernet = SuperNet(space, **task.network_arguments, rematerialize=config.rematerialize)
+        self.supernet.to(world.device)
         self.weights = self.supernet.flatten()
         self.optimizer = rmsprop([self.weights], config.model_momentum)
         self.controller = Controller(
@@ -76,12 +77,12 @@ class Search:
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
 
-    def step(self, step: int, train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor]) -> dict[str, float]:
+    def step(self, step: int, train: Batch, valid: Batch) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
 
         Args:
             step: from 0.
-            train: this process's images and labels of the training batch, its replicas' shares one after the other.
+            train: this process's inputs and targets of the training batch, its replicas' shares one after the other.
             valid: the same of the validation batch.
 
         Raises:
@@ -95,14 +96,14 @@ class Search:
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        accuracies = self._validate(
+        qualities = self._validate(
             samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
         )
-        measured = self.world.gather(torch.cat([losses, accuracies[:, None]], 1)).cpu().double().numpy()
+        measured = self.world.gather(torch.cat([losses, qualities[:, None]], 1)).cpu().double().numpy()
         self._check_finite(step, samples, measured)
-        empirical, regularization, accuracy = measured.T
+        empirical, regularization, quality = measured.T
 
-        outcome = self.objective.reward(accuracy, samples.indices)
+        outcome = self.objective.reward(quality, samples.indices)
         rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
         cost_gradient = None
         if plan.num_cost_samples:
@@ -110,14 +111,14 @@ class Search:
             cost_gradient = self.controller.cost_gradient(
                 random, plan.num_cost_samples, self.objective.cost_reward, op_probability, filters_probability
             )
-        learned_from = accuracy if plan.num_cost_samples else outcome.reward
+        learned_from = quality if plan.num_cost_samples else outcome.reward
         update = self.controller.update(samples, learned_from, rate, config.rl_entropy_regularization, cost_gradient)
         scalars = {
             "model/loss": float((empirical + regularization).mean()),
             "model/empirical_loss": float(empirical.mean()),
             "model/regularization_loss": float(regularization.mean()),
             "model/learning_rate": learning_rate,
-            "rlcontroller/validation_accuracy": float(accuracy.mean()),
+            "rlcontroller/validation_accuracy": float(quality.mean()),
             "rlcontroller/reward": float(outcome.reward.mean()),
             **{f"rlcontroller/{name}": value for name, value in update.items()},
             **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
@@ -127,17 +128,15 @@ class Search:
         }
         return scalars
 
-    def _train(self, samples: Samples, batch: tuple[Tensor, Tensor], learning_rate: float) -> Tensor:
+    def _train(self, samples: Samples, batch: Batch, learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
         plan = self.plan
         gradient = self.weights.grad
         assert gradient is not None
         gradient.zero_()
         losses = []
-        for replica, images, labels in self._shares(batch, plan.share):
-            with self._autocast():
-                logits = self.supernet(normalize(images), samples.indices[replica])
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=LABEL_SMOOTHING)
+        for replica, inputs, targets in self._shares(batch, plan.share):
+            loss = self.task.loss(self._outputs(inputs, samples.indices[replica]), targets)
             (loss / plan.replicas).backward()
             losses.append(torch.stack([loss.detach(), self._decay_weights()]))
         self.world.sum_(gradient)
@@ -155,22 +154,23 @@ class Search:
         return 0.5 * self.plan.weight_decay * norms.square().sum()
 
     @torch.no_grad()
-    def _validate(self, samples: Samples, batch: tuple[Tensor, Tensor], used: int) -> Tensor:
-        """`[local replicas]`: accuracy of each one's architecture on the first `used` images of its share of the
+    def _validate(self, samples: Samples, batch: Batch, used: int) -> Tensor:
+        """`[local replicas]`: quality of each one's architecture on the first `used` examples of its share of the
         validation batch."""
-        accuracies = []
-        for replica, images, labels in self._shares(batch, self.plan.valid_share):
-            with self._autocast():
-                logits = self.supernet(normalize(images[:used]), samples.indices[replica])
-            accuracies.append((logits.argmax(1) == labels[:used]).float().mean())
-        return torch.stack(accuracies)
+        qualities = []
+        for replica, inputs, targets in self._shares(batch, self.plan.valid_share):
+            outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
+            qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
+        return torch.stack(qualities)
 
-    def _shares(self, batch: tuple[Tensor, Tensor], share: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        images, labels = (part.to(self.world.device, non_blocking=True) for part in batch)
-        return zip(self.local_replicas, images.split(share), labels.split(share), strict=True)
+    def _outputs(self, inputs: Any, indices: np.ndarray) -> Any:
+        with autocast(self.world.device, self.plan.precision):
+            outputs = self.supernet(self.task.prepare(inputs), indices)
+        return as_float(outputs)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.plan.precision == "bf16")
+    def _shares(self, batch: Batch, share: int) -> Iterator[tuple[int, Any, Any]]:
+        inputs, targets = (split(on_device(part, self.world.device), share) for part in batch)
+        return zip(self.local_replicas, inputs, targets, strict=True)
 
     def _check_finite(self, step: int, samples: Samples, measured: np.ndarray) -> None:
         finite = np.isfinite(measured).all(axis=1)
@@ -257,55 +257,48 @@ def search(config: SearchConfig) -> SearchResult:
 
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
-    data = open_data(config, run_dir=directory, describe=False)
-    plan = plan_search(config, data.size("train"), digits=data.name == "digits", on_cuda=world.device.type == "cuda")
+    task = open_task(config, directory)
+    plan = plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
         raise InputError(
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
             f"{world.size}"
         )
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, data.image_size, data.num_classes)
-    params = plan.params(
-        config,
-        **objective.facts(),
-        image_size=data.image_size,
-        num_classes=data.num_classes,
-        dataset=data.name,
-        version=tunas.__version__,
-    )
+    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    params = plan.params(config, **objective.facts(), **task.facts(), version=tunas.__version__)
     params["ssd"] = space.name
 
     def begin() -> None:
         open_run(directory, params, tower_to_json(space.tower), SEARCH_HARMLESS | {"version"})
         with writing_to(directory):
-            write_description(data, config, directory)
+            task.describe(directory)
 
     world.from_main(begin)
-    return _run(space, data, plan, config, objective, world, directory)
+    return _run(space, task, plan, config, objective, world, directory)
 
 
 def _run(
     space: Space,
-    data: Data,
+    task: Task,
     plan: SearchPlan,
     config: SearchConfig,
     objective: Objective,
     world: World,
     directory: Path,
 ) -> SearchResult:
-    state = Search(space, data, plan, config, objective, world)
-    start, accuracy = _resume(state, directory, world)
+    state = Search(space, task, plan, config, objective, world)
+    start, quality = _resume(state, directory, world)
     shard = (world.rank, world.size)
-    train = data.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
-    valid = data.stream(
+    train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
+    valid = task.stream(
         "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
     )
     events = EventLog(directory) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
-        nonlocal accuracy
+        nonlocal quality
         scalars = state.step(step, next(train), next(valid))
-        accuracy = scalars["rlcontroller/validation_accuracy"]
+        quality = scalars["rlcontroller/validation_accuracy"]
         return scalars
 
     def log(step: int, scalars: dict[str, float]) -> None:
@@ -316,7 +309,7 @@ def _run(
         def write() -> None:
             assert events is not None
             save_checkpoint(
-                directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "accuracy": accuracy}
+                directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "quality": quality}
             )
 
         world.from_main(write)
@@ -328,8 +321,8 @@ def _run(
             else ""
         )
         return (
-            f"reward {scalars['rlcontroller/reward']:.3f} accuracy {accuracy:.3f}{cost} "
-            f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} images/s"
+            f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}{cost} "
+            f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} {task.unit}/s"
         )
 
     try:
@@ -348,32 +341,33 @@ def _run(
     finally:
         if events:
             events.close()
-    result = _result(state, directory, plan.steps, accuracy)
-    world.from_main(lambda: _write_result(result, state, data))
-    warn_of_bad_images(data)
+    result = _result(state, directory, plan.steps, quality)
+    world.from_main(lambda: _write_result(result, state))
+    warn(task.left_out())
     return result
 
 
 def _resume(state: Search, directory: Path, world: World) -> tuple[int, float]:
-    """(steps done, last accuracy) after loading the newest whole checkpoint, if there is one."""
+    """(steps done, last quality) after loading the newest whole checkpoint, if there is one."""
     found = resumed_checkpoint(directory, world)
     if found is None:
         return 0, 0.0
     tensors, numbers = found
     state.load(tensors, numbers)
-    return numbers["step"], numbers["accuracy"]
+    return numbers["step"], numbers["quality"]
 
 
-def _result(state: Search, directory: Path, steps: int, accuracy: float) -> SearchResult:
+def _result(state: Search, directory: Path, steps: int, quality: float) -> SearchResult:
     objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
     architecture = state.controller.most_likely()
     if tolerance is not None and objective.target is not None:
         architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
-    return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, accuracy)
+    return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, quality)
 
 
-def _write_result(result: SearchResult, state: Search, data: Data) -> None:
+def _write_result(result: SearchResult, state: Search) -> None:
+    task = state.task
     document = {
         "ssd": result.architecture.space.name,
         "indices": result.architecture.text,
@@ -382,10 +376,10 @@ def _write_result(result: SearchResult, state: Search, data: Data) -> None:
         "unit": result.unit,
         "constraints": state.objective.constraint_costs(result.architecture),
         "steps": result.steps,
-        "shared_weights_accuracy": result.accuracy,
+        f"shared_weights_{task.quality_name}": result.quality,
         "seed": state.config.seed,
-        "dataset": data.name,
-        "bad_images": data.bad_images.report(),
+        "dataset": task.name,
+        f"bad_{task.unit}": task.left_out(),
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
     }
     write_result(result.checkpoint_dir, document)

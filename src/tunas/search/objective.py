@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,9 +104,12 @@ class Objective:
 
 
 def search_objective(
-    config: SearchConfig, exponent: float, space: Space, image_size: int, num_classes: int
+    config: SearchConfig, exponent: float, space: Space, cost_arguments: Mapping[str, Any]
 ) -> Objective:
     """The objective that the configuration asks for, with the plan's exponent.
+
+    Args:
+        cost_arguments: of the task: what pricing the space takes beside its name.
 
     Raises:
         InputError: where a cost model, target or constraint cannot be used.
@@ -121,17 +125,13 @@ def search_objective(
             f"the cost model enabled"
         )
     constraints = tuple(
-        Constraint(
-            name, load_cost_model(name, space, image_size=image_size, num_classes=num_classes), limit, both_sides
-        )
+        Constraint(name, load_cost_model(name, space, **cost_arguments), limit, both_sides)
         for name, limit, both_sides in read
         if name != MAIN_COST
     )
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
-    model = load_cost_model(
-        config.cost_model or default_cost_model(space), space, image_size=image_size, num_classes=num_classes
-    )
+    model = load_cost_model(config.cost_model or default_cost_model(space), space, **cost_arguments)
     if main:
         limit, both_sides = main[0]
         return Objective(config.rl_reward_function, model, limit, exponent, constraints, one_sided=not both_sides)

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunas.data.config import DataConfig
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.defaults import (
     EPOCHS,
@@ -19,6 +18,7 @@ from tunas.recipe.defaults import (
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
 from tunas.run.harmless import HARMLESS
 from tunas.space.catalog import V3_FAMILY
+from tunas.task.config import TaskConfig
 
 TEST_EPOCHS = 360
 """Of a training on all training images that is evaluated on the test set (SPEC §4)."""
@@ -30,7 +30,7 @@ TRAIN_HARMLESS = HARMLESS | {"mode", "eval_batch_size", "gradient_accumulation",
 
 
 @dataclass(frozen=True)
-class TrainConfig(DataConfig):
+class TrainConfig(TaskConfig):
     """Train one architecture from scratch and evaluate it; or evaluate a checkpoint."""
 
     ssd: str = "proxylessnas_mobile"

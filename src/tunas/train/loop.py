@@ -4,56 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tunas
 from tunas.cost.model import has_pixel1, load_cost_model
-from tunas.data import Data, normalize, open_data
-from tunas.data.opening import write_description
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, NetworkOptions, build_network
 from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
-from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn_of_bad_images
+from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.space import Architecture, Space, get_space, tower_to_json
 from tunas.space.layers import scale_filters
+from tunas.task.batches import as_float, length, on_device, parts
+from tunas.task.opening import open_task
+from tunas.task.task import Batch, Task
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
+from tunas.train.evaluation import Evaluation, evaluate
 from tunas.train.weights import load_weights
 
 SHORT_RUN_STEPS = 1_000
 """In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the
 end."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Result of an evaluation.
-
-    Args:
-        accuracy, top5_accuracy: 0 to 1.
-        loss: mean cross-entropy, no label smoothing.
-        images: how many were counted.
-    """
-
-    accuracy: float
-    top5_accuracy: float
-    loss: float
-    images: int
 
 
 @dataclass(frozen=True)
@@ -65,12 +51,14 @@ class TrainResult:
         evaluation: on the held-out part or the test set; None with mode `train`.
         checkpoint_dir: the run directory.
         document: what `result.json` says.
+        unit: what the examples are called, in the plural.
     """
 
     architecture: Architecture
     evaluation: Evaluation | None
     checkpoint_dir: Path
     document: dict[str, Any]
+    unit: str
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -91,16 +79,16 @@ def train(config: TrainConfig) -> TrainResult:
         ).expanduser()
         if config.mode == "eval":
             check_directory(directory)
-            return _evaluate_only(config, architecture, _data(config, directory), world, directory)
+            return _evaluate_only(config, architecture, open_task(config, directory), world, directory)
         with alone_in(directory, world):
-            data = _data(config, directory)
-            plan = plan_training(config, data.size(splits(config)[0]))
+            task = open_task(config, directory)
+            plan = plan_training(config, task.size(splits(config)[0]))
             if plan.batch % world.size:
                 raise InputError(
-                    f"the batch of {plan.batch} images cannot be divided among {world.size} processes; choose a "
+                    f"the batch of {plan.batch} {task.unit} cannot be divided among {world.size} processes; choose a "
                     f"multiple of {world.size}"
                 )
-            params = plan.params(config, image_size=data.image_size, dataset=data.name)
+            params = plan.params(config, **task.facts())
             params["ssd"] = space.name
 
             def begin() -> None:
@@ -111,14 +99,10 @@ def train(config: TrainConfig) -> TrainResult:
                     TRAIN_HARMLESS,
                 )
                 with writing_to(directory):
-                    write_description(data, config, directory)
+                    task.describe(directory)
 
             world.from_main(begin)
-            return _train(config, plan, architecture, data, world, directory)
-
-
-def _data(config: TrainConfig, directory: Path) -> Data:
-    return open_data(config, run_dir=directory, describe=False)
+            return _train(config, plan, architecture, task, world, directory)
 
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
@@ -133,20 +117,20 @@ def _architecture(space: Space, config: TrainConfig) -> Architecture:
 def _network(
     config: TrainConfig,
     architecture: Architecture,
-    num_classes: int,
+    task: Task,
     dropout_rate: float = 0.0,
     bn_momentum: float = BN_MOMENTUM,
 ) -> Network:
     tower = scale_filters(architecture.tower, config.filters_multiplier)
     options = NetworkOptions(path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum)
-    return build_network(tower, num_classes, dropout_rate=dropout_rate, options=options)
+    return build_network(tower, **task.network_arguments, dropout_rate=dropout_rate, options=options)
 
 
 class Training:
     """The state of a training in one process, and its step."""
 
-    def __init__(self, network: Network, plan: TrainPlan, config: TrainConfig, world: World):
-        self.network, self.plan, self.config, self.world = network, plan, config, world
+    def __init__(self, network: Network, task: Task, plan: TrainPlan, config: TrainConfig, world: World):
+        self.network, self.task, self.plan, self.config, self.world = network, task, plan, config, world
         self.optimizer = rmsprop(parameter_groups(network, plan.weight_decay), config.momentum)
         self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
         self.kernels = [
@@ -166,10 +150,10 @@ class Training:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The network whose accuracy counts: the averaged one where there is one."""
+        """The network whose quality counts: the averaged one where there is one."""
         return self.ema.module if self.ema is not None else self.network
 
-    def step(self, step: int, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+    def step(self, step: int, batch: Batch) -> dict[str, float]:
         """One optimiser step on this process's part of the batch; the scalars to log.
 
         Raises:
@@ -178,18 +162,17 @@ class Training:
         config, plan, world = self.config, self.plan, self.world
         torch.manual_seed(int(generator(config.seed, "dropout", step * world.size + world.rank).integers(2**62)))
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
-        images, labels = (part.to(world.device, non_blocking=True) for part in batch)
-        parts = min(config.gradient_accumulation, len(labels))
+        batch = on_device(batch, world.device)
+        whole = length(batch)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=world.device)
-        pieces = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
-        for number, (some_images, some_labels) in enumerate(pieces):
+        pieces = parts(batch, config.gradient_accumulation)
+        for number, (inputs, targets) in enumerate(pieces):
             last = number + 1 == len(pieces)
             with self._no_exchange(not last), autocast(world.device, config.precision):
-                logits = self.forward(normalize(some_images))
-                loss = F.cross_entropy(logits.float(), some_labels, label_smoothing=config.label_smoothing)
-                share = loss * (len(some_labels) / len(labels))
+                outputs = self.forward(self.task.prepare(inputs))
+                share = self.task.loss(as_float(outputs), targets) * (length(targets) / whole)
                 share.backward()
             total += share.detach()
         for group in self.optimizer.param_groups:
@@ -279,58 +262,21 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> 
         ) from None
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-@torch.no_grad()
-def evaluate(
-    network: nn.Module, data: Data, split: str, world: World, *, batch_size: int = 256, precision: str = "fp32"
-) -> Evaluation:
-    """Accuracy and loss of a network over a whole split, every image counted once over all processes.
-
-    Args:
-        network: gives logits `[n, num_classes]`; is left in eval mode.
-        batch_size: per process; the last one may be smaller.
-    """
-    network.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
-    for images, labels in data.once(split, batch_size, shard=(world.rank, world.size)):
-        images, labels = images.to(world.device), labels.to(world.device)
-        with autocast(world.device, precision):
-            logits = network(normalize(images)).float()
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += (
-            torch.stack([top[:, 0].sum(), top.any(1).sum(), loss, torch.tensor(len(labels), device=loss.device)])
-            .double()
-            .cpu()
-        )
-    if world.size > 1:
-        on_device = sums.to(world.device)
-        world.sum_(on_device)
-        sums = on_device.cpu()
-    correct, in_top5, loss_sum, images_counted = sums.tolist()
-    return Evaluation(
-        correct / images_counted, in_top5 / images_counted, loss_sum / images_counted, int(images_counted)
-    )
-
-
 def _train(
-    config: TrainConfig, plan: TrainPlan, architecture: Architecture, data: Data, world: World, directory: Path
+    config: TrainConfig, plan: TrainPlan, architecture: Architecture, task: Task, world: World, directory: Path
 ) -> TrainResult:
     seed_global_generators(config.seed)
     momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
-    network = _network(config, architecture, data.num_classes, plan.dropout_rate, momentum)
+    network = _network(config, architecture, task, plan.dropout_rate, momentum)
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = Training(network, plan, config, world)
+    state = Training(network, task, plan, config, world)
     found = resumed_checkpoint(directory, world)
     start = 0
     if found is not None:
         state.load(found[0])
         start = found[1]["step"]
     shard = (world.rank, world.size)
-    stream = data.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
+    stream = task.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     events = EventLog(directory) if world.is_main else None
 
     def log(step: int, scalars: dict[str, float]) -> None:
@@ -346,7 +292,7 @@ def _train(
         world.from_main(write)
 
     def status(scalars: dict[str, float], rate: float) -> str:
-        return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} images/s"
+        return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} {task.unit}/s"
 
     try:
         with ended(stream):
@@ -365,34 +311,27 @@ def _train(
         if config.mode == "train_and_eval":
             evaluation = evaluate(
                 state.evaluated,
-                data,
+                task,
                 plan.eval_split,
                 world,
                 batch_size=config.eval_batch_size,
                 precision=config.precision,
             )
-            log(
-                plan.steps,
-                {
-                    "eval/accuracy": evaluation.accuracy,
-                    "eval/top5_accuracy": evaluation.top5_accuracy,
-                    "eval/loss": evaluation.loss,
-                },
-            )
+            log(plan.steps, {f"eval/{name}": value for name, value in evaluation.metrics.items()})
     finally:
         if events:
             events.close()
     return _finish(
-        config, architecture, data, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps
+        config, architecture, task, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps
     )
 
 
 def _evaluate_only(
-    config: TrainConfig, architecture: Architecture, data: Data, world: World, directory: Path
+    config: TrainConfig, architecture: Architecture, task: Task, world: World, directory: Path
 ) -> TrainResult:
     if config.checkpoint is None and config.checkpoint_dir is None:
         raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
-    network = _network(config, architecture, data.num_classes)
+    network = _network(config, architecture, task)
     if config.checkpoint is not None:
         network = load_weights(network, Path(config.checkpoint), architecture, config.timm_model)
     else:
@@ -402,15 +341,15 @@ def _evaluate_only(
         load_tensors(network, found[0], "ema/" if any(name.startswith("ema/") for name in found[0]) else "model/")
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = splits(config)[1]
-    evaluation = evaluate(network, data, split, world, batch_size=config.eval_batch_size, precision=config.precision)
+    evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
     world.from_main(lambda: make_directory(directory))
-    return _finish(config, architecture, data, world, directory, evaluation, split)
+    return _finish(config, architecture, task, world, directory, evaluation, split)
 
 
 def _finish(
     config: TrainConfig,
     architecture: Architecture,
-    data: Data,
+    task: Task,
     world: World,
     directory: Path,
     evaluation: Evaluation | None,
@@ -425,21 +364,19 @@ def _finish(
     name = config.cost_model or ("pixel1" if has_pixel1(architecture.space) else None)
     cost: dict[str, Any] = {"predicted_cost": None}
     if name is not None and config.filters_multiplier == 1:
-        model = load_cost_model(name, architecture.space, image_size=data.image_size, num_classes=data.num_classes)
+        model = load_cost_model(name, architecture.space, **task.cost_arguments)
         cost = {"predicted_cost": model.estimate(architecture), "cost_unit": model.unit, "cost_device": model.device}
     document = {
         "ssd": architecture.space.name,
         "indices": architecture.text,
         "filters_multiplier": config.filters_multiplier,
         "split": split,
-        **(asdict(evaluation) if evaluation else {}),
+        **({**evaluation.metrics, task.unit: evaluation.examples} if evaluation else {}),
         **facts,
-        "dataset": data.name,
-        "image_size": data.image_size,
-        "num_classes": data.num_classes,
-        "bad_images": data.bad_images.report(),
-        "parameters": count_parameters(scaled, data.num_classes),
-        "macs": count_macs(scaled, data.num_classes, data.image_size),
+        **task.facts(),
+        f"bad_{task.unit}": task.left_out(),
+        "parameters": count_parameters(scaled, **task.network_arguments),
+        "macs": count_macs(scaled, **task.cost_arguments),
         **cost,
         "seed": config.seed,
         "checkpoint": config.checkpoint,
@@ -448,8 +385,8 @@ def _finish(
     }
 
     world.from_main(lambda: write_result(directory, document))
-    warn_of_bad_images(data)
-    return TrainResult(architecture, evaluation, directory, document)
+    warn(task.left_out())
+    return TrainResult(architecture, evaluation, directory, document, task.unit)
 
 
 def git_commit() -> str | None:

@@ -1,0 +1,83 @@
+"""The default task: one label for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tunas.data.config import DataConfig
+from tunas.data.images import normalize
+from tunas.data.loader import Data
+from tunas.data.opening import open_data, write_description
+from tunas.recipe.defaults import LABEL_SMOOTHING
+from tunas.task.metric import Metric
+from tunas.task.task import Batch, Task
+
+TOP = 5
+
+
+class ImageClassification(Task):
+    """The labelled images that `config` points at: cross-entropy, accuracy.
+
+    Args:
+        config: where the images are, and how they are read.
+        run_dir: directory of the run, in which caches lie where no other place is given.
+        label_smoothing: share of the probability spread over all classes in the labels that are learned from.
+
+    Raises:
+        InputError: where there is nothing that can be read as a dataset.
+    """
+
+    unit = "images"
+    quality_name = "accuracy"
+
+    def __init__(self, config: DataConfig, *, run_dir: Path | None = None, label_smoothing: float = LABEL_SMOOTHING):
+        self.config = config
+        self.label_smoothing = label_smoothing
+        self.data: Data = open_data(config, run_dir=run_dir, describe=False)
+        self.name = self.data.name
+        self.network_arguments = {"num_classes": self.data.num_classes}
+        self.cost_arguments = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
+        self.metrics = {
+            "accuracy": Metric(lambda logits, labels: _among_top(logits, labels)[:, 0].sum()),
+            "top5_accuracy": Metric(lambda logits, labels: _among_top(logits, labels).any(1).sum()),
+            "loss": Metric(lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum")),
+        }
+
+    def size(self, split: str) -> int:
+        return self.data.size(split)
+
+    def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:
+        return self.data.stream(split, batch_size, **how)
+
+    def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+        return self.data.once(split, batch_size, shard=shard)
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        return normalize(inputs)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+
+    def quality(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs.argmax(1) == targets).float().mean()
+
+    def facts(self) -> dict[str, Any]:
+        return {"dataset": self.name, **self.cost_arguments}
+
+    def describe(self, directory: Path) -> None:
+        write_description(self.data, self.config, directory)
+
+    def left_out(self) -> str | None:
+        return self.data.bad_images.report()
+
+
+def _among_top(logits: Tensor, labels: Tensor) -> Tensor:
+    """bool `[N, at most 5]`: where the label is among the likeliest classes."""
+    top: Tensor = logits.topk(min(TOP, logits.shape[1])).indices
+    return torch.eq(top, labels[:, None])
