@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +40,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode()))
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Checks at the beginning that a file can be written at the end, in a directory that is made then; leaves nothing
+    behind.
+
+    Raises:
+        InputError: where it is a directory, or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise InputError(f"cannot write {path}: permission denied")
+    try:
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    if not above.is_dir():
+        raise InputError(f"cannot write {path}: {above} is no directory")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: no permission to write in {above}")
+
+
 def make_directory(path: str | os.PathLike[str]) -> Path:
     """The directory, made where it is not there.
 
@@ -53,6 +76,15 @@ def make_directory(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to directory {path}: {error.strerror}") from None
     return path
+
+
+@contextlib.contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turns "disk full" and "no permission" within the context into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
 
 
 def _sync_directory(path: Path) -> None:

@@ -303,3 +303,23 @@ def test_a_device_that_takes_the_same_time_for_everything_is_learned_and_saved(t
     np.testing.assert_allclose(model.estimate(indices), 8.0, rtol=1e-3)
     assert report.mean_error < 1e-3
     model.save(tmp_path / "constant.json")
+
+
+def test_what_the_end_of_a_fit_needs_is_refused_at_its_beginning(tmp_path, monkeypatch, capsys):
+    missing = str(tmp_path / "no_samples.csv")
+    (tmp_path / "file").write_text("")
+    for out, plot, sentence in (
+        (tmp_path / "file" / "m.json", None, "cannot write"),
+        (tmp_path, None, "it is a directory"),
+        (tmp_path / "m.json", tmp_path / "file" / "m.png", "cannot write"),
+        (tmp_path / "m.json", tmp_path / "m.pdf", "a name that ends in .png"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            fit(FitConfig(missing, SPACE.name, str(out), plot=plot and str(plot)))
+    monkeypatch.setattr("tunas.needs.has_package", lambda name: False)
+    with pytest.raises(InputError, match="--plot needs matplotlib, not installed here: pip install"):
+        fit(FitConfig(missing, SPACE.name, str(tmp_path / "m.json"), plot=str(tmp_path / "m.png")))
+    monkeypatch.setattr("tunas.cost.fit.has_package", lambda name: False)
+    with pytest.raises(InputError, match="cannot read the samples"):
+        fit(FitConfig(missing, SPACE.name, str(tmp_path / "m.json")))
+    assert "no plot: matplotlib is not installed" in capsys.readouterr().err

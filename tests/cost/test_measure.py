@@ -1,8 +1,10 @@
 """Measuring draws every choice often enough, times in turns, survives interruptions, and says what is wrong with its
 input."""
 
+import contextlib
 import csv
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import time
@@ -27,7 +29,15 @@ from tunas.cost.measure import (
     network_and_image,
     summary,
 )
-from tunas.cost.samples import COLUMNS, Sample, append_samples, draw_architectures, in_use, read_samples, references_of
+from tunas.cost.samples import (
+    HEADER,
+    Sample,
+    append_samples,
+    draw_architectures,
+    in_use,
+    read_samples,
+    references_of,
+)
 from tunas.errors import InputError
 from tunas.space import (
     FILTERS,
@@ -135,6 +145,34 @@ def test_drawing_ends_when_every_network_was_drawn(space):
     assert set(drawn) == everything and len(drawn) == len(everything)
 
 
+# Samples that changed after they were measured
+
+
+def test_a_flipped_digit_in_a_measured_row_is_refused_and_a_row_filled_in_by_hand_is_not(space, counted, tmp_path):
+    path = tmp_path / "s.csv"
+    measure(quick(out=str(path), num_architectures=3))
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["num_classes"] for row in rows] == ["4"] * 3 and rows[0]["version"].startswith("torch ")
+    rows[1]["milliseconds"] = "7.5"
+    write = functools.partial(written, path, header=HEADER)
+    write(*(row.values() for row in rows))
+    with pytest.raises(InputError, match="row 2 is not as `tunas measure` wrote it"):
+        read_samples(path, space)
+    rows[1]["checksum"] = ""
+    write(*(row.values() for row in rows))
+    assert read_samples(path, space)[1].milliseconds == 7.5
+
+
+def test_fit_takes_the_conditions_from_the_samples(space, steady, tmp_path):
+    path = str(tmp_path / "s.csv")
+    measure(quick(device="steady", out=path, num_architectures=50))
+    model, _ = fit(FitConfig(path, space.name, str(tmp_path / "m.json")))
+    assert (model.provenance["num_classes"], model.provenance["image_size"]) == (4, 32)
+    with pytest.raises(InputError, match="measured with num_classes 4, not 10; leave --num_classes out"):
+        fit(FitConfig(path, space.name, str(tmp_path / "m.json"), num_classes=10))
+
+
 # How they are timed
 
 
@@ -177,7 +215,7 @@ def test_rows_say_what_was_measured_how(space, counted, tmp_path):
     assert [s.indices for s in samples] == [a.text for a in itertools.islice(draw_architectures(space), 5)]
     with open(tmp_path / "s.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == HEADER
     assert {
         (r["ssd"], r["backend"], r["device"], r["image_size"], r["threads"], r["clock"], r["rounds"], r["repeats"])
         for r in rows
@@ -368,7 +406,7 @@ def steady(monkeypatch):
 def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, steady, tmp_path, capsys):
     settings = {"device": "steady", "num_classes": 4, "rounds": 2, "repeats": 1}
     measure(quick(out=str(tmp_path / "s.csv"), num_architectures=50, **settings))
-    model, _ = fit(FitConfig(str(tmp_path / "s.csv"), space.name, str(tmp_path / "board.json"), num_classes=4))
+    model, _ = fit(FitConfig(str(tmp_path / "s.csv"), space.name, str(tmp_path / "board.json")))
     one = quick(indices="1:0:0:1:0:2", cost_model=str(tmp_path / "board.json"), **settings)
     milliseconds = parameters(space, num_classes=4).estimate(space.architecture(one.indices)) / 1e3
     steady["slowdown"] = 1.25
@@ -381,9 +419,14 @@ def test_a_device_that_became_slower_is_told_from_a_wrong_prediction(space, stea
     cli_run(one)
     printed = capsys.readouterr().out
     assert "10 architectures of the cost model's samples" in printed and "now take 1.250 of their time" in printed
-    other_set_up = compare(dataclasses.replace(one, image_size=64))
+    other_set_up = compare(dataclasses.replace(one, threads=2))
     assert (other_set_up.references, other_set_up.slowdown) == (0, 1.0)
     assert other_set_up.error_at_speed_of_then == other_set_up.error
+    assert other_set_up.changed == ("threads was 1 and is now 2",)
+    with pytest.raises(InputError, match=r"measured with 32 pixels a side \(--image_size\), and .* have 64"):
+        compare(dataclasses.replace(one, image_size=64))
+    with pytest.raises(InputError, match="measured with 4 classes, and these networks have 5"):
+        compare(dataclasses.replace(one, num_classes=5))
 
 
 def test_times_are_those_of_the_speed_that_the_device_had_at_first(space, steady, tmp_path):
@@ -479,3 +522,34 @@ def test_defaults_measure_500_at_224_px_on_one_thread():
         1,
         "torch-cpu",
     )
+
+
+# What the end needs, checked at the beginning
+
+
+def test_progress_moves_with_every_network_and_not_once_a_group(space, counted, tmp_path, monkeypatch):
+    moves = []
+
+    class Bar(contextlib.nullcontext):
+        def __enter__(self):
+            return self
+
+        def add_task(self, description, total, completed):
+            return 0
+
+        def advance(self, task, amount):
+            moves.append(amount)
+
+    monkeypatch.setattr("tunas.cost.measure.progress_bar", Bar)
+    measure(quick(out=str(tmp_path / "s.csv"), num_architectures=3, rounds=8))
+    assert len(moves) == 3 * 10 and sum(moves) == pytest.approx(3)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(space, counted, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "s.csv", tmp_path):
+        with pytest.raises(InputError, match="cannot write"):
+            measure(quick(out=str(path), num_architectures=3))
+    with pytest.raises(InputError, match="cannot write"):
+        export(quick(export=str(tmp_path / "file" / "networks"), num_architectures=1))
+    assert not counted

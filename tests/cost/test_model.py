@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import tunas
 from tunas.cost import CostModel, CostTerm, load_cost_model
+from tunas.cost.model import conditions_note
 from tunas.errors import InputError
 from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
 
@@ -225,7 +226,8 @@ def test_a_wrong_file_is_refused_by_name_and_place(tmp_path, change, complaint):
     space = small_space()
     path = tmp_path / "cost.json"
     random_model(space, np.random.default_rng(0)).save(path)
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text()) | {"version": 1}  # as written by hand: nothing says what it should be
+    del document["checksum"]
     change(document)
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match=complaint) as caught:
@@ -301,3 +303,43 @@ def test_an_index_out_of_range_is_refused_by_place(position, index):
 def test_terms_that_do_not_fit_the_space_are_refused(bias, terms, complaint):
     with pytest.raises(InputError, match=complaint):
         CostModel(small_space(), bias, terms)
+
+
+@pytest.mark.parametrize("old, new", [('"bias": 7.5', '"bias": 7.1'), ('"unit": "ms"', '"unit": "us"')])
+def test_one_changed_character_in_a_saved_model_is_noticed(tmp_path, old, new):
+    space = small_space()
+    path = tmp_path / "cost.json"
+    CostModel(space, 7.5, [], "ms", "board").save(path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(InputError, match=r"cost\.json is damaged or was changed .* its checksum does not match"):
+        load_cost_model(path, space)
+    path.write_text(text.replace('"checksum"', '"checksun"'))
+    with pytest.raises(InputError, match=r"cost\.json is damaged"):
+        load_cost_model(path, space)
+    path.write_text(json.dumps(json.loads(text), indent=2, sort_keys=True))
+    assert load_cost_model(path, space).bias == 7.5
+
+
+def test_a_model_is_used_under_the_conditions_that_it_was_measured_under(tmp_path):
+    space = small_space()
+    path = tmp_path / "cost.json"
+    CostModel(space, 7.5, [], "ms", "board", {"image_size": 160, "num_classes": 10}).save(path)
+    assert load_cost_model(path, space, image_size=160, num_classes=10).bias == load_cost_model(path, space).bias
+    with pytest.raises(InputError, match=r"measured with 160 pixels a side .* these networks have 64"):
+        load_cost_model(path, space, image_size=64, num_classes=10)
+    with pytest.raises(InputError, match="measured with 10 classes, and these networks have 1000"):
+        load_cost_model(path, space, num_classes=1000)
+
+
+def test_parameters_do_not_depend_on_the_image_size(tmp_path):
+    load_cost_model("params", "proxylessnas_search", num_classes=10).save(tmp_path / "params.json")
+    load_cost_model(tmp_path / "params.json", "proxylessnas_search", image_size=64, num_classes=10)
+
+
+def test_the_published_milliseconds_at_another_size_are_said_to_be_those_of_224_px():
+    model = load_cost_model("pixel1", "proxylessnas_search", image_size=64, num_classes=10)
+    assert conditions_note(model, 224) is None
+    assert "are those of 224 px, not of 64 px" in conditions_note(model, 64)
+    assert conditions_note(load_cost_model("macs", "proxylessnas_search", image_size=64), 64) is None

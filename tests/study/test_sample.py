@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.study.sample import random_architectures
+from tunas.cli.sample import SampleConfig
+from tunas.study.sample import random_architectures, sample_within
 
 
 def test_the_sample_is_uniform_among_those_in_the_range() -> None:
@@ -36,3 +37,23 @@ def test_an_empty_range_says_what_random_architectures_cost() -> None:
         tunas.InputError, match=r"found 0 of 1 .* cost 500 to 600 ms among .* random ones, which cost \d+"
     ):
         random_architectures(space, model, 500.0, 600.0, 1, seed=0)
+
+
+def test_one_bound_given_keeps_the_default_of_the_other() -> None:
+    both, low, high = (
+        [cost for _, cost in sample_within(SampleConfig("proxylessnas_search", num_samples=20, **bounds))[0]]
+        for bounds in ({}, {"min_cost": 84.0}, {"max_cost": 84.0})
+    )
+    assert min(both) >= 83 and max(both) <= 85
+    assert min(low) >= 84 and max(low) <= 85
+    assert min(high) >= 83 and max(high) <= 84
+
+
+def test_a_bound_beyond_the_default_of_the_other_says_which_one_to_give() -> None:
+    with pytest.raises(tunas.InputError, match="min_cost 90 and the default max_cost, 85, exclude each other; give"):
+        sample_within(SampleConfig("proxylessnas_search", min_cost=90.0))
+
+
+def test_without_published_windows_a_bound_left_out_is_none() -> None:
+    (found,), _ = sample_within(SampleConfig("proxylessnas_search", cost_model="params", min_cost=3e6))
+    assert found[1] >= 3e6

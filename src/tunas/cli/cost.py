@@ -18,17 +18,22 @@ class CostConfig:
     cost_model: str | None = None
     """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. pixel1 where the space has its tables."""
 
-    image_size: int = 224
-    """Pixels a side, for multiply-accumulates."""
+    image_size: int | None = None
+    """Pixels a side: 224 where left out, or with a fitted cost model those at which it was measured."""
 
-    num_classes: int = 1000
-    """Outputs of the classifier."""
+    num_classes: int | None = None
+    """Outputs of the classifier: 1,000 where left out, or with a fitted cost model as it was measured."""
 
 
 def run(config: CostConfig) -> None:
-    from tunas.cost.model import has_pixel1, load_cost_model
+    import sys
+
+    from tunas.cost.model import PIXEL1_CLASSES, PIXEL1_SIZE, conditions_note, has_pixel1, load_cost_model
+    from tunas.search.config import check_positive
     from tunas.space import get_space
 
+    for name in ("image_size", "num_classes"):
+        check_positive(name, getattr(config, name))
     space = get_space(config.ssd)
     architecture = space.architecture(config.indices)
     name = config.cost_model or ("pixel1" if has_pixel1(space) else None)
@@ -36,11 +41,11 @@ def run(config: CostConfig) -> None:
         model = load_cost_model(name, space, image_size=config.image_size, num_classes=config.num_classes)
         print(f"estimated cost: {model.estimate(architecture):f}")
         print(f"unit: {model.unit} ({model.device})")
+        if note := conditions_note(model, config.image_size):
+            print(f"note: {note}", file=sys.stderr)
     if config.cost_model is None:
         from tunas.nn.profile import count_macs, count_parameters
 
-        print(f"parameters: {count_parameters(architecture, config.num_classes):,}")
-        print(
-            f"multiply-accumulates: {count_macs(architecture, config.num_classes, config.image_size):,} at "
-            f"{config.image_size} px"
-        )
+        classes, size = config.num_classes or PIXEL1_CLASSES, config.image_size or PIXEL1_SIZE
+        print(f"parameters: {count_parameters(architecture, classes):,}")
+        print(f"multiply-accumulates: {count_macs(architecture, classes, size):,} at {size} px")

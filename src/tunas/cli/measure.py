@@ -30,6 +30,8 @@ def run(config: MeasureConfig) -> None:
     if found:
         off = f" ({100 * found.error:+.2f} % measured over predicted)" if found.unit == "ms" else ""
         print(f"predicted: {found.predicted:.4g} {found.unit}{off}")
+        if found.changed:
+            print(f"speed: not compared with the cost model's samples: {'; '.join(found.changed)}")
         if found.references:
             print(
                 f"speed: {found.references} architectures of the cost model's samples, measured in turn with this "

@@ -18,11 +18,12 @@ class SampleConfig:
     """Search space."""
 
     min_cost: float | None = None
-    """Lower bound of the cost. Where neither bound is given: 83 to 85 ms (proxyless spaces) or 57 to 59 ms
-    (V3-like)."""
+    """Lower bound of the cost. Where left out with the pixel1 cost: 83 ms (proxyless spaces) or 57 ms (V3-like);
+    otherwise none."""
 
     max_cost: float | None = None
-    """Upper bound of the cost."""
+    """Upper bound of the cost. Where left out with the pixel1 cost: 85 ms (proxyless spaces) or 59 ms (V3-like);
+    otherwise none."""
 
     num_samples: int = 1
     """How many to find."""
@@ -37,8 +38,13 @@ class SampleConfig:
     output: str | None = None
     """File to write instead of standard output."""
 
-    image_size: int = 224
-    """Pixels a side, where the cost depends on it."""
+    image_size: int | None = None
+    """Pixels a side, where the cost depends on it: 224 where left out, or with a fitted cost model those at which it
+    was measured."""
+
+    num_classes: int | None = None
+    """Outputs of the classifier, where the cost depends on it: 1,000 where left out, or with a fitted cost model as it
+    was measured."""
 
     seed: int = 0
     """Of the random numbers."""
@@ -47,11 +53,15 @@ class SampleConfig:
 def run(config: SampleConfig) -> None:
     import io
 
-    from tunas.files import write_text
-    from tunas.run.directory import writing_to
+    from tunas.cost.model import conditions_note
+    from tunas.files import check_writable, make_directory, write_text, writing_to
     from tunas.study.sample import sample_within
 
+    if config.output is not None:
+        check_writable(config.output)
     found, model = sample_within(config)
+    if note := conditions_note(model, config.image_size):
+        print(f"note: {note}", file=sys.stderr)
     out = io.StringIO()
     if config.output_format == "json":
         json.dump([{"indices": architecture.text, "cost": cost} for architecture, cost in found], out, indent=2)
@@ -70,5 +80,6 @@ def run(config: SampleConfig) -> None:
     from pathlib import Path
 
     path = Path(config.output)
+    make_directory(path.parent)
     with writing_to(path):
         write_text(path, out.getvalue())

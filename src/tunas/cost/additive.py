@@ -20,7 +20,9 @@ NAMES = ("params", "macs", "peak_memory")
 
 def parameters(space: Space, num_classes: int = 1000) -> CostModel:
     """Trainable parameters of the stand-alone network, as `tunas.nn.profile.count_parameters` counts them."""
-    return _sum_of(space, lambda placed: sum(op.parameters for op in placed.operations), "parameters", 224, num_classes)
+    return _sum_of(
+        space, lambda placed: sum(op.parameters for op in placed.operations), "parameters", None, num_classes
+    )
 
 
 def macs(space: Space, image_size: int = 224, num_classes: int = 1000) -> CostModel:
@@ -103,10 +105,10 @@ class PeakCost:
         return costs
 
 
-def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int, num_classes: int) -> CostModel:
+def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int | None, num_classes: int) -> CostModel:
     bias = 0.0
     terms = []
-    for table in layer_tables(space, quantity, image_size, num_classes):
+    for table in layer_tables(space, quantity, image_size or 224, num_classes):
         positions, values = without_constant_axes(table.positions, table.values)
         if positions:
             terms.append(CostTerm(positions, values, table.path))
@@ -115,5 +117,7 @@ def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int, num_cl
     return CostModel(space, bias, terms, unit, device="any device", provenance=_provenance(image_size, num_classes))
 
 
-def _provenance(image_size: int, num_classes: int) -> dict[str, Any]:
-    return {"source": "counted by tunas.cost.additive", "image_size": image_size, "num_classes": num_classes}
+def _provenance(image_size: int | None, num_classes: int) -> dict[str, Any]:
+    """Where the numbers come from; an image size only where they depend on it."""
+    size = {} if image_size is None else {"image_size": image_size}
+    return {"source": "counted by tunas.cost.additive", **size, "num_classes": num_classes}

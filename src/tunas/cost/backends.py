@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,14 @@ class Backend:
     install: str = "tunas-torch[devices]"
     interleaves: bool = True
     sets_threads: bool = True
+
+    def version(self) -> str:
+        """The runtime and its version, such as `onnxruntime 1.23.0`."""
+        package = self.requires[-1] if self.requires else "torch"
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            return package
 
 
 _backends: dict[str, Backend] = {}

@@ -6,8 +6,8 @@ The model is the paper's, a bias and one table per layer (SPEC §6); `tunas.cost
 from __future__ import annotations
 
 import datetime
-import importlib.util
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunas.cost.model import CostModel
+from tunas.cost.model import PIXEL1_CLASSES, PIXEL1_SIZE, CostModel
 from tunas.cost.samples import SETUP, Sample, read_samples, references
 from tunas.errors import InputError
+from tunas.files import check_writable, make_directory, writing_to
+from tunas.needs import has_package, need_packages
 from tunas.space import Space, active_positions, get_space
 
 if TYPE_CHECKING:
@@ -51,11 +53,11 @@ class FitConfig:
     plot: str | None = None
     """PNG of predicted against measured times. Next to the cost model where left out, if matplotlib is installed."""
 
-    image_size: int = 224
-    """Pixels a side, where the samples have no column for it."""
+    image_size: int | None = None
+    """Pixels a side, where the samples have no column for it: 224 where left out."""
 
-    num_classes: int = 1000
-    """Outputs of the classifier that was measured."""
+    num_classes: int | None = None
+    """Outputs of the classifier that was measured, where the samples have no column for it: 1,000 where left out."""
 
     folds: int = 10
     """Parts of the samples, each of which is predicted by a model fitted to the others."""
@@ -65,7 +67,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("folds", 2), ("image_size", 1), ("num_classes", 1)):
-            if getattr(self, name) < least:
+            if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
@@ -192,29 +194,45 @@ def fit(config: FitConfig) -> tuple[CostModel, FitReport]:
         InputError: where the samples are wrong (see `read_samples`) or too few, or a plot is asked for without
         matplotlib.
     """
-    can_plot = importlib.util.find_spec("matplotlib") is not None
-    if config.plot and not can_plot:
-        raise InputError("the plot needs matplotlib, which is not installed here: pip install 'tunas-torch[devices]'")
+    plot = _plot_path(config)
+    check_writable(config.out)
+    if plot is not None:
+        check_writable(plot)
     space = get_space(config.ssd)
     samples = read_samples(config.samples, space)
     model, report = fit_samples(
         space, samples, config.image_size, config.num_classes, folds=config.folds, seed=config.seed
     )
-    model.save(config.out)
-    if can_plot:
+    make_directory(Path(config.out).parent)
+    with writing_to(Path(config.out)):
+        model.save(config.out)
+    if plot is not None:
         from tunas.cost.plot import save_fit_plot
 
-        save_fit_plot(
-            report, config.plot or Path(config.out).with_suffix(".png"), title=f"{space.name}, {model.device}"
-        )
+        make_directory(plot.parent)
+        with writing_to(plot):
+            save_fit_plot(report, plot, title=f"{space.name}, {model.device}")
     return model, report
+
+
+def _plot_path(config: FitConfig) -> Path | None:
+    """Where the plot goes; None, with a word, where there is no matplotlib and none was asked for."""
+    if config.plot is not None:
+        if Path(config.plot).suffix.lower() != ".png":
+            raise InputError(f"the plot is a PNG file: give --plot a name that ends in .png, unlike {config.plot}")
+        need_packages("--plot", "matplotlib", install="tunas-torch[devices]")
+        return Path(config.plot)
+    if not has_package("matplotlib"):
+        print("no plot: matplotlib is not installed (pip install 'tunas-torch[devices]')", file=sys.stderr)
+        return None
+    return Path(config.out).with_suffix(".png")
 
 
 def fit_samples(
     space: Space,
     samples: Sequence[Sample],
-    image_size: int = 224,
-    num_classes: int = 1000,
+    image_size: int | None = None,
+    num_classes: int | None = None,
     *,
     folds: int = 10,
     seed: int = 0,
@@ -224,17 +242,18 @@ def fit_samples(
     Args:
         space: the samples' space.
         samples: at least twice as many as the physical prior has coefficients.
-        image_size: pixels a side, where the samples do not say.
-        num_classes: outputs of the classifier that was measured.
+        image_size, num_classes: pixels a side and outputs of the classifier, where the samples do not say: 224 and
+            1,000 where left out.
         folds: parts that are held out in turn.
         seed: which samples come into which part.
 
     Raises:
-        InputError: where there are too few samples.
+        InputError: where there are too few samples, or they say another image size or number of classes.
     """
     from tunas.cost.regression import GROUPS, SpaceFeatures, fitted_times
 
-    image_size = (samples[0].image_size if samples else None) or image_size
+    image_size = _condition(samples, "image_size", image_size, PIXEL1_SIZE)
+    num_classes = _condition(samples, "num_classes", num_classes, PIXEL1_CLASSES)
     features = SpaceFeatures(space, image_size, num_classes)
     indices = np.array([space.architecture(sample.indices).indices for sample in samples], np.int64).reshape(
         -1, space.num_choices
@@ -268,6 +287,14 @@ def fit_samples(
     }
     device = " on ".join(filter(None, (samples[0].backend, samples[0].device)))
     return CostModel(space, fitted.bias, fitted.terms(), "ms", device, provenance), report
+
+
+def _condition(samples: Sequence[Sample], name: str, given: int | None, usual: int) -> int:
+    """What the samples say, or else what was given."""
+    said = getattr(samples[0], name) if samples else None
+    if said is not None and given is not None and said != given:
+        raise InputError(f"the samples were measured with {name} {said}, not {given}; leave --{name} out")
+    return said or given or usual
 
 
 def held_out(

@@ -9,7 +9,7 @@ import io
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 from tunas.cost.backends import Backend, export_onnx, get_backend
 from tunas.cost.samples import (
     COLUMNS,
+    HEADER,
     REFERENCES,
     SETUP,
     Sample,
@@ -29,7 +30,8 @@ from tunas.cost.samples import (
     references_of,
 )
 from tunas.errors import InputError
-from tunas.files import write_text
+from tunas.files import check_writable, make_directory, write_text
+from tunas.needs import need_packages
 from tunas.space import Architecture, Space, get_space
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ MANIFEST = "manifest.csv"
 CLOCKS = {"wall": time.perf_counter_ns, "processor": time.process_time_ns}
 
 
+VISITS_BEFORE = 2
+"""Before its turns, a network is prepared and warmed up."""
 LARGEST_KEPT_BLOCK = 31 * 2**20
 """Bytes, just below glibc's upper limit of 32 MiB."""
 
@@ -132,6 +136,7 @@ class Comparison:
         unit: of the cost model.
         references: how many of the cost model's own samples were measured in turn with it.
         slowdown: time that these take now over the time that they took then; 1 without any.
+        changed: what differs from the set-up of these samples, so that none was measured.
     """
 
     sample: Sample
@@ -139,6 +144,7 @@ class Comparison:
     unit: str
     references: int
     slowdown: float
+    changed: tuple[str, ...] = ()
 
     @property
     def error(self) -> float:
@@ -178,10 +184,11 @@ def measure(config: MeasureConfig) -> list[Sample]:
         )
         for start in range(0, len(missing), group):
             part = missing[start : start + group]
-            each_turn = functools.partial(progress.advance, task, len(part) / config.rounds)
             first = measured[:REFERENCES] if backend.interleaves else []
+            visits = (len(part) + len(first)) * (config.rounds + VISITS_BEFORE)
+            visited = functools.partial(progress.advance, task, len(part) / visits)
             before = [(space.architecture(sample.indices), sample.milliseconds) for sample in first]
-            samples, slowdown = measured_with_references(part, before, backend, config, each_turn)
+            samples, slowdown = measured_with_references(part, before, backend, config, visited)
             rows = [sample.divided_by(slowdown) for sample in samples]
             append_samples(config.out, rows)
             measured += rows
@@ -204,11 +211,21 @@ def compare(config: MeasureConfig) -> Comparison:
     backend = get_backend(config.device)
     architecture = space.architecture(config.indices).pruned()
     model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
-    setup = {**setup_of(backend, config), "num_classes": config.num_classes}
-    same_setup = all(model.provenance.get(name) == value for name, value in setup.items())
-    references = references_of(model) if same_setup and backend.interleaves else []
+    named = references_of(model)
+    changed = _changes(model.provenance, setup_of(backend, config)) if named else ()
+    references = named if not changed and backend.interleaves else []
     (sample,), slowdown = measured_with_references([architecture], references, backend, config)
-    return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown)
+    return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown, changed)
+
+
+def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """What differs between the set-up of a cost model's samples and this one, in words; what the model does not say is
+    not compared."""
+    return tuple(
+        f"{name} was {then[name]!r} and is now {value!r}"
+        for name, value in now.items()
+        if name in then and then[name] != value
+    )
 
 
 def export(config: MeasureConfig) -> Path:
@@ -221,15 +238,12 @@ def export(config: MeasureConfig) -> Path:
         InputError: where the space is unknown or `onnx` is missing, or the manifest in that directory is of other
         architectures.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("onnx") is None:
-        raise InputError("export needs onnx, which is not installed here: pip install 'tunas-torch[devices]'")
+    need_packages("--export", "onnx", install="tunas-torch[devices]")
     assert config.export is not None
     space = get_space(config.ssd)
     directory = Path(config.export)
-    directory.mkdir(parents=True, exist_ok=True)
     wanted = _wanted(space, config)
+    make_directory(directory)
     rows = [(f"{number:04d}.onnx", architecture) for number, architecture in enumerate(wanted)]
     manifest = _written_manifest(directory / MANIFEST, rows, config)
     with progress_bar() as progress:
@@ -262,6 +276,7 @@ def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], conf
                 "ssd": config.ssd,
                 "indices": architecture.text,
                 "image_size": str(config.image_size),
+                "num_classes": str(config.num_classes),
             }
             new.append([cells.get(column, "") for column in header])
     text = io.StringIO()
@@ -281,13 +296,15 @@ def _wanted(space: Space, config: MeasureConfig) -> list[Architecture]:
 
 def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sample]:
     if not Path(path).is_file():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
+        make_directory(Path(path).parent)
         return []
+    check_writable(path)
     drop_torn_row(path)
     if Path(path).stat().st_size == 0:
         return []
     header = Path(path).read_text(encoding="utf-8").splitlines()[0]
-    if header != ",".join(COLUMNS):
+    if header != ",".join(HEADER):
         raise InputError(
             f"{path} has other columns than `tunas measure` writes, so it cannot be continued; give a new file"
         )
@@ -304,8 +321,15 @@ def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sa
 def setup_of(backend: Backend, config: MeasureConfig) -> dict[str, Any]:
     """What stays the same for every row of a file: values of the columns `SETUP`."""
     threads = config.threads if backend.sets_threads else None
-    described = {"backend": backend.name, "device": backend.describe(), "image_size": config.image_size}
-    return {**described, "threads": threads, "clock": config.clock}
+    return {
+        "backend": backend.name,
+        "version": backend.version(),
+        "device": backend.describe(),
+        "image_size": config.image_size,
+        "num_classes": config.num_classes,
+        "threads": threads,
+        "clock": config.clock,
+    }
 
 
 def network_and_image(architecture: Architecture, config: MeasureConfig) -> tuple[Any, Any]:
@@ -324,12 +348,16 @@ def measured_group(
     architectures: Sequence[Architecture],
     backend: Backend,
     config: MeasureConfig,
-    each_turn: Callable[[], Any] = lambda: None,
+    visited: Callable[[], Any] = lambda: None,
 ) -> list[Sample]:
-    """One sample per architecture, timed in turns; calls `each_turn` when all of them have had one more."""
+    """One sample per architecture, timed in turns; calls `visited` whenever one of them was prepared, warmed up, or had
+    a turn."""
     settle_allocator()
-    runs = [backend.prepare(*network_and_image(architecture, config), config.threads) for architecture in architectures]
-    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], each_turn)
+    runs = []
+    for architecture in architectures:
+        runs.append(backend.prepare(*network_and_image(architecture, config), config.threads))
+        visited()
+    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], visited)
     setup = setup_of(backend, config)
     turns = {"rounds": config.rounds, "repeats": config.repeats}
     return [
@@ -343,7 +371,7 @@ def measured_with_references(
     references: Sequence[tuple[Architecture, float]],
     backend: Backend,
     config: MeasureConfig,
-    each_turn: Callable[[], Any] = lambda: None,
+    visited: Callable[[], Any] = lambda: None,
 ) -> tuple[list[Sample], float]:
     """(one sample per architecture, the device's slowdown), in turn with networks that were measured before.
 
@@ -357,7 +385,7 @@ def measured_with_references(
         without any.
     """
     everything = [*architectures, *(reference for reference, _ in references)]
-    samples = measured_group(everything, backend, config, each_turn)
+    samples = measured_group(everything, backend, config, visited)
     again = samples[len(architectures) :]
     ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
     return samples[: len(architectures)], float(np.median(ratios)) if ratios else 1.0
@@ -380,14 +408,15 @@ def interleaved_times(
     rounds: int,
     repeats: int,
     clock: Callable[[], int] = time.perf_counter_ns,
-    each_turn: Callable[[], Any] = lambda: None,
+    visited: Callable[[], Any] = lambda: None,
 ) -> np.ndarray:
     """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches
-    again."""
+    again. `visited` is called, untimed, after each one's warmup and each of its turns."""
     times = np.empty((len(runs), rounds, repeats))
     for run in runs:
         for _ in range(warmup):
             run()
+        visited()
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -399,7 +428,7 @@ def interleaved_times(
                     start = clock()
                     run()
                     times[number, turn, repeat] = clock() - start
-            each_turn()
+                visited()
     finally:
         if collecting:
             gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,10 +21,16 @@ if TYPE_CHECKING:
     from tunas.cost.additive import PeakCost
 
 FORMAT = "tunas-cost-model"
-VERSION = 1
+VERSION = 2
+"""Since 2 a model carries a checksum; files of version 1, which had none, are still read."""
 PIXEL1 = "pixel1"
+PIXEL1_DEVICE = "Pixel 1 (simulated)"
+CHECKSUM = "checksum"
 DEVICE_FREE = ("params", "macs", "peak_memory")
 """Costs that follow from the architecture alone."""
+PIXEL1_SIZE = 224
+PIXEL1_CLASSES = 1000
+"""What the published tables were made at."""
 PIXEL1_DIRECTORY = Path(__file__).parent / "pixel1"
 CHUNK = 4096
 """Architectures priced at a time, so that memory stays bounded and the work stays in cache."""
@@ -153,7 +160,7 @@ class CostModel:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the model as JSON. A reader sees the old file or the whole new one, never a part."""
-        document = {
+        document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "ssd": self.space.name,
@@ -172,7 +179,7 @@ class CostModel:
                 for term in self.terms
             ],
         }
-        write_text(path, json.dumps(document, allow_nan=False))
+        write_text(path, json.dumps({**document, CHECKSUM: checksum_of(document)}, allow_nan=False))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], space: Space | str) -> CostModel:
@@ -186,9 +193,15 @@ class CostModel:
         document = _read_json(path)
         if document.get("format") != FORMAT:
             raise InputError(f"{path} is not a cost model: its 'format' must be {FORMAT!r}")
-        if document.get("version") != VERSION:
+        if document.get("version") not in (1, VERSION):
             raise InputError(
                 f"{path}: the cost model has version {document.get('version')!r}; this program reads version {VERSION}"
+            )
+        checksum = document.pop(CHECKSUM, None)
+        if checksum != (None if document["version"] == 1 else checksum_of(document)):
+            raise InputError(
+                f"{path} is damaged or was changed after it was written: its checksum does not match; fit it again, or "
+                f"restore a copy"
             )
         if document.get("ssd") != space.name:
             raise InputError(f"{path}: the cost model is for {document.get('ssd')!r}, not for {space.name}")
@@ -211,7 +224,11 @@ class CostModel:
 
 
 def load_cost_model(
-    name_or_path: str | os.PathLike[str], space: Space | str, *, image_size: int = 224, num_classes: int = 1000
+    name_or_path: str | os.PathLike[str],
+    space: Space | str,
+    *,
+    image_size: int | None = None,
+    num_classes: int | None = None,
 ) -> CostModel | PeakCost:
     """The cost model for `space`.
 
@@ -219,11 +236,13 @@ def load_cost_model(
         name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no
             device; or a file that `CostModel.save` (or `tunas fit`) wrote.
         space: whose architectures are priced.
-        image_size: pixels a side, for `macs` and `peak_memory`.
-        num_classes: outputs of the classifier, for `params` and `macs`.
+        image_size: pixels a side of the networks that are priced: 224 where left out, or for a file that at which it
+            was measured.
+        num_classes: outputs of their classifier: 1,000 where left out, or for a file as it was measured.
 
     Raises:
-        InputError: where `pixel1` has no tables for the space, or the file does not hold a model for it.
+        InputError: where `pixel1` has no tables for the space, or the file does not hold a model for it, or holds one
+            that was measured at another image size or with other classes.
     """
     space = get_space(space) if isinstance(space, str) else space
     name = os.fspath(name_or_path)
@@ -232,13 +251,51 @@ def load_cost_model(
     if name in DEVICE_FREE:
         from tunas.cost.additive import named_cost  # imports torch
 
-        return named_cost(name, space, image_size, num_classes)
+        return named_cost(name, space, image_size or PIXEL1_SIZE, num_classes or PIXEL1_CLASSES)
     if not Path(name).is_file():
         raise InputError(
             f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, "
             "or the path of a JSON file, such as `tunas fit` writes"
         )
-    return CostModel.load(name, space)
+    model = CostModel.load(name, space)
+    check_conditions(model, name, image_size, num_classes)
+    return model
+
+
+def check_conditions(model: CostModel | PeakCost, path: str, image_size: int | None, num_classes: int | None) -> None:
+    """Refuses a model of one image size or number of classes for networks of another one.
+
+    Args:
+        image_size, num_classes: of the networks; None is not compared. Nor is what the model does not say.
+
+    Raises:
+        InputError: naming both.
+    """
+    for name, what, here in (
+        ("image_size", "pixels a side (--image_size)", image_size),
+        ("num_classes", "classes", num_classes),
+    ):
+        measured = model.provenance.get(name)
+        if here is not None and measured is not None and measured != here:
+            raise InputError(
+                f"{path} was measured with {measured} {what}, and these networks have {here}; measure and fit a "
+                f"cost model for {here} (tunas measure --{name}={here}), or use {measured}"
+            )
+
+
+def conditions_note(model: Any, image_size: int | None) -> str | None:
+    """One line that says at which size the published milliseconds hold, where the networks have another one."""
+    if getattr(model, "device", "") != PIXEL1_DEVICE or image_size in (None, PIXEL1_SIZE):
+        return None
+    return (
+        f"the milliseconds of the Pixel-1 tables are those of {PIXEL1_SIZE} px, not of {image_size} px: a scale to "
+        f"compare architectures on"
+    )
+
+
+def checksum_of(document: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, however they are laid out in a file."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def has_pixel1(space: Space) -> bool:
@@ -270,7 +327,7 @@ def _load_pixel1(space: Space) -> CostModel:
         terms.append(CostTerm(positions, values, where))
         axis, entry = axis + rank, entry + values.size
     source = {"source": "Bender, Liu et al. 2020, published with TuNAS; see tunas/cost/pixel1/README.md"}
-    return CostModel(space, float(packed["bias"]), terms, unit="ms", device="Pixel 1 (simulated)", provenance=source)
+    return CostModel(space, float(packed["bias"]), terms, unit="ms", device=PIXEL1_DEVICE, provenance=source)
 
 
 def _check_term(term: CostTerm, space: Space, where: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from tunas.cost.model import CostModel
 
 REQUIRED = ("ssd", "indices", "milliseconds")
-SETUP = ("backend", "device", "image_size", "threads", "clock")
+SETUP = ("backend", "version", "device", "image_size", "num_classes", "threads", "clock")
 """Columns that must not change within a file: times of different set-ups are different quantities."""
 TIMES = ("milliseconds", "spread", "half_difference")
 REFERENCES = 10
@@ -36,8 +38,9 @@ class Sample:
     Args:
         ssd: the space.
         indices: colon-separated, with 0 wherever an index is not in use.
-        backend, device: what ran it, and on what.
+        backend, version, device: what ran it, of which version, and on what.
         image_size: pixels along one side; the batch is one image.
+        num_classes: outputs of the classifier.
         threads: how many the backend was allowed.
         clock: `wall`, or `processor` where only the time counts that the process itself ran.
         milliseconds: latency, the median over rounds of the median over a round's runs.
@@ -64,6 +67,8 @@ class Sample:
     rounds: int | None = None
     repeats: int | None = None
     slowdown: float | None = None
+    num_classes: int | None = None
+    version: str = ""
 
     def divided_by(self, slowdown: float) -> Sample:
         """The same measurement, had the device been that many times as fast."""
@@ -72,6 +77,9 @@ class Sample:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Sample))
+CHECKSUM = "checksum"
+"""Last column of what `tunas measure` wrote: of the row's other cells. Rows that somebody filled in have none."""
+HEADER = (*COLUMNS, CHECKSUM)
 
 
 def draw_architectures(space: Space, seed: int = 0) -> Iterator[Architecture]:
@@ -120,13 +128,20 @@ def append_samples(path: str | os.PathLike[str], samples: Iterable[Sample]) -> N
     path = Path(path)
     is_new = not path.is_file() or path.stat().st_size == 0
     with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
         if is_new:
             writer.writeheader()
         for sample in samples:
-            writer.writerow({name: _cell(value) for name, value in dataclasses.asdict(sample).items()})
+            cells = {name: _cell(value) for name, value in dataclasses.asdict(sample).items()}
+            writer.writerow({**cells, CHECKSUM: checksum_of(cells)})
             file.flush()
             os.fsync(file.fileno())
+
+
+def checksum_of(cells: dict[str, str]) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a row's cells, whatever other columns somebody added."""
+    text = json.dumps({name: cells[name] for name in COLUMNS if cells.get(name)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def drop_torn_row(path: str | os.PathLike[str]) -> None:
@@ -150,7 +165,7 @@ def read_samples(path: str | os.PathLike[str], space: Space) -> list[Sample]:
     Raises:
         InputError: where the file cannot be read, a column is missing, or a row (counted from 1 below the header) has a
             time that is not a positive number, another space, indices that are not of it, a different set-up from the
-            first row's, or the same network as an earlier row.
+            first row's, the same network as an earlier row, or a checksum that its cells do not have.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
@@ -170,6 +185,7 @@ def read_samples(path: str | os.PathLike[str], space: Space) -> list[Sample]:
     first_seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         where = f"{path}, row {number}"
+        _check_whole(row, where)
         sample = _sample_of(row, space, where)
         if sample.indices in first_seen:
             raise InputError(f"{where}: the same network as row {first_seen[sample.indices]}; keep one of the two")
@@ -212,9 +228,18 @@ def references_of(model: CostModel | PeakCost) -> list[tuple[Architecture, float
     return found
 
 
-def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
+def _check_whole(row: dict[str, Any], where: str) -> None:
     if None in row or None in row.values():
         raise InputError(f"{where}: the number of cells differs from the header's")
+    checksum = row.get(CHECKSUM, "")
+    if checksum and checksum != checksum_of(row):
+        raise InputError(
+            f"{where} is not as `tunas measure` wrote it: its checksum does not match; take the row out, or empty its "
+            f"cell {CHECKSUM!r} if you changed it on purpose"
+        )
+
+
+def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
     if row["ssd"] != space.name:
         raise InputError(f"{where}: a measurement of {row['ssd']!r}, not of {space.name}")
     try:
@@ -227,8 +252,9 @@ def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
     if not 0 < milliseconds < math.inf:
         raise InputError(f"{where}: milliseconds must be a positive number, not {row['milliseconds']}")
     numbers: dict[str, Any] = {name: _number(row, name, where) for name in ("spread", "half_difference", "slowdown")}
-    counts: dict[str, Any] = {name: _count(row, name, where) for name in ("image_size", "threads", "rounds", "repeats")}
-    texts = {name: row.get(name, "") for name in ("backend", "device", "clock")}
+    whole = ("image_size", "num_classes", "threads", "rounds", "repeats")
+    counts: dict[str, Any] = {name: _count(row, name, where) for name in whole}
+    texts = {name: row.get(name, "") for name in ("backend", "version", "device", "clock")}
     return Sample(space.name, indices, milliseconds=milliseconds, **texts, **numbers, **counts)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunas.errors import InputError
-from tunas.files import make_directory, write_text
+from tunas.files import make_directory, write_text, writing_to
 from tunas.run.device import World
 
 PARAMS = "params.json"
@@ -158,15 +158,6 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
     """
     with writing_to(path):
         write_text(path / RESULT, json.dumps(document, indent=2) + "\n")
-
-
-@contextlib.contextmanager
-def writing_to(path: Path) -> Iterator[None]:
-    """Turns "disk full" and "no permission" within the context into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 
 from tunas.cost.model import load_cost_model
 from tunas.errors import InputError
+from tunas.search.config import check_positive
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 
@@ -22,19 +23,25 @@ def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
     """((architecture, cost) pairs, cost model) as a `SampleConfig` asks.
 
     Raises:
-        InputError: where a bound is missing or no architecture lies in the range.
+        InputError: where the bounds exclude each other or no architecture lies in the range.
     """
+    for field in ("num_samples", "image_size", "num_classes"):
+        check_positive(field, getattr(config, field))
     space = get_space(config.ssd)
     name = config.cost_model or default_cost_model(space)
-    model = load_cost_model(name, space, image_size=config.image_size)
-    low, high = config.min_cost, config.max_cost
-    if low is None and high is None and name == "pixel1":
-        low, high = WINDOW[space.default_target or 84.0]
-    if config.num_samples < 1:
-        raise InputError(f"num_samples must be at least 1, not {config.num_samples}")
-    return random_architectures(
-        space, model, -np.inf if low is None else low, np.inf if high is None else high, config.num_samples, config.seed
-    ), model
+    model = load_cost_model(name, space, image_size=config.image_size, num_classes=config.num_classes)
+    usual = WINDOW[space.default_target or 84.0] if name == "pixel1" else (-np.inf, np.inf)
+    low, high = (
+        default if given is None else given
+        for given, default in zip((config.min_cost, config.max_cost), usual, strict=True)
+    )
+    if low > high and (config.min_cost is None or config.max_cost is None):
+        left_out, bound = ("min_cost", low) if config.min_cost is None else ("max_cost", high)
+        given, value = ("max_cost", high) if config.min_cost is None else ("min_cost", low)
+        raise InputError(
+            f"{given} {value:g} and the default {left_out}, {bound:g}, exclude each other; give --{left_out} too"
+        )
+    return random_architectures(space, model, low, high, config.num_samples, config.seed), model
 
 
 def random_architectures(
