@@ -71,7 +71,7 @@ def test_l2_reaches_the_flat_gradient():
     supernet(images(), indices)
     supernet.l2().backward()
     torch.testing.assert_close(flat.grad[flat.grad != 0], flat.detach()[flat.grad != 0], atol=1e-7, rtol=1e-6)
-    assert flat.grad.count_nonzero() == sum(kernel.numel() for kernel in supernet.used_kernels)
+    assert flat.grad.count_nonzero() == sum(kernel.numel() for kernel in supernet.used.kernels)
 
 
 def test_the_vector_holds_every_weight_once_and_the_parameters_are_views_of_it():

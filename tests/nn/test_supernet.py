@@ -12,7 +12,7 @@ from torch import nn
 import tunas
 from tunas.errors import InputError
 from tunas.nn import SuperNet
-from tunas.nn.ops import BatchNorm2d
+from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d
 from tunas.space import (
     ALL,
     FILTERS,
@@ -270,7 +270,7 @@ def test_the_widest_filters_run_the_whole_weights():
     indices = [space.widest_indices.get(position, 0) for position in range(space.num_choices)]
     with torch.no_grad():
         supernet(images(), indices)
-    shapes = {tuple(kernel.shape) for kernel in supernet.used_kernels}
+    shapes = {tuple(kernel.shape) for kernel in supernet.used.kernels}
     whole = {
         tuple(module.weight.shape) for name, module in supernet.tower.named_modules() if isinstance(module, nn.Conv2d)
     }
@@ -304,8 +304,8 @@ def test_l2_counts_the_kernels_in_use_and_of_them_only_the_slices():
     indices[paths["blocks/0/layers/2/layer"]] = 1  # skipped
     indices[paths["blocks/1/layers/1/layer"]] = 1  # skipped
     indices[paths["blocks/1/layers/0/kernel_size"]] = 1
-    indices[paths["blocks/1/layers/0/expansion"]] = 1  # 24
-    indices[paths["blocks/1/layers/0/se"]] = 1
+    indices[paths["blocks/1/layers/0/expansion_filters"]] = 1  # 24
+    indices[paths["blocks/1/layers/0/use_squeeze_and_excite"]] = 1
     indices[paths["blocks/1/filters"]] = 2  # 16
     supernet(images(), indices)
     weights = dict(supernet.named_parameters())
@@ -319,7 +319,7 @@ def test_l2_counts_the_kernels_in_use_and_of_them_only_the_slices():
         weights["tower.blocks.2.0.choices.0.conv.conv.weight"][:16, :16],
         weights["tower.blocks.2.3.conv.conv.weight"][:16, :16],
     ]
-    assert [kernel.shape for kernel in supernet.used_kernels] == [kernel.shape for kernel in slices]
+    assert [kernel.shape for kernel in supernet.used.kernels] == [kernel.shape for kernel in slices]
     expected = sum(kernel.square().sum() for kernel in slices) / 2
     torch.testing.assert_close(supernet.l2(), expected.float(), atol=0, rtol=1e-6)
 
@@ -338,6 +338,59 @@ def test_l2_counts_the_kernels_in_use_and_of_them_only_the_slices():
     expand = weights["tower.blocks.1.0.expand.conv.weight"]
     torch.testing.assert_close(expand.grad[:24, :8], expand.detach()[:24, :8])
     assert expand.grad[24:].eq(0).all() and expand.grad[:, 8:].eq(0).all()
+
+
+def everything(space):
+    """Indices with every operation at once and the widest filters."""
+    return [space.widest_indices.get(position, ALL) for position in range(space.num_choices)]
+
+
+def test_l2_counts_a_kernel_of_a_mixture_with_its_share():
+    """SPEC §2: the product of the 1/n of every enabled OneOf around it."""
+    supernet = scattered(SuperNet(tiny_space(), CLASSES).double())
+    supernet(images(), everything(supernet.space))
+    weights = {name: weight for name, weight in supernet.named_parameters() if weight.dim() == 4 and "head" not in name}
+    assert {kernel.data_ptr() for kernel in supernet.used.kernels} == {w.data_ptr() for w in weights.values()}
+    shares = dict.fromkeys(weights, 0.0)
+    for kernel, share in zip(supernet.used.kernels, supernet.used.shares, strict=True):
+        shares[next(n for n, w in weights.items() if w.data_ptr() == kernel.data_ptr())] += share
+    assert shares["tower.blocks.0.0.conv.choices.1.conv.weight"] == 1 / 2
+    assert shares["tower.blocks.0.2.layer.choices.0.depthwise.choices.0.conv.weight"] == 1 / 2 * 1 / 2
+    assert shares["tower.blocks.0.2.layer.choices.0.pointwise.conv.weight"] == 1 / 2
+    assert shares["tower.blocks.1.0.expand.conv.weight"] == 1
+    assert shares["tower.blocks.1.0.se.choices.1.reduce.weight"] == 1 / 2
+    assert shares["tower.blocks.1.1.layer.choices.0.se.choices.1.expand.weight"] == pytest.approx(1 / 3 * 1 / 2)
+    nested = "tower.blocks.1.1.layer.choices.2.choices.0.depthwise.choices.1.conv.weight"
+    assert shares[nested] == pytest.approx(1 / 3 * 1 / 3 * 1 / 2)
+    expected = sum(share * weights[name].square().sum() for name, share in shares.items()) / 2
+    torch.testing.assert_close(supernet.l2(), expected.float(), atol=0, rtol=1e-6)
+    supernet.l2().backward()
+    for name, share in shares.items():
+        torch.testing.assert_close(weights[name].grad, share * weights[name].detach())
+
+
+def test_l2_with_everything_on_is_the_originals_part_of_the_sum_over_all_kernels():
+    """The original was measured at 1/2.9 to 1/3.2 of it, by initialisation."""
+    torch.manual_seed(0)
+    supernet = SuperNet(tunas.get_space("mobilenet_v3_like_search"), 1000)
+    with torch.no_grad():
+        supernet(images(2, dtype=torch.float32), everything(supernet.space))
+        whole = 0.5 * sum(weight.square().sum() for weight in supernet.tower.parameters() if weight.dim() == 4)
+        assert 2.9 < float(whole / supernet.l2()) < 3.2
+
+
+def test_same_padding_reaches_every_convolution_and_the_extracted_network():
+    torch.manual_seed(0)
+    space = tunas.get_space("mobilenet_v3_like_search")
+    supernet = SuperNet(space, CLASSES, same_padding=True).double()
+    convolutions = [module for module in supernet.modules() if isinstance(module, (Conv2d, DepthwiseConv2d))]
+    assert all(module.same for module in convolutions if module.kernel_size != (1, 1))
+    architecture = space.sample(np.random.default_rng(0))
+    x = images()  # at odd sizes, such as 33, both are the same
+    torch.testing.assert_close(supernet(x, architecture), supernet.extract(architecture).train()(x))
+    plain = SuperNet(space, CLASSES).double()
+    plain.load_state_dict(supernet.state_dict())
+    assert not torch.allclose(plain(x, architecture), supernet(x, architecture), atol=1e-3)
 
 
 def test_l2_is_that_of_the_last_forward_even_after_endpoints():

@@ -62,6 +62,13 @@ def test_a_short_run_learns_faster_forgets_sooner_and_prices_more():
     assert given.rl_learning_rate == pytest.approx(3e-4 * 64 / 256)
 
 
+@pytest.mark.parametrize("epochs", [90, 180, 360])
+@pytest.mark.parametrize(("batch", "published"), [(4096, 0.0048), (1024, 0.0012)])
+def test_a_run_of_the_published_length_or_longer_keeps_the_published_learning_rate(epochs, batch, published):
+    """It fell in proportion to the length."""
+    assert plan(epochs=epochs, train_batch_size=batch).rl_learning_rate == pytest.approx(published, rel=1e-4)
+
+
 @pytest.mark.parametrize("settings", [{"enable_cost_model": False}, {"rl_reward_function": "mnas"}])
 def test_without_a_separable_reward_nothing_is_priced_beside(settings):
     assert plan(size=DIGITS, digits=True, **settings).num_cost_samples == 0

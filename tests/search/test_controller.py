@@ -139,7 +139,8 @@ def test_extreme_logits_stay_finite_and_in_range():
     assert np.isfinite(samples.log_prob).all()
     assert (samples.indices < SPACE.sizes).all() and (samples.indices >= 0).all()
     assert np.isfinite(controller.log_prob_gradient(samples)).all()
-    assert math.isfinite(controller.entropy()) and np.isfinite(controller.entropy_gradient()).all()
+    samples = controller.sample(np.random.default_rng(0), 4)
+    assert math.isfinite(controller.entropy()) and np.isfinite(controller.branch_entropy_gradient(samples)).all()
 
 
 # Warmup
@@ -232,13 +233,39 @@ def test_log_prob_gradient_is_that_of_autograd(seed, temperature, op):
 
 @settings(deadline=None, max_examples=25)
 @given(seed=seeds, temperature=temperatures)
-def test_entropy_and_its_gradient_are_those_of_the_enumerated_distribution(seed, temperature):
+def test_the_entropy_is_that_of_the_enumerated_distribution(seed, temperature):
     controller = random_controller(seed, temperature=temperature)
-    logits = torch.tensor(controller.logits, requires_grad=True)
+    logits = torch.tensor(controller.logits)
     entropy = -sum(value.exp() * value for value in distinct_log_probs(logits, temperature).values())
-    entropy.backward()
-    assert controller.entropy() == pytest.approx(float(entropy.detach()))
-    np.testing.assert_allclose(controller.entropy_gradient(), logits.grad.numpy(), atol=1e-12)
+    assert controller.entropy() == pytest.approx(float(entropy))
+
+
+def torch_branch_entropies(logits, samples, temperature=1.0):
+    """Replica by replica, OneOf by OneOf: the own entropies of those that are active."""
+    log_probs = torch_log_probs(logits, temperature)
+    own = [-(row.exp() * row).sum() for row in log_probs]
+    return [sum((own[c] for c in np.flatnonzero(active)), 0 * logits.sum()) for active in samples.active]
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds, temperature=temperatures)
+def test_the_bonus_is_the_entropy_of_the_sampled_branch_and_takes_the_branch_as_given(seed, temperature):
+    controller = random_controller(seed, temperature=temperature)
+    samples = controller.sample(np.random.default_rng(seed), 5, 0.2, 0.2)
+    logits = torch.tensor(controller.logits, requires_grad=True)
+    entropies = torch_branch_entropies(logits, samples, temperature)
+    (sum(entropies) / 5).backward()
+    np.testing.assert_allclose(controller.branch_entropies(samples), [float(e.detach()) for e in entropies])
+    np.testing.assert_allclose(controller.branch_entropy_gradient(samples), logits.grad.numpy(), atol=1e-12)
+
+
+def test_a_choice_that_the_sampled_branch_skips_gets_no_bonus():
+    """With the entropy of the whole distribution it would, in proportion to the chance of reaching it."""
+    controller = random_controller(3)
+    samples = controller.sample(np.random.default_rng(1), 1)
+    skipped = ~samples.active[0]
+    assert skipped.any() and not controller.branch_entropy_gradient(samples)[skipped].any()
+    assert controller.branch_entropy_gradient(samples)[samples.active[0]].any(axis=1).all()
 
 
 def exact_gradient(controller, reward=some_reward):
@@ -343,7 +370,7 @@ def slow_updates(controller, batches, learning_rates, entropy_regularization, co
         moment = 0.999 * moment + 0.001 * sum(g**2 for g in gradients) / len(gradients)
         rate = learning_rates[t - 1]
         tensor = torch.tensor(logits, requires_grad=True)
-        (-sum(value.exp() * value for value in distinct_log_probs(tensor).values())).backward()
+        (sum(torch_branch_entropies(tensor, samples)) / len(rewards)).backward()
         step = rate * math.sqrt(1 - 0.999**t) * (sum(gradients) / len(gradients)) / (np.sqrt(moment) + 1e-8)
         logits = logits + step + rate * entropy_regularization * tensor.grad.numpy()
     return logits
@@ -403,7 +430,7 @@ def test_what_is_logged():
     assert logged["log_prob"] == pytest.approx(first.log_prob.mean())
     assert logged["empirical_loss"] == pytest.approx(-np.mean(np.array([-2.0, -1.0, 0.0, 3.0]) * first.log_prob))
     assert logged["entropy"] == pytest.approx(entropy)
-    assert logged["entropy_loss"] == pytest.approx(-0.25 * entropy)
+    assert logged["entropy_loss"] == pytest.approx(-0.25 * controller.branch_entropies(first).mean())
     second = controller.update(controller.sample(rng, 2), [5.0, 5.0], 0.0)
     assert second["step_baseline"] == 5.0
     assert second["baseline"] == pytest.approx((0.95 * 0.05 * 3 + 0.05 * 5) / (1 - 0.95**2))

@@ -18,7 +18,8 @@ from tunas.run.session import generator
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search, search
 from tunas.search.objective import search_objective
-from tunas.space import get_space
+from tunas.search.schedule import warmup_probability
+from tunas.space import ALL, get_space
 from tunas.task.opening import open_task
 
 SETTINGS = {
@@ -74,8 +75,13 @@ class Prepared:
         return self.search.step(step, *self.batches(step))
 
     def samples(self, step):
-        """The architectures that step `step`, beyond the warmups, is about to run."""
-        return self.search.controller.sample(generator(self.config.seed, "controller", step), self.plan.replicas)
+        """The architectures that step `step` is about to run."""
+        chances = (
+            warmup_probability(step, warmup)
+            for warmup in (self.plan.increase_ops_steps, self.plan.increase_filters_steps)
+        )
+        random = generator(self.config.seed, "controller", step)
+        return self.search.controller.sample(random, self.plan.replicas, *chances)
 
 
 def test_every_scalar_of_the_specification_is_logged(tmp_path):
@@ -88,10 +94,13 @@ def test_every_scalar_of_the_specification_is_logged(tmp_path):
     assert {sum(tag.startswith("rltaglogits/") for tag in values) for values in scalars.values()} == {len(logits)}
 
 
-def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2():
+@pytest.mark.parametrize("step", [2, 12])
+def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2(step):
+    """During the op warmup and after it."""
     prepared = Prepared(model_weight_decay=0.01)
-    state, plan, step = prepared.search, prepared.plan, 12
+    state, plan = prepared.search, prepared.plan
     indices = prepared.samples(step).indices
+    assert (indices == ALL).any() == (step == 2)
     (images, labels), valid = prepared.batches(step)
     by_hand = Prepared().search
     by_hand.weights.grad.zero_()
@@ -107,7 +116,7 @@ def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2():
     assert scalars["model/empirical_loss"] == pytest.approx(np.mean(losses, 0)[0], rel=1e-5)
     assert scalars["model/regularization_loss"] == pytest.approx(np.mean(losses, 0)[1], rel=1e-5)
     assert scalars["model/loss"] == pytest.approx(np.sum(losses) / 4, rel=1e-5)
-    assert plan.warmup_steps < step
+    assert scalars["model/learning_rate"] > 0 or plan.warmup_steps == 0
 
 
 def test_weights_are_stepped_by_rmsprop_in_tensorflows_form():

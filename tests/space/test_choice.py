@@ -95,11 +95,11 @@ def test_oneofs_inside_a_choice_come_before_the_one_that_holds_them_and_fields_i
     points = choice_points(numbered((OneOf((inner, OneOf((Zero(), inner), OP)), OP), OneOf((8, 16), FILTERS))))
     assert [(point.path, point.parent, point.parent_choice) for point in points] == [
         ("0/choices/0/kernel_size", 7, 0),
-        ("0/choices/0/expansion", 7, 0),
-        ("0/choices/0/se", 7, 0),
+        ("0/choices/0/expansion_filters", 7, 0),
+        ("0/choices/0/use_squeeze_and_excite", 7, 0),
         ("0/choices/1/choices/1/kernel_size", 6, 1),
-        ("0/choices/1/choices/1/expansion", 6, 1),
-        ("0/choices/1/choices/1/se", 6, 1),
+        ("0/choices/1/choices/1/expansion_filters", 6, 1),
+        ("0/choices/1/choices/1/use_squeeze_and_excite", 6, 1),
         ("0/choices/1", 7, 1),
         ("0", None, 0),
         ("1", None, 0),
@@ -107,9 +107,17 @@ def test_oneofs_inside_a_choice_come_before_the_one_that_holds_them_and_fields_i
     assert [point.oneof.position for point in points] == list(range(9))
 
 
-def test_the_log_path_of_a_kernel_size_is_that_of_the_original():
-    paths = [point.path for point in tunas.get_space("proxylessnas_search").points]
-    assert "blocks/2/layers/0/choices/0/kernel_size" in paths
+def test_log_paths_are_those_of_the_original():
+    paths = [point.path for point in tunas.get_space("mobilenet_v3_like_search").points]
+    bottleneck = "blocks/1/layers/0"
+    for field in ("kernel_size", "expansion_filters", "use_squeeze_and_excite"):
+        assert f"{bottleneck}/{field}" in paths
+    proxyless = [point.path for point in tunas.get_space("proxylessnas_search").points]
+    assert proxyless[3:6] == [
+        "blocks/2/layers/0/choices/0/kernel_size",
+        "blocks/2/layers/0/choices/0/expansion_filters",
+        "blocks/2/layers/0",
+    ]
 
 
 def test_equal_structures_at_two_places_are_two_choices():

@@ -20,7 +20,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from tunas.errors import InputError
-from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation
+from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, mixture
 from tunas.nn.profile import Operation
 from tunas.space import layers
 from tunas.space.choice import ALL, OneOf, chosen
@@ -81,7 +81,8 @@ class Choice(nn.Module):
         index = indices[self.position]
         if index != ALL:
             return self.choices[index](x, width, indices)
-        outputs = [choice(x, width, indices) for choice in self.choices]
+        with mixture(len(self.choices)):
+            outputs = [choice(x, width, indices) for choice in self.choices]
         present = [output for output in outputs if output is not None]
         return torch.stack(present).sum(0) / len(outputs) if len(present) > 1 else _scaled(present, 1 / len(outputs))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,18 +24,58 @@ from torch import Tensor, nn
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
 
-_used_kernels: list[Tensor] | None = None
+
+class UsedKernels:
+    """The convolution kernels of a forward pass, or slices of them, which L2 counts.
+
+    Attributes:
+        kernels: in the order of use.
+        shares: of the mixture that each took part with: 1, or under op warmup the product of the 1/n of every enabled
+            OneOf around it (SPEC §2).
+    """
+
+    def __init__(self) -> None:
+        self.kernels: list[Tensor] = []
+        self.shares: list[float] = []
+        self._share = 1.0
+
+    def add(self, kernel: Tensor) -> None:
+        self.kernels.append(kernel)
+        self.shares.append(self._share)
+
+    @contextlib.contextmanager
+    def mixed(self, choices: int) -> Iterator[None]:
+        """Within the context, kernels belong to one of `choices` that all run."""
+        outer, self._share = self._share, self._share / choices
+        try:
+            yield
+        finally:
+            self._share = outer
+
+
+class _Recording(threading.local):
+    """What the forward pass of this thread notes its kernels in."""
+
+    used: UsedKernels | None = None
+
+
+_recording = _Recording()
 
 
 @contextlib.contextmanager
-def recording_kernels() -> Iterator[list[Tensor]]:
-    """Within the context, every convolution appends the (slice of the) kernel that it used to the list."""
-    global _used_kernels
-    outer, _used_kernels = _used_kernels, []
+def recording_kernels() -> Iterator[UsedKernels]:
+    """Within the context, every convolution of this thread notes the (slice of the) kernel that it used."""
+    outer, used = _recording.used, UsedKernels()
+    _recording.used = used
     try:
-        yield _used_kernels
+        yield used
     finally:
-        _used_kernels = outer
+        _recording.used = outer
+
+
+def mixture(choices: int) -> contextlib.AbstractContextManager[None]:
+    """The context in which all of `choices` run and their mean is taken."""
+    return contextlib.nullcontext() if _recording.used is None else _recording.used.mixed(choices)
 
 
 class _Sliceable(nn.Module):
@@ -67,8 +108,8 @@ class _Sliceable(nn.Module):
 
 
 def _kernel_used(kernel: Tensor) -> None:
-    if _used_kernels is not None:
-        _used_kernels.append(kernel)
+    if _recording.used is not None:
+        _recording.used.add(kernel)
 
 
 def _same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.nn.layers import Choice, NetworkOptions, TowerModule
 from tunas.nn.network import Head, Network, build_network
-from tunas.nn.ops import _Sliceable, recording_kernels
+from tunas.nn.ops import UsedKernels, _Sliceable, recording_kernels
 from tunas.space.architecture import Architecture, Space
 
 
@@ -23,31 +23,33 @@ class SuperNet(nn.Module):
         space: what can be chosen.
         num_classes: outputs of the classifier.
         rematerialize: recompute every layer in the backward pass to save memory; changes no result.
+        same_padding: pad as TensorFlow does, and as the original did (SPEC §4).
 
     A width choice runs on the leading slice of the widest weight, so that a call costs what the sampled
     architecture costs. Batch norm has no state. In the indices `ALL` (-1) stands for every choice at once.
     """
 
-    def __init__(self, space: Space, num_classes: int, *, rematerialize: bool = False):
+    def __init__(self, space: Space, num_classes: int, *, rematerialize: bool = False, same_padding: bool = False):
         super().__init__()
         if num_classes < 1:
             raise InputError(f"num_classes must be at least 1, not {num_classes}")
         self.space = space
         self.num_classes = num_classes
-        options = NetworkOptions(stateless_bn=True, filters_base=space.tower.filters_base)
+        self.same_padding = same_padding
+        options = NetworkOptions(stateless_bn=True, same_padding=same_padding, filters_base=space.tower.filters_base)
         self.tower = TowerModule(space.tower, options, rematerialize=rematerialize)
         self.head = Head(self.tower.output_width, num_classes, dropout_rate=0.0)
         self.flat: nn.Parameter | None = None
-        self.used_kernels: list[Tensor] = []
+        self.used = UsedKernels()
 
     def forward(self, x: Tensor, architecture: Architecture | Sequence[int]) -> Tensor:
         """Logits `[N, num_classes]` of images `[N, 3, H, W]` under one architecture.
 
-        `used_kernels` then holds the slices of convolution kernels that took part, which L2 counts: not batch norms,
-        not biases, not the last layer.
+        `used` then holds the slices of convolution kernels that took part, which L2 counts: not batch norms, not
+        biases, not the last layer.
         """
         indices = self._indices(architecture)
-        with recording_kernels() as self.used_kernels:
+        with recording_kernels() as self.used:
             features, _ = self.tower(x, indices)
         return self.head(features)
 
@@ -56,15 +58,17 @@ class SuperNet(nn.Module):
         return self.tower(x, self._indices(architecture))[1]
 
     def l2(self) -> Tensor:
-        """½‖w‖² over the kernels that the last `forward` used."""
-        return 0.5 * torch.stack([kernel.float().square().sum() for kernel in self.used_kernels]).sum()
+        """½‖w‖² over the kernels that the last `forward` used, each with its share of the mixture (SPEC §2)."""
+        squares = torch.stack([kernel.float().square().sum() for kernel in self.used.kernels])
+        return 0.5 * torch.dot(squares.new_tensor(self.used.shares), squares)
 
     def extract(self, architecture: Architecture) -> Network:
         """The stand-alone network of `architecture` with a copy of the shared weights that it uses.
 
         Its running batch-norm statistics are fresh: train it further, or run it in train mode, or recalibrate.
         """
-        network = build_network(architecture, self.num_classes)
+        options = NetworkOptions(same_padding=self.same_padding)
+        network = build_network(architecture, self.num_classes, options=options)
         weight = next(self.parameters())
         network.to(weight.device, weight.dtype)
         with torch.no_grad():
@@ -109,7 +113,7 @@ class SuperNet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle of the supernet is not flat."""
-        return self.__dict__ | {"flat": None, "used_kernels": []}
+        return self.__dict__ | {"flat": None, "used": UsedKernels()}
 
     def _indices(self, architecture: Architecture | Sequence[int]) -> Sequence[int]:
         if isinstance(architecture, Architecture):

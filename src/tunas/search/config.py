@@ -78,14 +78,14 @@ class SearchConfig(TaskConfig):
     """L2 on the convolution kernels in use. 4e-5 where left out, 3e-5 under bf16."""
 
     rl_learning_rate: float | None = None
-    """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4 at the
-    published number of steps, and in proportion more in shorter runs, so that logits can go as far (at most 0.1)."""
+    """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4, and
+    in runs of fewer than 27,050 steps as much more as lets logits go as far as in the published run (at most 0.1)."""
 
     use_exponential_rl_learning_rate_schedule: bool = True
     """Whether the controller's learning rate grows tenfold, or stays."""
 
     rl_entropy_regularization: float = 0.0
-    """Weight of the controller's entropy in what it maximises."""
+    """Weight, in what the controller maximises, of the entropy of the choices that the sampled branch makes active."""
 
     rl_baseline_momentum: float | None = None
     """Momentum of the moving average of the reward. Where left out: the published 0.95, which forgets in 20 of 27,050
@@ -144,6 +144,10 @@ class SearchConfig(TaskConfig):
     """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less
     variance, same expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than
     5,000 steps."""
+
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
+    2 on even sizes nothing at the top and left). Train the result with the same."""
 
     rematerialize: bool = False
     """Recompute each layer in the backward pass: less memory, more time, same result."""
@@ -277,7 +281,8 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
     decay = config.model_weight_decay
     if config.rl_learning_rate is None:
         published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
-        rl_learning_rate = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
+        as_far = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
+        rl_learning_rate = max(scaled_learning_rate(schedule.RL_LEARNING_RATE, batch), as_far)
     else:
         rl_learning_rate = scaled_learning_rate(config.rl_learning_rate, batch)
     exponent = config.rl_cost_model_exponent

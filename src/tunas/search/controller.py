@@ -187,25 +187,30 @@ class Controller:
     def entropy(self) -> float:
         """Entropy (nats) of the distribution over architectures, where OneOfs outside the choices taken do not
         count."""
-        return self._entropy_and_gradient()[0]
-
-    def entropy_gradient(self) -> np.ndarray:
-        """float64 `[C, K]`: gradient of `entropy` with respect to the logits."""
-        return self._entropy_and_gradient()[1]
-
-    def _entropy_and_gradient(self) -> tuple[float, np.ndarray]:
-        log_probs = np.where(self.valid, self.log_probabilities(), 0.0)
-        probs = np.where(self.valid, np.exp(log_probs), 0.0)
+        probs, log_probs = self._probabilities_or_zero()
         # Worth of a choice: its own surprise plus the entropy of everything inside it. Inner OneOfs are added first.
         worth = -log_probs
         for positions, parents, parent_choices in reversed(self._levels[1:]):
             np.add.at(worth, (parents, parent_choices), (probs[positions] * worth[positions]).sum(axis=1))
-        below = (probs * worth).sum(axis=1)
-        reached = np.ones(len(probs))
-        for positions, parents, parent_choices in self._levels[1:]:
-            reached[positions] = reached[parents] * probs[parents, parent_choices]
-        gradient = reached[:, None] * probs * (worth - below[:, None]) / self.temperature
-        return float(below[self._levels[0][0]].sum()), gradient
+        return float((probs * worth)[self._levels[0][0]].sum())
+
+    def branch_entropies(self, samples: Samples) -> np.ndarray:
+        """float64 `[N]`: the sum of the own entropies (nats) of the OneOfs that each architecture makes active, which
+        is what the original's bonus counts (SPEC §3)."""
+        probs, log_probs = self._probabilities_or_zero()
+        return samples.active @ -(probs * log_probs).sum(axis=1)
+
+    def branch_entropy_gradient(self, samples: Samples) -> np.ndarray:
+        """float64 `[C, K]`: gradient of the mean of `branch_entropies` with respect to the logits; the architectures
+        count as given."""
+        probs, log_probs = self._probabilities_or_zero()
+        own = -(probs * log_probs).sum(axis=1, keepdims=True)
+        return samples.active.mean(axis=0)[:, None] * -probs * (log_probs + own) / self.temperature
+
+    def _probabilities_or_zero(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and their logarithms, both 0 outside `valid`."""
+        log_probs = self.log_probabilities()
+        return np.exp(log_probs), np.where(self.valid, log_probs, 0.0)
 
     def cost_gradient(
         self,
@@ -254,18 +259,19 @@ class Controller:
         The baseline takes in the mean reward first; then each replica's gradient is its reward's distance from the
         baseline times its log-probability's gradient. Adam without a first moment, in TensorFlow's form, follows their
         mean, and its second moment averages the replicas' squares. All moments move even while the learning rate is 0.
-        The entropy bonus is plain gradient ascent with the same learning rate.
+        The entropy bonus, of the branches that the replicas sampled, is plain gradient ascent with the same learning
+        rate.
 
         Args:
             samples: drawn with the present logits.
             rewards: `[N]`, one per sample, larger is better; with `cost_gradient`, the quality alone.
             learning_rate: of this step.
-            entropy_regularization: weight of the entropy in what is maximised.
+            entropy_regularization: weight of `branch_entropies` in what is maximised.
             cost_gradient: `[C, K]` as from `cost_gradient`; added to every replica's gradient.
 
         Returns:
             What to log: step_baseline (mean reward), baseline, advantage, log_prob, empirical_loss (means over
-            replicas), entropy and entropy_loss, all from before the step.
+            replicas), entropy (of the whole distribution) and entropy_loss (of the bonus), all from before the step.
 
         Raises:
             InputError: where there is not one reward per sample.
@@ -288,10 +294,11 @@ class Controller:
             gradients += cost_gradient
         squares = np.einsum("nck,nck->ck", gradients, gradients) / len(samples)
         self.second_moment = self.beta2 * self.second_moment + (1 - self.beta2) * squares
-        entropy, entropy_gradient = self._entropy_and_gradient()
+        entropy, branches = self.entropy(), float(self.branch_entropies(samples).mean())
+        bonus = self.branch_entropy_gradient(samples) if entropy_regularization else 0.0
         debiased_rate = learning_rate * math.sqrt(1 - self.beta2**self.num_updates)
         step = debiased_rate * gradients.mean(axis=0) / (np.sqrt(self.second_moment) + self.epsilon)
-        self.logits = self.logits + step + learning_rate * entropy_regularization * entropy_gradient
+        self.logits = self.logits + step + learning_rate * entropy_regularization * bonus
         return {
             "step_baseline": step_baseline,
             "baseline": self.baseline,
@@ -299,7 +306,7 @@ class Controller:
             "log_prob": float(samples.log_prob.mean()),
             "empirical_loss": float(-(advantages * samples.log_prob).mean()),
             "entropy": entropy,
-            "entropy_loss": -entropy_regularization * entropy,
+            "entropy_loss": -entropy_regularization * branches,
         }
 
     def most_likely(self) -> Architecture:

@@ -67,7 +67,12 @@ class Search:
     ):
         self.task, self.plan, self.config, self.objective, self.world = task, plan, config, objective, world
         seed_global_generators(config.seed)
-        self.supernet = SuperNet(space, **task.network_arguments, rematerialize=config.rematerialize)
+        self.supernet = SuperNet(
+            space,
+            **task.network_arguments,
+            rematerialize=config.rematerialize,
+            same_padding=config.padding == "same",
+        )
         self.supernet.to(world.device)
         self.weights = self.supernet.flatten()
         self.optimizer = rmsprop([self.weights], config.model_momentum)
@@ -147,11 +152,13 @@ class Search:
     @torch.no_grad()
     def _decay_weights(self) -> Tensor:
         """Adds the gradient of the L2 of the kernels that the last replica used; its part of the loss."""
-        kernels = self.supernet.used_kernels
-        gradients = [kernel.grad for kernel in kernels if kernel.grad is not None]
-        torch._foreach_add_(gradients, kernels, alpha=self.plan.weight_decay / self.plan.replicas)
-        norms = torch.stack(torch._foreach_norm(kernels))
-        return 0.5 * self.plan.weight_decay * norms.square().sum()
+        used = self.supernet.used
+        decay = self.plan.weight_decay
+        for kernel, share in zip(used.kernels, used.shares, strict=True):
+            assert kernel.grad is not None
+            kernel.grad.add_(kernel, alpha=share * decay / self.plan.replicas)
+        squares = torch.stack(torch._foreach_norm(used.kernels)).square()
+        return 0.5 * decay * torch.dot(squares, squares.new_tensor(used.shares))
 
     @torch.no_grad()
     def _validate(self, samples: Samples, batch: Batch, used: int) -> Tensor:

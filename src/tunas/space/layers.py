@@ -76,8 +76,8 @@ class InvertedBottleneck:
     """
 
     kernel: int | OneOf = field(metadata={"path": "kernel_size"})
-    expansion: Times | int | OneOf
-    se: bool | OneOf = False
+    expansion: Times | int | OneOf = field(metadata={"path": "expansion_filters"})
+    se: bool | OneOf = field(default=False, metadata={"path": "use_squeeze_and_excite"})
     stride: int = 1
     activation: Activation = RELU
 

@@ -95,6 +95,10 @@ class TrainConfig(TaskConfig):
     path_dropout_rate: float = 0.0
     """Chance of dropping each skippable layer for a whole training batch."""
 
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
+    2 on even sizes nothing at the top and left)."""
+
     ema_decay: float | None = None
     """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that."""
 

@@ -122,7 +122,9 @@ def _network(
     bn_momentum: float = BN_MOMENTUM,
 ) -> Network:
     tower = scale_filters(architecture.tower, config.filters_multiplier)
-    options = NetworkOptions(path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum)
+    options = NetworkOptions(
+        path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum, same_padding=config.padding == "same"
+    )
     return build_network(tower, **task.network_arguments, dropout_rate=dropout_rate, options=options)
 
 
