@@ -33,6 +33,7 @@ COMMANDS = {
     "quickstart": Command(
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
     ),
+    "completion": Command("what a shell needs to complete all this", "tunas.cli.completion:CompletionConfig"),
 }
 """Each is run by the function `run` of `tunas.cli.<name>`."""
 
@@ -68,32 +69,25 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
-            "`tunas COMMAND --help` lists the command's flags; - and _ in them are the same.",
+            "`tunas COMMAND --help` explains the flags that people set first, `--help-all` all; - and _ are the same.",
         ]
     )
 
 
 def _run(name: str, words: list[str]) -> int:
-    import tyro
-
+    from tunas.cli.flags import parsed
     from tunas.errors import DivergedError, InputError
 
     command = COMMANDS[name]
-    config_type = _imported(command.config)
+    config_type = imported(command.config)
     try:
-        config = tyro.cli(
-            config_type,
-            args=_with_plain_booleans(config_type, words),
-            prog=f"tunas {name}",
-            description=config_type.__doc__,
-            config=(tyro.conf.UseAppendAction,),
-        )
+        config = parsed(config_type, _with_plain_booleans(config_type, words), f"tunas {name}")
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
     except BrokenPipeError:
         return _closed_pipe()
     try:
-        return _imported(f"tunas.cli.{name}:run")(config) or 0
+        return imported(f"tunas.cli.{name}:run")(config) or 0
     except (InputError, DivergedError) as error:
         return _fail("" if error.told else str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
@@ -120,7 +114,8 @@ def _fail(sentence: str, code: int) -> int:
     return code
 
 
-def _imported(place: str) -> Any:
+def imported(place: str) -> Any:
+    """What `module:name` names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -1,0 +1,128 @@
+"""A command's flags from its configuration: in groups, the ones that people set first apart from the rest."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+GROUPS: dict[str, str] = {
+    "main": """ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname min_cost
+        max_cost num_samples count output_format out samples""",
+    "data": """dataset_dir data_format image_size valid_filenames valid_fraction test_fraction use_held_out_test_set
+        cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
+    "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
+        rl_reward_function constraint enable_cost_model at_most verify num_cost_samples""",
+    "run": "device precision seed log_every checkpoint_every rematerialize",
+}
+"""Title -> its flags. A flag of no group is shown under `schedule and more`."""
+OTHERS = "schedule and more"
+MARKERS = (tyro.conf.UseAppendAction, tyro.conf.OmitArgPrefixes)
+METAVARS = {"int | None": "INT", "float | None": "FLOAT", "str | None": "TEXT", "<class 'str'>": "TEXT"}
+FIRST = """ssd indices checkpoint_dir dataset_dir image_size cost_model rl_cost_model_target rl_cost_model_tolerance
+    epochs device min_cost max_cost dirname mode checkpoint samples out"""
+"""Flags that `--help` shows; `--help-all` shows every one. So does the help of a command of few flags."""
+FEW = 12
+
+
+def parsed(config_type: type, words: Sequence[str], prog: str) -> Any:
+    """The configuration that the words of a command line say.
+
+    Args:
+        config_type: a frozen dataclass; fields are flags, their docstrings the help.
+        words: flags and their values.
+        prog: the command, such as `tunas search`.
+
+    Raises:
+        SystemExit: after the help, or a message about wrong words (2).
+    """
+    everything = "--help-all" in words
+    names = [field.name for field in dataclasses.fields(config_type)]
+    wants_help = everything or "--help" in words or "-h" in words
+    shown = names
+    description = textwrap.dedent(config_type.__doc__ or "").replace("\n", " ")
+    if wants_help and not everything and len(names) > FEW:
+        shown = [
+            field.name
+            for field in dataclasses.fields(config_type)
+            if field.name in FIRST.split() or _is_required(field)
+        ]
+        description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
+    values = tyro.cli(
+        grouped(config_type, shown, whole=everything or not wants_help),
+        args=["--help"] if wants_help else words,
+        prog=prog,
+        description=description,
+        config=MARKERS,
+    )
+    parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
+    return config_type(**{name: value for part in parts for name, value in vars(part).items()})
+
+
+def grouped(config_type: type, names: Sequence[str] | None = None, *, whole: bool = True) -> type:
+    """A dataclass of dataclasses, one for each group, that hold the fields of `config_type`.
+
+    Args:
+        config_type: a frozen dataclass.
+        names: of the fields to take; all where left out.
+        whole: whether the help of a flag is its whole text, or the first sentence.
+    """
+    hints = typing.get_type_hints(config_type, include_extras=True)
+    texts = field_texts(config_type)
+    groups: dict[str, list[Any]] = {title: [] for title in (*GROUPS, OTHERS)}
+    for field in dataclasses.fields(config_type):
+        if names is not None and field.name not in names:
+            continue
+        text = texts.get(field.name, "")
+        hint = "" if field.default in (None, "", ()) else None
+        plain = METAVARS.get(str(hints[field.name]))  # instead of {None}|INT
+        arg = tyro.conf.arg(
+            help=text if whole else text.partition(". ")[0].removesuffix(".") + ".",
+            help_behavior_hint=hint,
+            metavar=plain,
+        )
+        copied = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)  # type: ignore[call-overload]
+        groups[_group_of(field.name)].append((field.name, Annotated[hints[field.name], arg], copied))
+    parts = [
+        (title.replace(" ", "_"), dataclasses.make_dataclass(title, fields))
+        for title, fields in groups.items()
+        if fields
+    ]
+    return dataclasses.make_dataclass(config_type.__name__, parts)
+
+
+def field_texts(config_type: type) -> dict[str, str]:
+    """The docstring below each field, its line breaks undone so that the terminal decides where lines end."""
+    texts: dict[str, str] = {}
+    for owner in reversed(config_type.__mro__):
+        if dataclasses.is_dataclass(owner):
+            texts |= _own_field_texts(owner)
+    return texts
+
+
+@functools.cache
+def _own_field_texts(owner: type) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            texts[statement.target.id] = " ".join(str(following.value.value).split())
+    return texts
+
+
+def _group_of(name: str) -> str:
+    return next((title for title, flags in GROUPS.items() if name in flags.split()), OTHERS)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
