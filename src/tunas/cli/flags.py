@@ -55,7 +55,7 @@ def parsed(config_type: type, words: Sequence[str], prog: str) -> Any:
             if field.name in FIRST.split() or _is_required(field)
         ]
         description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
-    values = tyro.cli(
+    values: Any = tyro.cli(
         grouped(config_type, shown, whole=everything or not wants_help),
         args=["--help"] if wants_help else words,
         prog=prog,
