@@ -33,6 +33,9 @@ COMMANDS = {
     "quickstart": Command(
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
     ),
+    "released": Command(
+        "read the released files of random and searched architectures", "tunas.cli.released:ReleasedConfig"
+    ),
     "completion": Command("what a shell needs to complete all this", "tunas.cli.completion:CompletionConfig"),
 }
 """Each is run by the function `run` of `tunas.cli.<name>`."""
