@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import tunas
-from tunas.cost.model import PIXEL1_DIRECTORY
+from tunas.cost.catalog import PIXEL1_DIRECTORY
 from tunas.space import OneOf, Space
 from tunas.space.choice import fields_of
 

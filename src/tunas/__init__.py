@@ -15,6 +15,7 @@ _HOME = {
     "Space": "tunas.space",
     "OneOf": "tunas.space",
     "get_space": "tunas.space",
+    "register_layer": "tunas.space",
     "register_space": "tunas.space",
     "space_names": "tunas.space",
     "CostModel": "tunas.cost",

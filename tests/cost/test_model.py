@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tunas
 from tunas.cost import CostModel, CostTerm, load_cost_model
-from tunas.cost.model import conditions_note
+from tunas.cost.catalog import conditions_note
 from tunas.errors import InputError
 from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
 

@@ -69,14 +69,14 @@ def test_unknown_layers_are_shown_with_the_known_ones(layer):
     assert layer_refusal(layer) == (
         f"unknown layer {layer!r}; known are Conv, Activation, SeparableConv, InvertedBottleneck, Residual, Zero, "
         f"GlobalAveragePool, "
-        "DetectionEndpoint"
+        "DetectionEndpoint (tunas.register_layer makes one of your own known)"
     )
 
 
 @pytest.mark.parametrize("stride", [0, 3, 1.0, True, "1", None])
 def test_strides_are_one_or_two(stride):
     for layer in (Conv(3, stride), SeparableConv(3, stride), InvertedBottleneck(3, 8, stride=stride)):
-        assert layer_refusal(layer) == f"the stride must be 1 or 2, not {stride!r}"
+        assert layer_refusal(layer) == f"/stride: the stride must be 1 or 2, not {stride!r}"
 
 
 @pytest.mark.parametrize("kernel", [0, -3, 4, 3.0, "3", True, None, (1 << 40) + 1])
@@ -95,7 +95,7 @@ def test_kernels_are_odd(kernel):
     ],
 )
 def test_expansions_are_multiples_or_widths(expansion):
-    message = f"/expansion: an expansion is Times(positive number) or a positive width, not {expansion!r}"
+    message = f"/expansion: a width is Times(positive number) or a positive integer, not {expansion!r}"
     assert layer_refusal(InvertedBottleneck(3, expansion)) == message
     assert layer_refusal(InvertedBottleneck(3, OneOf((8, expansion), FILTERS))) == message
 
@@ -104,7 +104,7 @@ def test_expansions_are_multiples_or_widths(expansion):
 def test_squeeze_and_excite_is_true_or_false(value):
     assert (
         layer_refusal(InvertedBottleneck(3, 8, se=OneOf((False, value), OP)))
-        == f"/se: se is True or False, not {value!r}"
+        == f"/se: this is True or False, not {value!r}"
     )
 
 
@@ -112,7 +112,7 @@ def test_squeeze_and_excite_is_true_or_false(value):
 def test_an_activation_field_is_an_activation(value):
     assert (
         layer_refusal(SeparableConv(3, activation=value))
-        == f"the activation must be an Activation such as RELU, not {value!r}"
+        == f"/activation: an activation is an Activation such as RELU, not {value!r}"
     )
     with pytest.raises(ValueError, match="unknown activation 'gelu'; known are relu, relu6, swish6, sigmoid"):
         Activation("gelu")
@@ -120,15 +120,16 @@ def test_an_activation_field_is_an_activation(value):
 
 def test_batch_norm_is_true_or_false():
     assert layer_refusal(Conv(3, batch_norm=OneOf((True, False), OP))).startswith(
-        "batch_norm is True or False, not OneOf"
+        "/batch_norm: this is True or False, not OneOf"
     )
 
 
 def test_choices_carry_the_tag_of_what_they_choose():
     assert layer_refusal(OneOf((Conv(3), Conv(5)), FILTERS)) == "a choice between layers must be tagged OP"
-    assert layer_refusal(Conv(OneOf((3, 5), FILTERS))) == "/kernel: must be tagged OP"
-    assert layer_refusal(InvertedBottleneck(3, OneOf((8, 16), OP))) == "/expansion: must be tagged FILTERS"
-    assert layer_refusal(InvertedBottleneck(3, 8, OneOf((False, True), FILTERS))) == "/se: must be tagged OP"
+    tagged = "a choice here must be tagged"
+    assert layer_refusal(Conv(OneOf((3, 5), FILTERS))) == f"/kernel: {tagged} OP"
+    assert layer_refusal(InvertedBottleneck(3, OneOf((8, 16), OP))) == f"/expansion: {tagged} FILTERS"
+    assert layer_refusal(InvertedBottleneck(3, 8, OneOf((False, True), FILTERS))) == f"/se: {tagged} OP"
 
 
 def test_choices_that_cannot_be_exchanged():
@@ -145,10 +146,12 @@ def test_residuals_stand_where_input_and_output_have_one_shape():
     needs_width = "a Residual's input must already be as wide as its block; put a layer that sets the width before it"
     assert layer_refusal(Residual(Conv(3))) == needs_width
     assert layer_refusal(RELU, Residual(OneOf((Conv(3), Zero()), OP))) == needs_width
-    strided = "a layer inside a Residual must have stride 1, not 2"
+    strided = "a layer inside one that adds its input must have stride 1, not 2"
     assert layer_refusal(Conv(3), Residual(Conv(3, 2))) == f"/layer: {strided}"
     assert layer_refusal(Conv(3), Residual(OneOf((Conv(3, 2),), OP))) == f"/layer/choices/0: {strided}"
-    assert layer_refusal(Residual(GlobalAveragePool())) == "/layer: a GlobalAveragePool cannot stand inside a Residual"
+    assert layer_refusal(Residual(GlobalAveragePool())) == (
+        "/layer: a GlobalAveragePool changes the resolution and cannot stand inside a layer that adds its input"
+    )
 
 
 def test_a_residual_may_not_rely_on_the_block_before():
@@ -157,7 +160,7 @@ def test_a_residual_may_not_rely_on_the_block_before():
 
 
 def test_an_endpoint_inside_a_choice_would_never_be_handed_out():
-    message = "a DetectionEndpoint stands between layers, not inside a choice or a Residual"
+    message = "a DetectionEndpoint stands between layers, not inside a choice or another layer"
     assert layer_refusal(OneOf((DetectionEndpoint(), RELU), OP)) == f"/choices/0: {message}"
     assert layer_refusal(Conv(3), Residual(DetectionEndpoint())) == f"/layer: {message}"
 

@@ -5,7 +5,7 @@ import pytest
 
 import tunas
 from tunas.space import OP, RELU, Block, Conv, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
-from tunas.space.describe import architecture_rows, format_table, space_tree
+from tunas.space.describe import format_table, tower_rows, tower_tree
 
 TOWER = Tower(
     [
@@ -31,31 +31,32 @@ def test_an_architecture_prints_as_a_table():
 
 
 def test_a_skipped_layer_is_shown_as_skipped():
-    rows = architecture_rows(Space("small", TOWER).architecture("0:1"))
+    rows = tower_rows(Space("small", TOWER).architecture("0:1").tower)
     assert rows[3] == ("1", "1", "skip", "", "", "", "", "24")
 
 
 def test_a_space_prints_as_a_tree_with_the_positions_of_its_choices():
-    assert space_tree(Space("small", TOWER)).splitlines() == [
+    space = Space("small", TOWER)
+    assert tower_tree(repr(space), space.tower).splitlines() == [
         "Space('small', 2 OneOfs, 4 index strings)",
         "block 0: filters 16",
         "  layer 0: Conv(kernel [0]{3 | 5}, stride 2)",
         "  layer 1: relu",
         "block 1: filters 24",
-        "  layer 0: InvertedBottleneck(kernel 3, expansion ×3, se True, relu)",
-        "  layer 1: x + [1]{InvertedBottleneck(kernel 7, expansion 72, relu) | Zero}",
+        "  layer 0: InvertedBottleneck(kernel 3, expansion ×3, se True)",
+        "  layer 1: x + [1]{InvertedBottleneck(kernel 7, expansion 72) | Zero}",
         "block 2: filters 40",
-        "  layer 0: Conv(kernel 1, bias, no batch norm)",
+        "  layer 0: Conv(kernel 1, batch_norm False)",
     ]
 
 
 @pytest.mark.parametrize("name", tunas.space_names())
 def test_every_packaged_space_can_be_printed(name):
     space = tunas.get_space(name)
-    tree = space_tree(space)
+    tree = tower_tree(repr(space), space.tower)
     assert all(f"[{position}]{{" in tree for position in range(space.num_choices))
     architecture = space.sample(np.random.default_rng(0))
-    rows = architecture_rows(architecture)
+    rows = tower_rows(architecture.tower)
     assert len(rows) == sum(len(block.layers) for block in space.tower.blocks)
     assert len(str(architecture).splitlines()) == len(rows) + 2
     assert max(map(len, str(architecture).splitlines()[1:])) < 90

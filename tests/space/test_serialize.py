@@ -111,7 +111,7 @@ def test_values_of_a_wrong_type_are_refused_at_their_place():
     assert refusal(set_at(*CONV, "kernel", value="x")) == f"{kernel} 'x'"
     assert refusal(set_at(*CONV, "kernel", value=None)) == f"{kernel} None"
     assert "the stride must be 1 or 2, not (2,)" in refusal(set_at(*CONV, "stride", value=[2]))
-    assert "batch_norm is True or False, not 1" in refusal(set_at(*CONV, "batch_norm", value=1))
+    assert "/batch_norm: this is True or False, not 1" in refusal(set_at(*CONV, "batch_norm", value=1))
     assert "must be positive multiples of 8, not 1e+300" in refusal(
         set_at("model", "blocks", 1, "filters", value=1e300)
     )

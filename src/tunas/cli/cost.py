@@ -28,7 +28,7 @@ class CostConfig:
 def run(config: CostConfig) -> None:
     import sys
 
-    from tunas.cost.model import PIXEL1_CLASSES, PIXEL1_SIZE, conditions_note, has_pixel1, load_cost_model
+    from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE, conditions_note, has_pixel1, load_cost_model
     from tunas.search.config import check_positive
     from tunas.space import get_space
 

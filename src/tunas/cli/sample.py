@@ -53,7 +53,7 @@ class SampleConfig:
 def run(config: SampleConfig) -> None:
     import io
 
-    from tunas.cost.model import conditions_note
+    from tunas.cost.catalog import conditions_note
     from tunas.files import check_writable, make_directory, write_text, writing_to
     from tunas.study.sample import sample_within
 

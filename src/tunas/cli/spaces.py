@@ -21,7 +21,7 @@ class SpacesConfig:
 
 def run(config: SpacesConfig) -> None:
     from tunas.space import get_space, space_names
-    from tunas.space.describe import format_table, space_tree
+    from tunas.space.describe import format_table, tower_tree
 
     if not config.name:
         spaces = [get_space(name) for name in space_names()]
@@ -41,4 +41,4 @@ def run(config: SpacesConfig) -> None:
     if config.indices is not None or not space.num_choices:
         print(space.architecture(config.indices or ""))
     else:
-        print(space_tree(space))
+        print(tower_tree(repr(space), space.tower))

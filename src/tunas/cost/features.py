@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from tunas.nn.layers import layer_operations
-from tunas.nn.profile import Operation
-from tunas.space import Activation, InvertedBottleneck, OneOf, Residual, SeparableConv, Space, Zero
+from tunas.nn.operations import Operation
+from tunas.space import OneOf, Space
 from tunas.space.choice import choice_points, chosen, resolved
 from tunas.space.layers import IMAGE_CHANNELS, keeps_width
+from tunas.space.registry import inner_layer, kind_of, with_inner_layer
 
 HEAD = "head"
 """Path and description of the classifier, which every network ends with."""
@@ -147,9 +148,9 @@ def _alternatives(
         assert layer.position is not None
         for index, choice in enumerate(layer.choices):
             yield from _alternatives(choice, f"{suffix}/choices/{index}", {**guards, layer.position: index})
-    elif isinstance(layer, Residual):
-        for inner_suffix, inner_guards, inner in _alternatives(layer.layer, f"{suffix}/layer", guards):
-            yield inner_suffix, inner_guards, Residual(inner)
+    elif (around := inner_layer(layer)) is not None:
+        for inner_suffix, inner_guards, inner in _alternatives(around, f"{suffix}/{kind_of(layer).inner}", guards):
+            yield inner_suffix, inner_guards, with_inner_layer(layer, inner)
     else:
         yield suffix, guards, layer
 
@@ -202,11 +203,13 @@ def peak_elements(placed: Placed) -> int:
     what a later operation reads: the input of a residual layer, and what squeeze-and-excite will scale.
     """
     entering = placed.inputs * placed.size**2
-    if isinstance(placed.layer, Zero):
+    if placed.operations and placed.operations[0].kind == "zeros":
         return placed.outputs * placed.size**2
-    is_residual = isinstance(placed.layer, Residual) and bool(placed.operations)
+    is_residual = bool(placed.operations) and placed.operations[-1].kind == "add"
     peak = current = entering
     for number, operation in enumerate(placed.operations):
+        if operation.is_in_passing:
+            continue
         kept = entering if is_residual and number else 0
         result = operation.outputs * operation.output_size**2
         if operation.kind == "se_reduce":
@@ -233,8 +236,13 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
     def add(name: str, amount: float) -> None:
         found[name] = found.get(name, 0.0) + amount
 
-    act = _activation_of(placed.layer)
     for operation in placed.operations:
+        if operation.is_in_passing:
+            if operation.kind == "activation":
+                add(f"activated {operation.activation}", operation.outputs * operation.output_size**2)
+            elif operation.kind == "add":
+                add("added", operation.outputs * operation.output_size**2)
+            continue
         kind = _work_kind(operation)
         read, written = operation.inputs * operation.input_size**2, operation.outputs * operation.output_size**2
         add(f"macs {kind}", operation.macs)
@@ -247,18 +255,14 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
         add(f"calls {kind}", 1)
         if operation.norm:
             add("normalised", written)
-        if act and operation.kind in ("expand", "depthwise"):
-            add(f"activated {act}", written)
+        if operation.activation:
+            add(f"activated {operation.activation}", written)
         if operation.kind == "se_expand":
             add("gated", operation.outputs * placed.output_size**2)
         fine = f"{kind} k{operation.kernel} {operation.input_size}{FINE_MARK}{operation.output_size}"
         add(f"macs {fine}", operation.macs)
         add(f"moved {fine}", read + written)
         add(f"calls {fine}", 1)
-    if isinstance(placed.layer, Activation):
-        add(f"activated {act}", placed.inputs * placed.size**2)
-    if isinstance(placed.layer, Residual) and placed.operations:
-        add("added", placed.outputs * placed.output_size**2)
     return found
 
 
@@ -270,10 +274,3 @@ def _work_kind(operation: Operation) -> str:
     if operation.output_size == 1:
         return "vector"
     return "pointwise" if operation.kernel == 1 else "dense"
-
-
-def _activation_of(layer: Any) -> str:
-    inner = layer.layer if isinstance(layer, Residual) else layer
-    if isinstance(inner, Activation):
-        return inner.kind
-    return inner.activation.kind if isinstance(inner, (InvertedBottleneck, SeparableConv)) else ""

@@ -6,16 +6,17 @@ The model is the paper's, a bias and one table per layer (SPEC §6); `tunas.cost
 from __future__ import annotations
 
 import datetime
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tunas.cost.model import PIXEL1_CLASSES, PIXEL1_SIZE, CostModel
+from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
+from tunas.cost.fit_report import FitReport
+from tunas.cost.model import CostModel
 from tunas.cost.samples import SETUP, Sample, read_samples, references
 from tunas.errors import InputError
 from tunas.files import check_writable, make_directory, writing_to
@@ -29,12 +30,6 @@ SAMPLES_PER_COEFFICIENT = 2
 """Samples needed for each coefficient of the physical prior."""
 LEARNING_FRACTIONS = (0.125, 0.25, 0.5)
 """Parts of the samples that models are fitted to, to see how the error falls with their number."""
-DRIFT_BLOCK = 25
-DRIFT_RATIO = 2.0
-"""The errors of consecutive samples go together when the means of blocks vary this much more than independent errors'
-would."""
-NAMED = 5
-"""Unseen choices that the printed report names; the cost model's provenance names all."""
 
 
 @dataclass(frozen=True)
@@ -69,122 +64,6 @@ class FitConfig:
         for name, least in (("folds", 2), ("image_size", 1), ("num_classes", 1)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True, eq=False)
-class FitReport:
-    """What a fitted cost model is worth; every error is on samples that the model which predicted them had not seen.
-
-    Args:
-        measured, predicted: milliseconds, `[N]`.
-        noise: mean relative error of the measurements themselves, or None where the samples do not say.
-        learning_curve: (samples fitted to, mean relative error), the most last.
-        unseen: choices of OneOfs that no sample has in use; the model extrapolates there.
-        entries, entries_seen: of the tables, and how many of them a sample has used.
-        strengths: of the corrections to the physical prior, by group.
-    """
-
-    measured: np.ndarray
-    predicted: np.ndarray
-    noise: float | None
-    learning_curve: tuple[tuple[int, float], ...]
-    unseen: tuple[str, ...]
-    entries: int
-    entries_seen: int
-    strengths: dict[str, float]
-
-    @property
-    def relative_errors(self) -> np.ndarray:
-        return np.abs(self.predicted / self.measured - 1)
-
-    @property
-    def mean_error(self) -> float:
-        return float(self.relative_errors.mean())
-
-    @property
-    def p95_error(self) -> float:
-        return float(np.quantile(self.relative_errors, 0.95))
-
-    @property
-    def r_squared(self) -> float:
-        around = self.measured - self.measured.mean()
-        return (
-            1 - float(((self.predicted - self.measured) ** 2).sum() / (around**2).sum()) if around.any() else math.nan
-        )
-
-    @property
-    def spearman(self) -> float:
-        """Rank correlation; ties share their mean rank."""
-        from scipy.stats import spearmanr
-
-        return float(spearmanr(self.predicted, self.measured).statistic)
-
-    @property
-    def drift(self) -> float:
-        """How much (relative, one standard deviation) the device's speed changed in the course of the file; 0 where it
-        did not.
-
-        Means over blocks of consecutive samples tell: they vary more than those of independent errors would.
-        """
-        errors = self.predicted / self.measured - 1
-        blocks = len(errors) // DRIFT_BLOCK
-        if blocks < 2:
-            return 0.0
-        means = errors[: blocks * DRIFT_BLOCK].reshape(blocks, DRIFT_BLOCK).mean(axis=1)
-        independent = errors.var() / DRIFT_BLOCK
-        return math.sqrt(means.var() - independent) if means.var() > DRIFT_RATIO**2 * independent else 0.0
-
-    @property
-    def error_with_twice_the_samples(self) -> float:
-        """As much smaller as the last doubling made it, but not below the noise."""
-        (_, before), (_, now) = self.learning_curve[-2:]
-        return min(now, max(now * now / before, self.noise or 0.0))
-
-    def as_json(self) -> dict[str, Any]:
-        """The figures, for the cost model's provenance."""
-        return {
-            "samples": len(self.measured),
-            "held_out_mean_relative_error": self.mean_error,
-            "held_out_p95_relative_error": self.p95_error,
-            "held_out_r_squared": _finite(self.r_squared),
-            "held_out_spearman": _finite(self.spearman),
-            "noise_mean_relative_error": self.noise,
-            "drift": self.drift,
-            "learning_curve": [list(point) for point in self.learning_curve],
-            "unseen_choices": list(self.unseen),
-            "table_entries": self.entries,
-            "table_entries_seen": self.entries_seen,
-            "strengths": self.strengths,
-        }
-
-    def __str__(self) -> str:
-        noise = "unknown (the samples have no half_difference)" if self.noise is None else f"{self.noise:.2%}"
-        lines = [
-            f"samples                   {len(self.measured)}",
-            f"held-out mean error       {self.mean_error:.2%}",
-            f"held-out 95th percentile  {self.p95_error:.2%}",
-            f"held-out R²               {self.r_squared:.4f}",
-            f"held-out Spearman         {self.spearman:.4f}",
-            f"measurement noise alone   {noise}",
-            f"error by samples fitted   {', '.join(f'{count}: {error:.2%}' for count, error in self.learning_curve)}",
-            f"with twice the samples    about {self.error_with_twice_the_samples:.2%}",
-            f"table entries             {self.entries}, {self.entries_seen} of them seen; the others follow the "
-            f"physical prior",
-        ]
-        if self.drift:
-            lines.append(
-                f"drift                     the device's speed changed by some {self.drift:.1%} while it was "
-                f"measured; measure again "
-                "with nothing else running, or with a larger --group"
-            )
-        if self.unseen:
-            more = f" and {len(self.unseen) - NAMED} more" if len(self.unseen) > NAMED else ""
-            lines.append(f"choices never seen        {', '.join(self.unseen[:NAMED])}{more}")
-        return "\n".join(lines)
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
 
 
 def fit(config: FitConfig) -> tuple[CostModel, FitReport]:

@@ -204,7 +204,7 @@ def compare(config: MeasureConfig) -> Comparison:
     Raises:
         InputError: as `measure`, or where the cost model cannot be used.
     """
-    from tunas.cost.model import load_cost_model
+    from tunas.cost.catalog import load_cost_model
 
     assert config.cost_model is not None and config.indices is not None
     space = get_space(config.ssd)

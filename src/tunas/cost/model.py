@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -17,21 +17,10 @@ from tunas.errors import InputError
 from tunas.files import write_text
 from tunas.space import ALL, OP, Architecture, Space, get_space
 
-if TYPE_CHECKING:
-    from tunas.cost.additive import PeakCost
-
 FORMAT = "tunas-cost-model"
 VERSION = 2
 """Since 2 a model carries a checksum; files of version 1, which had none, are still read."""
-PIXEL1 = "pixel1"
-PIXEL1_DEVICE = "Pixel 1 (simulated)"
 CHECKSUM = "checksum"
-DEVICE_FREE = ("params", "macs", "peak_memory")
-"""Costs that follow from the architecture alone."""
-PIXEL1_SIZE = 224
-PIXEL1_CLASSES = 1000
-"""What the published tables were made at."""
-PIXEL1_DIRECTORY = Path(__file__).parent / "pixel1"
 CHUNK = 4096
 """Architectures priced at a time, so that memory stays bounded and the work stays in cache."""
 EXACT_FLOAT32 = 2**24
@@ -223,111 +212,9 @@ class CostModel:
             raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
 
 
-def load_cost_model(
-    name_or_path: str | os.PathLike[str],
-    space: Space | str,
-    *,
-    image_size: int | None = None,
-    num_classes: int | None = None,
-) -> CostModel | PeakCost:
-    """The cost model for `space`.
-
-    Args:
-        name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no
-            device; or a file that `CostModel.save` (or `tunas fit`) wrote.
-        space: whose architectures are priced.
-        image_size: pixels a side of the networks that are priced: 224 where left out, or for a file that at which it
-            was measured.
-        num_classes: outputs of their classifier: 1,000 where left out, or for a file as it was measured.
-
-    Raises:
-        InputError: where `pixel1` has no tables for the space, or the file does not hold a model for it, or holds one
-            that was measured at another image size or with other classes.
-    """
-    space = get_space(space) if isinstance(space, str) else space
-    name = os.fspath(name_or_path)
-    if name == PIXEL1:
-        return _load_pixel1(space)
-    if name in DEVICE_FREE:
-        from tunas.cost.additive import named_cost  # imports torch
-
-        return named_cost(name, space, image_size or PIXEL1_SIZE, num_classes or PIXEL1_CLASSES)
-    if not Path(name).is_file():
-        raise InputError(
-            f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, "
-            "or the path of a JSON file, such as `tunas fit` writes"
-        )
-    model = CostModel.load(name, space)
-    check_conditions(model, name, image_size, num_classes)
-    return model
-
-
-def check_conditions(model: CostModel | PeakCost, path: str, image_size: int | None, num_classes: int | None) -> None:
-    """Refuses a model of one image size or number of classes for networks of another one.
-
-    Args:
-        image_size, num_classes: of the networks; None is not compared. Nor is what the model does not say.
-
-    Raises:
-        InputError: naming both.
-    """
-    for name, what, here in (
-        ("image_size", "pixels a side (--image_size)", image_size),
-        ("num_classes", "classes", num_classes),
-    ):
-        measured = model.provenance.get(name)
-        if here is not None and measured is not None and measured != here:
-            raise InputError(
-                f"{path} was measured with {measured} {what}, and these networks have {here}; measure and fit a "
-                f"cost model for {here} (tunas measure --{name}={here}), or use {measured}"
-            )
-
-
-def conditions_note(model: Any, image_size: int | None) -> str | None:
-    """One line that says at which size the published milliseconds hold, where the networks have another one."""
-    if getattr(model, "device", "") != PIXEL1_DEVICE or image_size in (None, PIXEL1_SIZE):
-        return None
-    return (
-        f"the milliseconds of the Pixel-1 tables are those of {PIXEL1_SIZE} px, not of {image_size} px: a scale to "
-        f"compare architectures on"
-    )
-
-
 def checksum_of(document: Mapping[str, Any]) -> str:
     """SHA-256 of JSON values, however they are laid out in a file."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def has_pixel1(space: Space) -> bool:
-    """Whether the Pixel-1 tables are packaged for the space."""
-    return (PIXEL1_DIRECTORY / f"{space.name}.npz").is_file() and space.default_target is not None
-
-
-def _load_pixel1(space: Space) -> CostModel:
-    path = PIXEL1_DIRECTORY / f"{space.name}.npz"
-    packaged = sorted(file.stem for file in PIXEL1_DIRECTORY.glob("*.npz"))
-    if space.name not in packaged:
-        raise InputError(
-            f"there are no Pixel-1 tables for {space.name}; they exist for {', '.join(packaged)}. "
-            "For another space, measure architectures with `tunas measure` and fit a cost model to them with "
-            "`tunas fit`"
-        )
-    with np.load(path, allow_pickle=False) as file:
-        packed = {name: file[name] for name in file.files}
-    if packed["sizes"].tolist() != list(space.sizes):
-        raise InputError(
-            f"the Pixel-1 tables for {space.name} are for the packaged space of that name, which this one is not"
-        )
-    terms = []
-    axis = entry = 0
-    for rank, where in zip(packed["ranks"].tolist(), packed["paths"].tolist(), strict=True):
-        positions = tuple(packed["positions"][axis : axis + rank].tolist())
-        shape = tuple(space.sizes[position] for position in positions)
-        values = packed["values"][entry : entry + math.prod(shape)].reshape(shape)
-        terms.append(CostTerm(positions, values, where))
-        axis, entry = axis + rank, entry + values.size
-    source = {"source": "Bender, Liu et al. 2020, published with TuNAS; see tunas/cost/pixel1/README.md"}
-    return CostModel(space, float(packed["bias"]), terms, unit="ms", device=PIXEL1_DEVICE, provenance=source)
 
 
 def _check_term(term: CostTerm, space: Space, where: str) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tunas.cost.fit import FitReport
+from tunas.cost.fit_report import FitReport
 
 
 def save_fit_plot(report: FitReport, path: str | os.PathLike[str], title: str = "") -> None:

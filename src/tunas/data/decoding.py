@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tunas.data.augmentation import PUBLISHED, Augmentation
+from tunas.data.chunk import Chunk
 from tunas.data.examples import BadImageError, Examples
 from tunas.data.images import augmented_view, decode, evaluation_view, shrunk
 from tunas.data.pixel_cache import PixelCache
@@ -74,27 +75,6 @@ class ShrinkJob:
 
 
 Job = TrainingJob | EvaluationJob | ShrinkJob
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What became of one job.
-
-    Attributes:
-        images: uint8 `[n, S, S, 3]`, or the bytes of n images of different shapes one after the other.
-        labels: int64 `[n]`.
-        shapes: int32 `[n, 2]`, height and width.
-        good: bool `[places of the job]`: which examples could be decoded.
-        bad: name and reason of each one that could not.
-        error: where the run must stop, the sentence that says why.
-    """
-
-    images: Tensor
-    labels: np.ndarray
-    shapes: np.ndarray
-    good: np.ndarray
-    bad: tuple[tuple[str, str], ...] = ()
-    error: str | None = None
 
 
 class Decoder(Dataset[Chunk]):

@@ -14,17 +14,15 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tunas.data.chunk import Chunk
 from tunas.data.examples import BadImageError
 from tunas.data.storage import concurrently, exclusively, reason, write_whole
-
-if TYPE_CHECKING:
-    from tunas.data.decoding import Chunk
 
 FORMAT = "tunas-pixels"
 VERSION = 1

@@ -5,7 +5,7 @@ A layer module is built from a layer description that may still hold numbered On
 stand-alone network passes neither. `None` as an output means all zeros, so that a skipped layer costs nothing.
 
 `operations` of the same class lists what a fixed layer computes, for counting parameters, MACs and memory without
-building it. A new layer type is added in `space/layers.py` and here, nowhere else.
+building it. A layer of one's own is registered with `tunas.register_layer`, as those here are in `space/layers.py`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from tunas.errors import InputError
+from tunas.nn.operations import Operation
 from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, mixture
-from tunas.nn.profile import Operation
 from tunas.space import layers
 from tunas.space.choice import ALL, OneOf, chosen
+from tunas.space.registry import layer_module
 
 BN_EPSILON = 1e-3
 """SPEC §1."""
@@ -172,7 +173,15 @@ class SeparableConvLayer(nn.Module):
     @staticmethod
     def operations(spec: layers.SeparableConv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
         depthwise = Operation.conv(
-            "depthwise", inputs, inputs, spec.kernel, spec.stride, size, groups=inputs, norm=True
+            "depthwise",
+            inputs,
+            inputs,
+            spec.kernel,
+            spec.stride,
+            size,
+            groups=inputs,
+            norm=True,
+            activation=spec.activation.kind,
         )
         return [depthwise, Operation.conv("pointwise", inputs, outputs, 1, 1, depthwise.output_size, norm=True)]
 
@@ -200,8 +209,11 @@ class InvertedBottleneckLayer(nn.Module):
     def operations(spec: layers.InvertedBottleneck, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
         assert isinstance(spec.expansion, (int, layers.Times))
         inner = layers.expansion_width(spec.expansion, inputs, base)
-        expand = Operation.conv("expand", inputs, inner, 1, 1, size, norm=True)
-        depthwise = Operation.conv("depthwise", inner, inner, spec.kernel, spec.stride, size, groups=inner, norm=True)
+        act = spec.activation.kind
+        expand = Operation.conv("expand", inputs, inner, 1, 1, size, norm=True, activation=act)
+        depthwise = Operation.conv(
+            "depthwise", inner, inner, spec.kernel, spec.stride, size, groups=inner, norm=True, activation=act
+        )
         squeeze = []
         if spec.se:
             reduced = layers.divisible_width(inner / 4)
@@ -236,7 +248,14 @@ class ResidualLayer(nn.Module):
 
     @staticmethod
     def operations(spec: layers.Residual, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
-        return layer_operations(spec.layer, inputs, outputs, size, base)
+        inside = [
+            operation
+            for operation in layer_operations(spec.layer, inputs, outputs, size, base)
+            if operation.kind != "zeros"
+        ]
+        if all(operation.is_in_passing for operation in inside):
+            return inside
+        return [*inside, Operation.in_passing("add", outputs, inside[-1].output_size)]
 
 
 class ZeroLayer(nn.Module):
@@ -248,7 +267,7 @@ class ZeroLayer(nn.Module):
 
     @staticmethod
     def operations(spec: layers.Zero, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
-        return []
+        return [Operation.in_passing("zeros", outputs, size)]
 
 
 class ActivationLayer(nn.Module):
@@ -261,7 +280,7 @@ class ActivationLayer(nn.Module):
 
     @staticmethod
     def operations(spec: layers.Activation, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
-        return []
+        return [Operation.in_passing("activation", inputs, size, spec.kind)]
 
 
 class GlobalAveragePoolLayer(nn.Module):
@@ -303,26 +322,14 @@ def _depthwise(
     return for_each_choice(spec.kernel, build)
 
 
-MODULES: dict[type, Any] = {
-    layers.Conv: ConvLayer,
-    layers.Activation: ActivationLayer,
-    layers.SeparableConv: SeparableConvLayer,
-    layers.InvertedBottleneck: InvertedBottleneckLayer,
-    layers.Residual: ResidualLayer,
-    layers.Zero: ZeroLayer,
-    layers.GlobalAveragePool: GlobalAveragePoolLayer,
-    layers.DetectionEndpoint: DetectionEndpointLayer,
-}
-
-
 def build_layer(spec: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
     """The module of a layer description; `inputs` and `outputs` are the widest that it will meet."""
-    return for_each_choice(spec, lambda layer: MODULES[type(layer)](layer, inputs, outputs, options))
+    return for_each_choice(spec, lambda layer: layer_module(layer)(layer, inputs, outputs, options))
 
 
 def layer_operations(spec: Any, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
     """What a fixed layer computes on `inputs` channels of `size`×`size` pixels."""
-    return MODULES[type(spec)].operations(spec, inputs, outputs, size, base)
+    return layer_module(spec).operations(spec, inputs, outputs, size, base)
 
 
 class TowerModule(nn.Module):

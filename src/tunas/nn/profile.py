@@ -2,64 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
+from tunas.nn.layers import layer_operations
+from tunas.nn.operations import Operation
 from tunas.space import layers
 from tunas.space.architecture import Architecture
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One convolution or pooling of a fixed network on a batch of one square image.
-
-    Args:
-        kind: `conv`, `depthwise`, `expand`, `se_reduce`, …; `pool` has no parameters.
-        inputs, outputs: channels.
-        kernel, groups: of the convolution.
-        input_size, output_size: pixels along one side.
-        bias, norm: whether a bias or a batch norm (scale and shift) belongs to it.
-    """
-
-    kind: str
-    inputs: int
-    outputs: int
-    kernel: int
-    groups: int
-    input_size: int
-    output_size: int
-    bias: bool = False
-    norm: bool = False
-
-    @classmethod
-    def conv(
-        cls,
-        kind: str,
-        inputs: int,
-        outputs: int,
-        kernel: Any,
-        stride: int,
-        size: int,
-        *,
-        groups: int = 1,
-        bias: bool = False,
-        norm: bool = False,
-    ) -> Operation:
-        return cls(kind, inputs, outputs, kernel, groups, size, -(-size // stride), bias, norm)
-
-    @classmethod
-    def pool(cls, channels: int, size: int) -> Operation:
-        return cls("pool", channels, channels, 0, channels, size, 1)
-
-    @property
-    def parameters(self) -> int:
-        """Trainable numbers: kernel, bias, and scale and shift of the batch norm."""
-        return self.kernel**2 * self.inputs // self.groups * self.outputs + self.outputs * (self.bias + 2 * self.norm)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the convolution."""
-        return self.kernel**2 * self.inputs // self.groups * self.outputs * self.output_size**2
 
 
 def layers_with_operations(architecture: Architecture, image_size: int = 224) -> list[tuple[str, list[Operation]]]:
@@ -70,8 +16,6 @@ def layers_with_operations(architecture: Architecture, image_size: int = 224) ->
 def _walk(architecture: Architecture, image_size: int) -> tuple[list[tuple[str, list[Operation]]], int, int]:
     """Layers with their operations, and the channels and pixels along one side that the last one hands to the
     classifier."""
-    from tunas.nn.layers import layer_operations
-
     found = []
     tower = architecture.tower
     width, size = layers.IMAGE_CHANNELS, image_size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunas.cost.model import load_cost_model
+from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError, check_positive
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.run.events import read_events

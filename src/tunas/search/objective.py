@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunas.cost.model import has_pixel1, load_cost_model
+from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import InputError
 from tunas.search.config import SearchConfig
 from tunas.search.reward import reward_function

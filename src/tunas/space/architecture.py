@@ -16,6 +16,7 @@ from tunas.errors import InputError
 from tunas.space import layers
 from tunas.space.checks import check_tower
 from tunas.space.choice import FILTERS, ChoicePoint, OneOf, choice_points, fields_of, numbered, rebuild, resolved
+from tunas.space.describe import tower_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,9 +154,8 @@ class Architecture:
         return f"Architecture({self.space.name!r}, {self.text!r})"
 
     def __str__(self) -> str:
-        from tunas.space.describe import architecture_table
-
-        return architecture_table(self)
+        title = self.space.name + (f"  {self.text}" if self.indices else "")
+        return tower_table(title, self.tower)
 
 
 def _integer(part: Any) -> int:

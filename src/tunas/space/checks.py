@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from typing import Any
 
 from tunas.errors import InputError
 from tunas.space import layers
-from tunas.space.choice import FILTERS, OP, OneOf
+from tunas.space.choice import FILTERS, OP, OneOf, fields_of
+from tunas.space.registry import inner_layer, is_layer, kind_of, layer_types, rule_of
 
-LARGEST = 1 << 20
-"""Beyond any width, kernel size or multiple that could be meant."""
-VALUE_TAGS = {"kernel": OP, "se": OP, "expansion": FILTERS}
-"""Fields of a layer in which a choice may stand, and the tag it must have."""
+TAG_NAMES = {OP: "OP", FILTERS: "FILTERS"}
 
 
 def check_tower(name: str, tower: Any) -> None:
@@ -20,7 +18,7 @@ def check_tower(name: str, tower: Any) -> None:
     if not isinstance(tower, layers.Tower):
         raise InputError(f"space {name!r} must be a Tower, not {type(tower).__name__}")
     base = tower.filters_base
-    if not _is_count(base):
+    if not layers.is_count(base):
         raise InputError(f"{name}: filters_base must be a positive integer, not {base!r}")
     if not tower.blocks:
         raise InputError(f"space {name!r} has no blocks")
@@ -32,11 +30,11 @@ def check_tower(name: str, tower: Any) -> None:
         if isinstance(block.filters, OneOf) and block.filters.tag != FILTERS:
             raise InputError(f"{name}: the filters of {here} must be tagged FILTERS")
         for width in block.filters.choices if isinstance(block.filters, OneOf) else (block.filters,):
-            if not _is_count(width) or width % base:
+            if not layers.is_count(width) or width % base:
                 raise InputError(f"{name}: the filters of {here} must be positive multiples of {base}, not {width!r}")
         for place, layer in enumerate(block.layers):
             path = f"{name}: {here}/layers/{place}"
-            if not isinstance(layer, layers.DetectionEndpoint):
+            if not (is_layer(layer) and kind_of(layer).marks):
                 _check_layer(path, layer, residual_ok=source == here)
             source = source if layers.keeps_width(layer) else here
 
@@ -56,64 +54,61 @@ def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool 
                 f"{path}: the choices have different strides, so their outputs would differ in size (Zero has stride 1)"
             )
         return
-    if isinstance(layer, layers.DetectionEndpoint):
-        raise InputError(f"{path}: a DetectionEndpoint stands between layers, not inside a choice or a Residual")
-    if not isinstance(layer, layers.LAYER_TYPES):
-        known = ", ".join(kind.__name__ for kind in layers.LAYER_TYPES)
-        raise InputError(f"{path}: unknown layer {layer!r}; known are {known}")
-    if isinstance(layer, layers.Residual):
-        if not (residual_ok or layers.keeps_width(layer.layer)):
-            raise InputError(
-                f"{path}: a Residual's input must already be as wide as its block; put a layer that sets the width "
-                f"before it"
-            )
-        _check_layer(f"{path}/layer", layer.layer, residual_ok=residual_ok, resizing_ok=False)
-        return
-    if isinstance(layer, layers.GlobalAveragePool) and not resizing_ok:
-        raise InputError(f"{path}: a GlobalAveragePool cannot stand inside a Residual")
+    if not is_layer(layer):
+        known = ", ".join(kind.__name__ for kind in layer_types())
+        raise InputError(
+            f"{path}: unknown layer {layer!r}; known are {known} (tunas.register_layer makes one of your own known)"
+        )
+    kind, name = kind_of(layer), type(layer).__name__
+    if kind.marks:
+        raise InputError(f"{path}: a {name} stands between layers, not inside a choice or another layer")
+    if kind.pools and not resizing_ok:
+        raise InputError(f"{path}: a {name} changes the resolution and cannot stand inside a layer that adds its input")
+    if kind.adds_input and not (residual_ok or layers.keeps_width(layer)):
+        raise InputError(
+            f"{path}: a {name}'s input must already be as wide as its block; put a layer that sets the width before it"
+        )
+    if (inner := inner_layer(layer)) is not None:
+        inside_ok = resizing_ok and not kind.adds_input
+        _check_layer(f"{path}/{kind.inner}", inner, residual_ok=residual_ok, resizing_ok=inside_ok)
     _check_fields(path, layer, resizing_ok=resizing_ok)
 
 
 def _check_fields(path: str, layer: Any, *, resizing_ok: bool) -> None:
-    if hasattr(layer, "stride"):
-        if type(layer.stride) is not int or layer.stride not in (1, 2):
-            raise InputError(f"{path}: the stride must be 1 or 2, not {layer.stride!r}")
-        if layer.stride != 1 and not resizing_ok:
-            raise InputError(f"{path}: a layer inside a Residual must have stride 1, not {layer.stride}")
-    if hasattr(layer, "activation") and not isinstance(layer.activation, layers.Activation):
-        raise InputError(f"{path}: the activation must be an Activation such as RELU, not {layer.activation!r}")
-    if hasattr(layer, "batch_norm") and not isinstance(layer.batch_norm, bool):
-        raise InputError(f"{path}: batch_norm is True or False, not {layer.batch_norm!r}")
-    for name, tag in VALUE_TAGS.items():
-        if hasattr(layer, name):
-            value = getattr(layer, name)
-            if isinstance(value, OneOf) and value.tag != tag:
-                raise InputError(f"{path}/{name}: must be tagged {'OP' if tag == OP else 'FILTERS'}")
-            for choice in value.choices if isinstance(value, OneOf) else (value,):
-                _check_value(f"{path}/{name}", name, choice)
+    stride = getattr(layer, "stride", 1)
+    if type(stride) is not int or stride not in (1, 2):
+        raise InputError(f"{path}/stride: the stride must be 1 or 2, not {stride!r}")
+    if stride != 1 and not resizing_ok:
+        raise InputError(f"{path}: a layer inside one that adds its input must have stride 1, not {stride}")
+    for field in dataclasses.fields(layer):
+        if field.name == kind_of(layer).inner:
+            continue
+        here, value, rule = f"{path}/{field.name}", getattr(layer, field.name), rule_of(field)
+        if rule is None:
+            _check_free(here, value)
+            continue
+        if isinstance(value, OneOf) and rule.tag is not None and value.tag != rule.tag:
+            raise InputError(f"{here}: a choice here must be tagged {TAG_NAMES[rule.tag]}")
+        may_choose = isinstance(value, OneOf) and rule.tag is not None
+        for choice in value.choices if may_choose else (value,):
+            if not rule.holds(choice):
+                raise InputError(f"{here}: {rule.expected}, not {choice!r}")
 
 
-def _check_value(path: str, name: str, value: Any) -> None:
-    if name == "kernel" and not (_is_count(value) and value % 2):
-        raise InputError(f"{path}: a kernel size is an odd positive integer, not {value!r}")
-    if name == "se" and not isinstance(value, bool):
-        raise InputError(f"{path}: se is True or False, not {value!r}")
-    if name == "expansion" and not (
-        _is_multiple(value.multiplier) if isinstance(value, layers.Times) else _is_count(value)
-    ):
-        raise InputError(f"{path}: an expansion is Times(positive number) or a positive width, not {value!r}")
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value <= LARGEST
-
-
-def _is_multiple(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 < value <= LARGEST
+def _check_free(path: str, value: Any) -> None:
+    """What holds for a field without a rule: a choice of widths is between widths."""
+    if isinstance(value, OneOf) and value.tag == FILTERS:
+        for choice in value.choices:
+            if not layers.is_width(choice):
+                raise InputError(f"{path}: {layers.WIDTH['rule'].expected}, not {choice!r}")
+    for name, part in fields_of(value):
+        _check_free(f"{path}/{name}", part)
 
 
 def _strides(layer: Any) -> set[int]:
     """The strides that a checked layer can have, 0 standing for a pooling of the whole map."""
     if isinstance(layer, OneOf):
         return set().union(*(_strides(choice) for choice in layer.choices))
-    return {0} if isinstance(layer, layers.GlobalAveragePool) else {getattr(layer, "stride", 1)}
+    if (inner := inner_layer(layer)) is not None:
+        return _strides(inner)
+    return {0} if kind_of(layer).pools else {getattr(layer, "stride", 1)}

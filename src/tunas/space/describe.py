@@ -1,21 +1,24 @@
-"""Spaces and architectures as plain text for people."""
+"""Towers as plain text for people."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from tunas.space import layers
-from tunas.space.architecture import Architecture, Space
 from tunas.space.choice import OneOf
+from tunas.space.registry import inner_layer, is_layer, kind_of
 
 HEADER = ("block", "layer", "operation", "kernel", "stride", "expansion", "se", "width")
+COLUMNS = ("kernel", "stride", "expansion", "se")
+"""Fields that have a column of their own; others stand beside the layer's name."""
 
 
-def architecture_rows(architecture: Architecture) -> list[tuple[str, ...]]:
-    """One row of text per layer, as in `HEADER`; the expansion with the width it comes to."""
+def tower_rows(tower: layers.Tower) -> list[tuple[str, ...]]:
+    """One row of text per layer of a tower without choices, as in `HEADER`; the expansion with the width it comes
+    to."""
     rows: list[tuple[str, ...]] = []
-    tower = architecture.tower
     width = layers.IMAGE_CHANNELS
     for number, block in enumerate(tower.blocks):
         for place, layer in enumerate(block.layers):
@@ -27,32 +30,49 @@ def architecture_rows(architecture: Architecture) -> list[tuple[str, ...]]:
 
 
 def _cells(layer: Any, width: int, base: int) -> tuple[str, str, str, str, str]:
-    residual = isinstance(layer, layers.Residual)
-    if residual:
-        layer = layer.layer
-    if residual and isinstance(layer, layers.Zero):
+    if layer == layers.SKIPPED:
         return ("skip", "", "", "", "")
-    name = layer.kind if isinstance(layer, layers.Activation) else type(layer).__name__
-    if residual:
-        name += " + x"
+    added = ""
+    while (inner := inner_layer(layer)) is not None:
+        added += " + x" if kind_of(layer).adds_input else f" in {type(layer).__name__}"
+        layer = inner
     kernel = getattr(layer, "kernel", None)
     expansion = getattr(layer, "expansion", None)
     if expansion is not None:
-        inner = layers.expansion_width(expansion, width, base)
-        expansion = f"×{expansion.multiplier:g} = {inner}" if isinstance(expansion, layers.Times) else str(inner)
+        inside = layers.expansion_width(expansion, width, base)
+        expansion = f"{expansion} = {inside}" if isinstance(expansion, layers.Times) else str(inside)
     return (
-        name,
+        _name(layer) + added,
         f"{kernel}×{kernel}" if kernel else "",
-        str(layer.stride) if kernel else "",
+        str(layer.stride) if kernel and hasattr(layer, "stride") else "",
         expansion or "",
         "yes" if getattr(layer, "se", False) else "",
     )
 
 
-def architecture_table(architecture: Architecture) -> str:
-    """A table of the layers, under a line with the space's name and the indices."""
-    title = architecture.space.name + (f"  {architecture.text}" if architecture.indices else "")
-    return title + "\n" + format_table(HEADER, architecture_rows(architecture))
+def _name(layer: Any) -> str:
+    """What a layer is called in a table: its type, and what it is told that has no column."""
+    if _says_itself(layer):
+        return str(layer)
+    told = [
+        field.name
+        for field in dataclasses.fields(layer)
+        if field.name not in COLUMNS
+        and field.metadata.get(layers.IN_TABLES, True)
+        and getattr(layer, field.name) != field.default
+    ]
+    inside = ", ".join(f"{name} {_value(getattr(layer, name))}" for name in told)
+    return type(layer).__name__ + (f"({inside})" if told else "")
+
+
+def _says_itself(node: Any) -> bool:
+    """Whether the type of a description says how it is written."""
+    return type(node).__str__ is not object.__str__
+
+
+def tower_table(title: str, tower: layers.Tower) -> str:
+    """A table of the layers of a tower without choices, under its title."""
+    return title + "\n" + format_table(HEADER, tower_rows(tower))
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -64,10 +84,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def space_tree(space: Space) -> str:
-    """The tower as an indented tree in which every choice shows its position in the indices."""
-    lines = [repr(space)]
-    for number, block in enumerate(space.tower.blocks):
+def tower_tree(title: str, tower: layers.Tower) -> str:
+    """A numbered tower as an indented tree in which every choice shows its position in the indices."""
+    lines = [title]
+    for number, block in enumerate(tower.blocks):
         lines.append(f"block {number}: filters {_value(block.filters)}")
         lines += [f"  layer {place}: {_value(layer)}" for place, layer in enumerate(block.layers)]
     return "\n".join(lines)
@@ -75,23 +95,12 @@ def space_tree(space: Space) -> str:
 
 def _value(node: Any) -> str:
     if isinstance(node, OneOf):
-        inner = " | ".join(_value(choice) for choice in node.choices)
-        return f"[{node.position}]{{{inner}}}"
-    if isinstance(node, layers.Times):
-        return f"×{node.multiplier:g}"
-    if isinstance(node, layers.Activation):
-        return node.kind
-    if isinstance(node, layers.Residual):
-        return f"x + {_value(node.layer)}"
-    if isinstance(node, (layers.Conv, layers.SeparableConv, layers.InvertedBottleneck)):
-        parts = [f"kernel {_value(node.kernel)}"]
-        if isinstance(node, layers.InvertedBottleneck):
-            parts += [f"expansion {_value(node.expansion)}"] + ([f"se {_value(node.se)}"] if node.se else [])
-        if node.stride != 1:
-            parts.append(f"stride {node.stride}")
-        if isinstance(node, layers.Conv):
-            parts += [] if node.batch_norm else ["bias, no batch norm"]
-        else:
-            parts.append(node.activation.kind)
-        return f"{type(node).__name__}({', '.join(parts)})"
-    return str(node) if isinstance(node, (int, bool)) else type(node).__name__
+        inside = " | ".join(_value(choice) for choice in node.choices)
+        return f"[{node.position}]{{{inside}}}"
+    if not dataclasses.is_dataclass(node) or _says_itself(node):
+        return str(node)
+    if is_layer(node) and kind_of(node).adds_input:
+        return f"x + {_value(inner_layer(node))}"
+    told = [field.name for field in dataclasses.fields(node) if getattr(node, field.name) != field.default]
+    parts = ", ".join(f"{name} {_value(getattr(node, name))}" for name in told)
+    return type(node).__name__ + (f"({parts})" if told else "")

@@ -1,18 +1,31 @@
 """What a network is made of, as plain values (SPEC §1).
 
-Any field may hold a `OneOf`. Nothing here computes; `tunas.nn.layers` says how each layer runs.
+Any field may hold a `OneOf`. Nothing here computes; `tunas.nn.layers` says how each layer runs. The metadata of a field
+says what it may hold, and as what it stands in paths.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunas.space.choice import FILTERS, OneOf
+from tunas.space.choice import FILTERS, OP, OneOf
+from tunas.space.registry import (
+    FieldRule,
+    inner_layer,
+    is_layer,
+    kind_of,
+    register_layer,
+    rule_of,
+    with_inner_layer,
+)
 
 IMAGE_CHANNELS = 3
 ACTIVATIONS = ("relu", "relu6", "swish6", "sigmoid")
+LARGEST = 1 << 20
+"""Beyond any width, kernel size or multiple that could be meant."""
 
 
 def scaled_width(width: float, multiplier: float, base: int = 8) -> int:
@@ -32,14 +45,40 @@ class Times:
 
     multiplier: float
 
+    def __str__(self) -> str:
+        return f"×{self.multiplier:g}"
+
+
+def is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= LARGEST
+
+
+def is_width(value: Any) -> bool:
+    """Whether `value` is a width, or a usable multiple of one."""
+    if not isinstance(value, Times):
+        return is_count(value)
+    multiple = value.multiplier
+    return type(multiple) in (int, float) and math.isfinite(multiple) and 0 < multiple <= LARGEST
+
+
+KERNEL_SIZE = {"rule": FieldRule(lambda v: is_count(v) and v % 2 == 1, "a kernel size is an odd positive integer", OP)}
+"""Metadata of a field that holds a kernel size."""
+WIDTH = {"rule": FieldRule(is_width, "a width is Times(positive number) or a positive integer", FILTERS)}
+"""Metadata of a field that holds a width inside a layer; `scale_filters` scales it."""
+SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or False", OP)}
+"""Metadata of a field that switches something on."""
+FIXED_SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or False", None)}
+IN_TABLES = "in_tables"
+"""False in the metadata of a field keeps it out of the table of an architecture."""
+
 
 @dataclass(frozen=True)
 class Conv:
     """Dense convolution, then batch norm, or a bias where `batch_norm` is False; no activation of its own."""
 
-    kernel: int | OneOf = field(metadata={"path": "kernel_size"})
+    kernel: int | OneOf = field(metadata={**KERNEL_SIZE, "path": "kernel_size"})
     stride: int = 1
-    batch_norm: bool = True
+    batch_norm: bool = field(default=True, metadata={**FIXED_SWITCH, IN_TABLES: False})
 
 
 @dataclass(frozen=True)
@@ -52,20 +91,28 @@ class Activation:
         if self.kind not in ACTIVATIONS:
             raise ValueError(f"unknown activation {self.kind!r}; known are {', '.join(ACTIVATIONS)}")
 
+    def __str__(self) -> str:
+        return self.kind
+
 
 RELU = Activation("relu")
 RELU6 = Activation("relu6")
 SWISH6 = Activation("swish6")
 SIGMOID = Activation("sigmoid")
+ACTIVATION = {
+    "rule": FieldRule(lambda v: isinstance(v, Activation), "an activation is an Activation such as RELU", None),
+    IN_TABLES: False,
+}
+"""Metadata of a field that holds an activation."""
 
 
 @dataclass(frozen=True)
 class SeparableConv:
     """Depthwise convolution, batch norm, activation, then 1×1 convolution and batch norm."""
 
-    kernel: int | OneOf = field(metadata={"path": "kernel_size"})
+    kernel: int | OneOf = field(metadata={**KERNEL_SIZE, "path": "kernel_size"})
     stride: int = 1
-    activation: Activation = RELU
+    activation: Activation = field(default=RELU, metadata=ACTIVATION)
 
 
 @dataclass(frozen=True)
@@ -75,11 +122,11 @@ class InvertedBottleneck:
     `expansion` is `Times(multiple of the input width)` or an absolute width.
     """
 
-    kernel: int | OneOf = field(metadata={"path": "kernel_size"})
-    expansion: Times | int | OneOf = field(metadata={"path": "expansion_filters"})
-    se: bool | OneOf = field(default=False, metadata={"path": "use_squeeze_and_excite"})
+    kernel: int | OneOf = field(metadata={**KERNEL_SIZE, "path": "kernel_size"})
+    expansion: Times | int | OneOf = field(metadata={**WIDTH, "path": "expansion_filters"})
+    se: bool | OneOf = field(default=False, metadata={**SWITCH, "path": "use_squeeze_and_excite"})
     stride: int = 1
-    activation: Activation = RELU
+    activation: Activation = field(default=RELU, metadata=ACTIVATION)
 
     def with_stride(self, stride: int) -> InvertedBottleneck:
         return dataclasses.replace(self, stride=stride)
@@ -129,18 +176,16 @@ class Tower:
         object.__setattr__(self, "blocks", tuple(self.blocks))
 
 
-LAYER_TYPES: tuple[type, ...] = (
-    Conv,
-    Activation,
-    SeparableConv,
-    InvertedBottleneck,
-    Residual,
-    Zero,
-    GlobalAveragePool,
-    DetectionEndpoint,
-)
-KEEPS_WIDTH = (Activation, GlobalAveragePool, DetectionEndpoint)
-"""Layers whose output is as wide as their input; the output of all others is as wide as their block."""
+MODULES = "tunas.nn.layers:"
+register_layer(Conv)(MODULES + "ConvLayer")
+register_layer(Activation, keeps_width=True)(MODULES + "ActivationLayer")
+register_layer(SeparableConv)(MODULES + "SeparableConvLayer")
+register_layer(InvertedBottleneck)(MODULES + "InvertedBottleneckLayer")
+register_layer(Residual, inner="layer", adds_input=True)(MODULES + "ResidualLayer")
+register_layer(Zero)(MODULES + "ZeroLayer")
+register_layer(GlobalAveragePool, keeps_width=True, pools=True)(MODULES + "GlobalAveragePoolLayer")
+register_layer(DetectionEndpoint, keeps_width=True, marks=True)(MODULES + "DetectionEndpointLayer")
+
 SKIPPED = Residual(Zero())
 
 
@@ -163,13 +208,13 @@ def keeps_width(layer: Any) -> bool:
     """Whether `layer` hands on its input's width (a OneOf does when its choices do)."""
     if isinstance(layer, OneOf):
         return all(keeps_width(choice) for choice in layer.choices)
-    if isinstance(layer, Residual):
-        return keeps_width(layer.layer)
-    return isinstance(layer, KEEPS_WIDTH)
+    inner = inner_layer(layer)
+    return keeps_width(inner) if inner is not None else is_layer(layer) and kind_of(layer).keeps_width
 
 
 def scale_filters(tower: Tower, multiplier: float) -> Tower:
-    """`tower` with every absolute width (filters, absolute expansions) scaled and rounded (SPEC §4)."""
+    """`tower` with every absolute width (filters, absolute expansions, what else is a `WIDTH`) scaled and rounded
+    (SPEC §4)."""
 
     def scale(value: Any) -> Any:
         if isinstance(value, OneOf):
@@ -179,11 +224,10 @@ def scale_filters(tower: Tower, multiplier: float) -> Tower:
     def visit(layer: Any) -> Any:
         if isinstance(layer, OneOf):
             return dataclasses.replace(layer, choices=tuple(visit(choice) for choice in layer.choices))
-        if isinstance(layer, Residual):
-            return Residual(visit(layer.layer))
-        if isinstance(layer, InvertedBottleneck):
-            return dataclasses.replace(layer, expansion=scale(layer.expansion))
-        return layer
+        if (inner := inner_layer(layer)) is not None:
+            layer = with_inner_layer(layer, visit(inner))
+        widths = [field.name for field in dataclasses.fields(layer) if rule_of(field) is WIDTH["rule"]]
+        return dataclasses.replace(layer, **{name: scale(getattr(layer, name)) for name in widths})
 
     blocks = [Block(tuple(visit(layer) for layer in block.layers), scale(block.filters)) for block in tower.blocks]
     return dataclasses.replace(tower, blocks=tuple(blocks))

@@ -10,14 +10,18 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.space.checks import check_tower
 from tunas.space.choice import OneOf
-from tunas.space.layers import LAYER_TYPES, Block, Times, Tower
+from tunas.space.layers import Block, Times, Tower
+from tunas.space.registry import layer_types
 
 FORMAT = "tunas-model-spec"
 VERSION = 1
 DEEPEST = 60
 """Levels of lists and objects; the packaged spaces have 11."""
-_TYPES: dict[str, type] = {kind.__name__: kind for kind in (*LAYER_TYPES, Block, Tower, Times, OneOf)}
 _SKIPPED_FIELDS = {(OneOf, "position")}
+
+
+def _types() -> dict[str, type]:
+    return {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Times, OneOf)}
 
 
 def tower_to_json(tower: Tower) -> str:
@@ -69,9 +73,10 @@ def _decode(node: Any, path: str, depth: int = 0) -> Any:
             return node
         raise InputError(f"{path}: unexpected value {node!r}")
     name = node.get("type")
-    kind = _TYPES.get(name) if isinstance(name, str) else None
+    types = _types()
+    kind = types.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise InputError(f"{path}: unknown type {name!r}; known are {', '.join(sorted(_TYPES))}")
+        raise InputError(f"{path}: unknown type {name!r}; known are {', '.join(sorted(types))}")
     values = {name: _decode(value, f"{path}/{name}", depth + 1) for name, value in node.items() if name != "type"}
     known = {f.name for f in dataclasses.fields(kind) if (kind, f.name) not in _SKIPPED_FIELDS}
     if unknown := sorted(values.keys() - known):

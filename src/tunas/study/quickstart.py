@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunas.cost.model import load_cost_model
+from tunas.cost.catalog import load_cost_model
 from tunas.data.config import DIGITS_SIZE
 from tunas.errors import InputError
 from tunas.files import make_directory

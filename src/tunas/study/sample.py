@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tunas.cost.model import load_cost_model
+from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError
 from tunas.search.config import check_positive
 from tunas.search.objective import default_cost_model

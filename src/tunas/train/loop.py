@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tunas
-from tunas.cost.model import has_pixel1, load_cost_model
+from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, NetworkOptions, build_network
