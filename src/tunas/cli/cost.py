@@ -32,8 +32,8 @@ def run(config: CostConfig) -> None:
     from tunas.search.config import check_positive
     from tunas.space import get_space
 
-    for name in ("image_size", "num_classes"):
-        check_positive(name, getattr(config, name))
+    for flag in ("image_size", "num_classes"):
+        check_positive(flag, getattr(config, flag))
     space = get_space(config.ssd)
     architecture = space.architecture(config.indices)
     name = config.cost_model or ("pixel1" if has_pixel1(space) else None)
