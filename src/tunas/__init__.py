@@ -27,6 +27,7 @@ _HOME = {
     "search": "tunas.search.loop",
     "TrainConfig": "tunas.train.config",
     "train": "tunas.train.loop",
+    "load_network": "tunas.train.trained",
 }
 __all__ = [*_HOME, "__version__"]
 

@@ -6,6 +6,8 @@ import math
 
 EPOCHS = 90
 """Of a search and of a training on the training split (SPEC §3, §4)."""
+EVAL_EVERY = 1.0
+"""Epochs between two measurements of the held-out quality, where nothing else is said."""
 BATCH = 4096
 STEPS_PER_EPOCH = 16
 """Where no batch size is given, it is made small enough for this many steps per epoch; ImageNet keeps the published

@@ -51,12 +51,26 @@ def save_checkpoint(
 ) -> Path:
     """Writes the checkpoint of `step` and removes all but the newest `kept`.
 
+    Raises:
+        InputError, DivergedError: as `write_checkpoint`; earlier checkpoints are untouched.
+    """
+    path = checkpoint_path(directory, step)
+    write_checkpoint(path, step, tensors, numbers)
+    with writing_to(directory):
+        for old in checkpoints(directory)[kept:]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def write_checkpoint(path: Path, step: int, tensors: Mapping[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Writes one checkpoint file.
+
     Args:
         tensors: name -> tensor on any device; kept in its dtype.
         numbers: JSON values.
 
     Raises:
-        InputError: where the disk is full or the directory cannot be written; earlier checkpoints are untouched.
+        InputError: where the disk is full or the directory cannot be written.
         DivergedError: where a number is not finite, so that the checkpoint before stays the one to go on from.
     """
     on_host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
@@ -68,12 +82,8 @@ def save_checkpoint(
             )
     text = json.dumps({**numbers, "step": step, "random": random_states()}, sort_keys=True)
     payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
-    path = checkpoint_path(directory, step)
-    with writing_to(directory):
+    with writing_to(path.parent):
         write_whole(path, lambda file: file.write(payload))
-        for old in checkpoints(directory)[kept:]:
-            old.unlink(missing_ok=True)
-    return path
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -92,6 +92,7 @@ def run_steps(
     *,
     log: Callable[[int, dict[str, float]], None],
     save: Callable[[int, dict[str, float]], None],
+    score: Callable[[int, dict[str, float]], None] | None = None,
     status: Callable[[dict[str, float], float], str],
     log_every: int,
     save_every: int,
@@ -105,6 +106,7 @@ def run_steps(
         advance: does one step; its scalars.
         log: is given (step, scalars) of every `log_every`th step and of the last.
         save: is given (steps done, scalars) after every `save_every`th step, after the last, and before stopping.
+        score: is given (steps done, scalars) after every step, before `save`: measures what is due.
         status: (scalars, steps per second) -> a few words for the progress bar.
 
     Raises:
@@ -117,6 +119,8 @@ def run_steps(
             done = step + 1
             if step % log_every == 0 or done == steps.stop:
                 log(step, scalars)
+            if score is not None:
+                score(done, scalars)
             progress.update(done, status(scalars, (done - steps.start) / (time.perf_counter() - began)))
             stopping = world.any(stop.signal is not None)
             if stopping or done % save_every == 0 or done == steps.stop:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.defaults import (
     EPOCHS,
+    EVAL_EVERY,
     LABEL_SMOOTHING,
     MOMENTUM,
     WEIGHT_DECAY,
@@ -26,7 +27,16 @@ DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE = 0.15
 V3_DROPOUT_RATE = 0.25
 """Before the classifier, in trainings of at least 150 epochs (SPEC §4)."""
-TRAIN_HARMLESS = HARMLESS | {"mode", "eval_batch_size", "gradient_accumulation", "compile", "checkpoint"}
+TRAIN_HARMLESS = HARMLESS | {
+    "mode",
+    "eval_batch_size",
+    "gradient_accumulation",
+    "compile",
+    "checkpoint",
+    "eval_every",
+    "eval_steps",
+    "which",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,11 @@ class TrainConfig(TaskConfig):
     """Weights to evaluate with --mode=eval: a checkpoint of ours, or a timm checkpoint of the same architecture
     (.safetensors or .pth). The newest in checkpoint_dir where left out."""
 
+    which: Literal["best", "last", "ema"] | None = None
+    """Which weights of checkpoint_dir --mode=eval scores: those with the best held-out accuracy (averaged ones where an
+    average was kept), the newest, or the newest average. Where left out, the newest average if there is one, otherwise
+    the newest."""
+
     timm_model: str | None = None
     """Name of the timm model that --checkpoint comes from, such as tf_mobilenetv3_large_100: decides gate, padding and
     batch norm. Where left out, timm's plain model of the same architecture."""
@@ -69,6 +84,10 @@ class TrainConfig(TaskConfig):
 
     eval_batch_size: int = 256
     """Images per evaluation step and device."""
+
+    eval_every: float | None = None
+    """Epochs between two evaluations during the training; the best weights are kept beside the last. 1 where left out;
+    with --use_held_out_test_set only the end is evaluated, so that nothing is chosen by the test set."""
 
     base_learning_rate: float = PEAK_LEARNING_RATE
     """Peak learning rate per 256 images."""
@@ -101,6 +120,10 @@ class TrainConfig(TaskConfig):
 
     ema_decay: float | None = None
     """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that."""
+
+    ema_warmup: bool = True
+    """Let the average follow faster at the beginning: its decay rises with the steps, as 1 - (1 + step)^(-2/3), up to
+    ema_decay."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes under autocast."""
@@ -139,6 +162,7 @@ class TrainPlan:
     dropout_rate: float
     log_every: int
     checkpoint_every: int
+    eval_steps: float | None
 
     def params(self, config: TrainConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says."""
@@ -161,6 +185,7 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
         "train_batch_size",
         "gradient_accumulation",
         "eval_batch_size",
+        "eval_every",
         "base_learning_rate",
         "filters_multiplier",
         "log_every",
@@ -185,6 +210,7 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
     if dropout is None:
         dropout = 0.0 if epochs < DROPOUT_FROM_EPOCHS else V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE
     decay = config.weight_decay
+    eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
     return TrainPlan(
         train_split=train_split,
         eval_split=eval_split,
@@ -197,4 +223,5 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
         dropout_rate=dropout,
         log_every=config.log_every or max(1, min(100, steps // 200)),
         checkpoint_every=config.checkpoint_every or max(1, min(1000, steps // 10)),
+        eval_steps=None if eval_every is None else eval_every * train_size / batch,
     )

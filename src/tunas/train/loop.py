@@ -23,7 +23,7 @@ from tunas.nn.profile import count_macs, count_parameters
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
-from tunas.run.checkpoint import newest_checkpoint, resumed_checkpoint, save_checkpoint
+from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
@@ -35,6 +35,8 @@ from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
 from tunas.train.evaluation import Evaluation, evaluate
+from tunas.train.scoring import Scoring
+from tunas.train.trained import trained_weights
 from tunas.train.weights import load_weights
 
 SHORT_RUN_STEPS = 1_000
@@ -134,7 +136,9 @@ class Training:
     def __init__(self, network: Network, task: Task, plan: TrainPlan, config: TrainConfig, world: World):
         self.network, self.task, self.plan, self.config, self.world = network, task, plan, config, world
         self.optimizer = rmsprop(parameter_groups(network, plan.weight_decay), config.momentum)
-        self.ema = ModelEmaV3(network, decay=config.ema_decay) if config.ema_decay is not None else None
+        self.ema: ModelEmaV3 | None = None
+        if config.ema_decay is not None:
+            self.ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=config.ema_warmup)
         self.kernels = [
             parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]
         ]
@@ -274,9 +278,23 @@ def _train(
     state = Training(network, task, plan, config, world)
     found = resumed_checkpoint(directory, world)
     start = 0
+
+    def evaluated() -> Evaluation:
+        state.share_statistics()
+        return evaluate(
+            state.evaluated,
+            task,
+            plan.eval_split,
+            world,
+            batch_size=config.eval_batch_size,
+            precision=config.precision,
+        )
+
+    scoring = Scoring(directory, plan.steps, plan.eval_steps, plan.epochs / plan.steps, task.quality_name, evaluated)
     if found is not None:
         state.load(found[0])
         start = found[1]["step"]
+        scoring.resume(found[1].get("scores", []))
     shard = (world.rank, world.size)
     stream = task.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     events = EventLog(directory) if world.is_main else None
@@ -288,13 +306,21 @@ def _train(
     def save(done: int, scalars: dict[str, float]) -> None:
         def write() -> None:
             assert events is not None
-            save_checkpoint(directory, done, state.tensors(), {"events": events.sizes()})
+            save_checkpoint(directory, done, state.tensors(), {"events": events.sizes(), "scores": scoring.rows})
+            scoring.tidy()
 
         state.share_statistics()
         world.from_main(write)
 
+    def score(done: int, scalars: dict[str, float]) -> None:
+        if scores := scoring.after(done, scalars):
+            world.from_main(lambda: scoring.write(done, state.tensors))
+            log(done, scores)
+
     def status(scalars: dict[str, float], rate: float) -> str:
-        return f"loss {scalars['model/loss']:.3f} {rate * plan.batch:.0f} {task.unit}/s"
+        return (
+            f"loss {scalars['model/loss']:.3f}{scoring.status(plan.eval_split)} {rate * plan.batch:.0f} {task.unit}/s"
+        )
 
     try:
         with ended(stream):
@@ -304,48 +330,52 @@ def _train(
                 lambda step: state.step(step, next(stream)),
                 log=log,
                 save=save,
+                score=score if config.mode != "train" else None,
                 status=status,
                 log_every=plan.log_every,
                 save_every=plan.checkpoint_every,
                 world=world,
             )
-        evaluation = None
-        if config.mode == "train_and_eval":
-            evaluation = evaluate(
-                state.evaluated,
-                task,
-                plan.eval_split,
-                world,
-                batch_size=config.eval_batch_size,
-                precision=config.precision,
-            )
-            log(plan.steps, {f"eval/{name}": value for name, value in evaluation.metrics.items()})
+        if config.mode != "train" and not scoring.knows(plan.steps):
+            score(plan.steps, {})
     finally:
         if events:
             events.close()
+    evaluation = None
+    if config.mode != "train":
+        evaluation = scoring.last or evaluated()
     return _finish(
-        config, architecture, task, world, directory, evaluation, plan.eval_split, epochs=plan.epochs, steps=plan.steps
+        config,
+        architecture,
+        task,
+        world,
+        directory,
+        evaluation,
+        plan.eval_split,
+        epochs=plan.epochs,
+        steps=plan.steps,
+        best=scoring.best_row() if config.mode != "train" else None,
     )
 
 
 def _evaluate_only(
     config: TrainConfig, architecture: Architecture, task: Task, world: World, directory: Path
 ) -> TrainResult:
+    facts: dict[str, Any] = {}
     if config.checkpoint is None and config.checkpoint_dir is None:
         raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
     network = _network(config, architecture, task)
     if config.checkpoint is not None:
         network = load_weights(network, Path(config.checkpoint), architecture, config.timm_model)
     else:
-        found = world.from_main(lambda: newest_checkpoint(directory))
-        if found is None:
-            raise InputError(f"there is no checkpoint in {directory}; train first, or give --checkpoint FILE")
-        load_tensors(network, found[0], "ema/" if any(name.startswith("ema/") for name in found[0]) else "model/")
+        trained = world.from_main(lambda: trained_weights(directory, config.which))
+        load_tensors(network, trained.tensors, "")
+        facts = {"weights": trained.which, "step": trained.step}
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = splits(config)[1]
     evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
     world.from_main(lambda: make_directory(directory))
-    return _finish(config, architecture, task, world, directory, evaluation, split)
+    return _finish(config, architecture, task, world, directory, evaluation, split, **facts)
 
 
 def _finish(
