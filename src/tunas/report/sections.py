@@ -1,0 +1,379 @@
+"""What a page says about a run: sections of curves, tables and drawings, and the numbers behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunas.cost.model import FORMAT, CostModel
+from tunas.errors import InputError
+from tunas.report.analyze import PATH_LOGITS, analyze, cost_model_of, space_of
+from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
+from tunas.run.events import read_events
+from tunas.space import Architecture, Space, get_space
+from tunas.space.describe import HEADER, architecture_rows
+
+HEAT_MAP_STEPS = 120
+"""Columns of the heat map at most: more are thinned out."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A Plotly figure.
+
+    Args:
+        title: above it; equal titles of several runs are shown side by side where `comparable`.
+        data: traces, as Plotly's JSON has them.
+        x, y: names of the axes.
+        height: pixels.
+        comparable: whether the curves of several runs may share a picture.
+        layout: what else Plotly's layout holds.
+    """
+
+    title: str
+    data: list[dict[str, Any]]
+    x: str = "step"
+    y: str = ""
+    height: int = 300
+    comparable: bool = False
+    layout: dict[str, Any] = field(default_factory=dict)
+
+    def with_data(self, data: list[dict[str, Any]]) -> Figure:
+        return dataclasses.replace(self, data=data)
+
+    @property
+    def json(self) -> dict[str, Any]:
+        axes = {"xaxis": {"title": {"text": self.x}}, "yaxis": {"title": {"text": self.y}}}
+        return {"data": self.data, "layout": {**axes, "height": self.height, **self.layout}}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer in the drawing of an architecture.
+
+    Args:
+        text: what it is.
+        kernel: pixels a side; 0 where it has none.
+        width: channels that it hands on, relative to the widest layer of the network.
+        share: part of the network's cost; None where the cost model does not tell.
+        squeezes: whether it squeezes and excites.
+        is_skipped: whether it is left out.
+    """
+
+    text: str
+    kernel: int
+    width: float
+    share: float | None
+    squeezes: bool
+    is_skipped: bool
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page about one run.
+
+    Args:
+        title: above it.
+        note: a sentence below the title.
+        figures: Plotly figures.
+        header, rows: of a table.
+        layers: drawing of an architecture.
+        command: to copy.
+        numbers: what the section shows, for the file beside the page.
+    """
+
+    title: str
+    note: str = ""
+    figures: Sequence[Figure] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    layers: Sequence[Layer] = ()
+    command: str = ""
+    numbers: Any = None
+
+
+def run_sections(directory: Path) -> list[Section]:
+    """The sections about a search or a training.
+
+    Raises:
+        InputError: where the directory holds neither.
+    """
+    if not (directory / PARAMS).is_file():
+        raise InputError(f"{directory} holds no run: {PARAMS} is missing")
+    params = read_params(directory)
+    scalars, warnings = read_events(directory)
+    found = _search_sections if "rl_reward_function" in params else _training_sections
+    notes = [Section("Damaged files", note="; ".join(warnings), numbers=warnings)] if warnings else []
+    return [*notes, *found(directory, params, scalars), _parameters(params), _command(params)]
+
+
+def _search_sections(
+    directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
+) -> list[Section]:
+    space = space_of(directory, params)
+    finding = analyze(directory)
+    summary = [
+        ("architecture", finding.architecture.text),
+        ("step", f"{finding.step} of {params.get('steps', '?')}"),
+        ("cost", "" if finding.cost is None else f"{finding.cost:.4g} {finding.unit}"),
+        ("target", _with_unit(params.get("rl_cost_model_target"), finding.unit)),
+        *_result_rows(directory),
+    ]
+    curves = [
+        _curve(scalars, "Quality of the sampled architectures", "rlcontroller/validation_accuracy", "held-out quality"),
+        _curve(scalars, "Reward", "rlcontroller/reward", "reward"),
+        _cost_curve(scalars, params, finding.unit),
+        _curve(scalars, "Entropy of the controller", "rlcontroller/entropy", "nats"),
+        _curve(scalars, "Training loss", "model/empirical_loss", "cross-entropy"),
+    ]
+    sections = [
+        Section("Result", header=("", ""), rows=summary, numbers=dict(summary)),
+        Section(
+            "The search",
+            figures=[figure for figure in curves if figure is not None],
+            numbers={str(step): _curves_only(values) for step, values in sorted(scalars.items())},
+        ),
+        _heat_map(space, params, scalars),
+    ]
+    return [*sections, *_architecture_sections(finding.architecture, params)]
+
+
+def _training_sections(
+    directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
+) -> list[Section]:
+    tags = sorted({tag for values in scalars.values() for tag in values})
+    evaluated = [tag for tag in tags if tag.startswith("eval")]
+    curves = [
+        _curve(scalars, "Training loss", "model/loss", "cross-entropy and L2"),
+        _curve(scalars, "Learning rate", "model/learning_rate", ""),
+        *(_curve(scalars, tag, tag, "", mode="lines+markers") for tag in evaluated),
+    ]
+    rows = _result_rows(directory)
+    sections = [
+        Section("Result", header=("", ""), rows=rows, numbers=dict(rows)),
+        Section(
+            "The training",
+            figures=[figure for figure in curves if figure is not None],
+            numbers={str(step): dict(values) for step, values in sorted(scalars.items())},
+        ),
+    ]
+    indices = params.get("indices", "")
+    if isinstance(indices, str):
+        space = space_of(directory, params)
+        sections += _architecture_sections(
+            Architecture(space, ()) if not space.num_choices else space.architecture(indices), params
+        )
+    return sections
+
+
+def _result_rows(directory: Path) -> list[tuple[str, str]]:
+    if not (directory / RESULT).is_file():
+        return [("state", "not finished")]
+    return [
+        (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))
+        for name, value in read_json_object(directory / RESULT).items()
+        if isinstance(value, int | float | str) and name not in ("ssd", "cost", "target", "unit")
+    ]
+
+
+def _curve(
+    scalars: Mapping[int, Mapping[str, float]], title: str, tag: str, name: str, mode: str = "lines"
+) -> Figure | None:
+    points = [(step, values[tag]) for step, values in sorted(scalars.items()) if tag in values]
+    points = [(step, value) for step, value in points if math.isfinite(value)]
+    if not points:
+        return None
+    steps, values = zip(*points, strict=True)
+    return Figure(title, [{"x": steps, "y": values, "mode": mode, "type": "scatter"}], y=name, comparable=True)
+
+
+def _cost_curve(scalars: Mapping[int, Mapping[str, float]], params: dict[str, Any], unit: str) -> Figure | None:
+    figure = _curve(scalars, "Cost of the sampled architectures", "rlcontroller/estimated_cost", unit)
+    target = params.get("rl_cost_model_target")
+    if figure is None or not isinstance(target, int | float):
+        return figure
+    line = {
+        "type": "line",
+        "xref": "paper",
+        "x0": 0,
+        "x1": 1,
+        "y0": target,
+        "y1": target,
+        "line": {"dash": "dash", "width": 1},
+    }
+    word = {"x": 1, "xref": "paper", "y": target, "text": f"target {target:g}", "showarrow": False, "yanchor": "bottom"}
+    return dataclasses.replace(figure, layout={"shapes": [line], "annotations": [word]})
+
+
+def _curves_only(values: Mapping[str, float]) -> dict[str, float]:
+    return {tag: value for tag, value in values.items() if not tag.startswith(("rlpathlogits/", "rltaglogits/"))}
+
+
+def _heat_map(space: Space, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]) -> Section:
+    """The probability of every choice of every OneOf over the search, from the stem down."""
+    points = [point for point in space.points if point.size > 1]
+    first = f"{PATH_LOGITS}{points[0].path}/0"
+    steps = [step for step in sorted(scalars) if first in scalars[step]]
+    steps = steps[:: max(1, -(-len(steps) // HEAT_MAP_STEPS))] if len(steps) > HEAT_MAP_STEPS else steps
+    temperature = float(params.get("rl_temperature") or 1.0)
+    names, values, last = [], [], {}
+    for point in points:
+        tags = [f"{PATH_LOGITS}{point.path}/{choice}" for choice in range(point.size)]
+        logits = np.array([[scalars[step].get(tag, math.nan) for step in steps] for tag in tags]) / temperature
+        odds = np.exp(logits - logits.max(axis=0, keepdims=True))
+        probabilities = odds / odds.sum(axis=0, keepdims=True)
+        names += [f"{point.path}: {_short(choice)}" for choice in point.oneof.choices]
+        values += [[round(float(value), 4) for value in row] for row in probabilities]
+        last[point.path] = [round(float(value), 4) for value in probabilities[:, -1]]
+    trace = {
+        "type": "heatmap", "x": steps, "y": names, "z": values, "zmin": 0, "zmax": 1, "colorscale": "Viridis",
+        "hovertemplate": "%{y}<br>step %{x}: %{z:.3f}<extra></extra>", "colorbar": {"title": {"text": "probability"}},
+    }  # fmt: skip
+    layout = {"yaxis": {"autorange": "reversed", "showticklabels": False, "title": {"text": "from stem to head"}}}
+    figure = Figure("", [trace], height=min(1600, 120 + 5 * len(names)), layout=layout)
+    return Section(
+        "What the controller learned",
+        note="The probability of every choice, in the order of the network; a bright line is a decision made.",
+        figures=[figure],
+        numbers=last,
+    )
+
+
+def _short(choice: Any) -> str:
+    text = str(choice)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -> list[Section]:
+    try:
+        rows = architecture_rows(architecture)
+    except AttributeError:  # a model of one's own is no tower
+        rows = []
+    shares, unit, total = _cost_by_layer(architecture, params)
+    layers = _drawing(rows, shares, total) if rows else []
+    drawing = Section(
+        "The architecture",
+        note="Bars show how wide a layer is; their colour the kernel; the number on the right its share of the cost.",
+        layers=layers,
+        numbers=[dict(zip(HEADER, row, strict=True)) for row in rows],
+    )
+    if not shares:
+        return [drawing] if rows else []
+    names = list(shares)
+    bars = {"type": "bar", "orientation": "h", "x": [shares[name] for name in names], "y": names}
+    where = Figure(
+        "",
+        [bars],
+        x=unit,
+        y="",
+        height=120 + 18 * len(names),
+        layout={"yaxis": {"autorange": "reversed", "automargin": True}},
+    )
+    sections = [drawing] if rows else []
+    return [*sections, Section(f"Where the {total:.4g} {unit} go", figures=[where], numbers=shares)]
+
+
+def _cost_by_layer(architecture: Architecture, params: dict[str, Any]) -> tuple[dict[str, float], str, float]:
+    """(cost of every layer by its path, the unit, the whole); nothing where the cost is no sum of layers."""
+    try:
+        model = cost_model_of(architecture.space, params)
+    except InputError:
+        return {}, "", 0.0
+    if not isinstance(model, CostModel):
+        return {}, "", 0.0
+    costs: dict[str, float] = {"every network": model.bias} if model.bias else {}
+    for term in model.terms:
+        picked = float(term.values[tuple(architecture.indices[position] for position in term.positions)])
+        name = "/".join(term.path.split("/")[:4]) or "layers"
+        costs[name] = costs.get(name, 0.0) + picked
+    return costs, model.unit, sum(costs.values())
+
+
+def _drawing(rows: Sequence[Sequence[str]], shares: dict[str, float], total: float) -> list[Layer]:
+    widest = max(int(row[-1]) for row in rows)
+    layers = []
+    for block, layer, operation, kernel, stride, expansion, se, width in rows:
+        share = shares.get(f"blocks/{block}/layers/{layer}")
+        parts = [
+            operation,
+            kernel,
+            f"stride {stride}" if stride not in ("", "1") else "",
+            expansion,
+            "se" if se else "",
+            width,
+        ]
+        layers.append(
+            Layer(
+                " ".join(part for part in parts if part),
+                int(kernel.partition("×")[0] or 0),
+                int(width) / widest,
+                None if share is None or not total else share / total,
+                bool(se),
+                operation == "skip",
+            )
+        )
+    return layers
+
+
+def _parameters(params: dict[str, Any]) -> Section:
+    rows = [(name, json.dumps(value)) for name, value in sorted(params.items()) if not isinstance(value, dict | list)]
+    return Section("Parameters", header=("flag", "value"), rows=rows, numbers=params)
+
+
+def _command(params: dict[str, Any]) -> Section:
+    from tunas.report.command import command_of
+
+    return Section("The same again", command=shlex.join(command_of(params)), numbers=command_of(params))
+
+
+def _with_unit(value: Any, unit: str) -> str:
+    return f"{value:.4g} {unit}" if isinstance(value, int | float) else ""
+
+
+def is_fit(path: Path) -> bool:
+    """Whether the file is a cost model."""
+    try:
+        return path.suffix == ".json" and read_json_object(path).get("format") == FORMAT
+    except InputError:
+        return False
+
+
+def fit_sections(path: Path) -> list[Section]:
+    """The sections about a fitted cost model.
+
+    Raises:
+        InputError: where it cannot be read.
+    """
+    document = read_json_object(path)
+    model = CostModel.load(path, get_space(str(document.get("ssd"))))
+    facts = [("space", model.space.name), ("device", model.device), ("unit", model.unit)]
+    facts += [
+        (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))
+        for name, value in model.provenance.items()
+        if isinstance(value, int | float | str)
+    ]
+    sections = [Section("Cost model", header=("", ""), rows=facts, numbers=dict(facts))]
+    held_out = model.provenance.get("held_out")
+    if isinstance(held_out, dict) and held_out.get("measured") and held_out.get("predicted"):
+        sections.append(_predicted_against_measured(held_out["measured"], held_out["predicted"], model.unit))
+    return sections
+
+
+def _predicted_against_measured(measured: list[float], predicted: list[float], unit: str) -> Section:
+    low, high = min(*measured, *predicted), max(*measured, *predicted)
+    traces: list[dict[str, Any]] = [
+        {"type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "equal", "line": {"width": 1}},
+        {"type": "scatter", "mode": "markers", "x": measured, "y": predicted, "name": "held-out architectures"},
+    ]
+    figure = Figure("", traces, x=f"measured, {unit}", y=f"predicted, {unit}", height=420)
+    return Section(
+        "Predicted against measured", figures=[figure], numbers={"measured": measured, "predicted": predicted}
+    )
