@@ -100,6 +100,7 @@ class FitReport:
             "table_entries": self.entries,
             "table_entries_seen": self.entries_seen,
             "strengths": self.strengths,
+            "held_out": {"measured": self.measured.tolist(), "predicted": self.predicted.tolist()},
         }
 
     def __str__(self) -> str:

@@ -65,7 +65,7 @@ def analyze(directory: Path, cost_model: str | None = None, tolerance: float | N
     if not (directory / MODEL_SPEC).is_file() or not (directory / PARAMS).is_file():
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
     params = read_params(directory)
-    space = _space_of(directory, params)
+    space = space_of(directory, params)
     scalars, warnings = read_events(directory)
     if is_altered(directory):
         warnings.append(f"{PARAMS} or {MODEL_SPEC} in {directory} is not as the search wrote it")
@@ -82,7 +82,8 @@ def analyze(directory: Path, cost_model: str | None = None, tolerance: float | N
     return Finding(directory, architecture, step, cost, unit, (*warnings, *more))
 
 
-def _space_of(directory: Path, params: dict[str, Any]) -> Space:
+def space_of(directory: Path, params: dict[str, Any]) -> Space:
+    """The space of a run, as the run wrote it down."""
     name = str(params.get("ssd", directory.name))
     tower = tower_from_json(read_model_spec(directory))
     if name in space_names() and get_space(name).tower == tower:
@@ -99,7 +100,7 @@ def _landed(controller: Controller, params: dict[str, Any], directory: Path) -> 
         raise InputError(
             f"the search in {directory} has constraints, and a tolerance is about one cost with one target"
         )
-    model = _cost_model(controller.space, params)
+    model = cost_model_of(controller.space, params)
     if model is None or target is None:
         raise InputError(f"the search in {directory} had no cost and target, so there is nothing to land on")
     return controller.likeliest_within(model.estimate, target, tolerance)
@@ -120,7 +121,7 @@ def _logits(space: Space, scalars: dict[str, float]) -> Iterator[float]:
             yield scalars[tag]
 
 
-def _cost_model(space: Space, params: dict[str, Any], name: str | None = None) -> Any:
+def cost_model_of(space: Space, params: dict[str, Any], name: str | None = None) -> Any:
     """The cost model of that name, or the search's own; None if it had none."""
     if name is None and not params.get("enable_cost_model", True):
         return None
@@ -134,7 +135,7 @@ def _cost(
     space: Space, architecture: Architecture, params: dict[str, Any], cost_model: str | None
 ) -> tuple[float | None, str, list[str]]:
     try:
-        model = _cost_model(space, params, cost_model)
+        model = cost_model_of(space, params, cost_model)
     except InputError as error:
         if cost_model is not None:
             raise

@@ -19,8 +19,9 @@ from tunas.report.analyze import PATH_LOGITS, analyze, cost_model_of, space_of
 from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.events import read_events
 from tunas.space import Architecture, Space, get_space
-from tunas.space.describe import HEADER, architecture_rows
+from tunas.space.describe import HEADER, tower_rows
 
+EVERY = "every network"
 HEAT_MAP_STEPS = 120
 """Columns of the heat map at most: more are thinned out."""
 
@@ -253,10 +254,7 @@ def _short(choice: Any) -> str:
 
 
 def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -> list[Section]:
-    try:
-        rows = architecture_rows(architecture)
-    except AttributeError:  # a model of one's own is no tower
-        rows = []
+    rows = tower_rows(architecture.tower)
     shares, unit, total = _cost_by_layer(architecture, params)
     layers = _drawing(rows, shares, total) if rows else []
     drawing = Section(
@@ -282,18 +280,24 @@ def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -
 
 
 def _cost_by_layer(architecture: Architecture, params: dict[str, Any]) -> tuple[dict[str, float], str, float]:
-    """(cost of every layer by its path, the unit, the whole); nothing where the cost is no sum of layers."""
+    """(cost of every layer by its path, the unit, the whole); nothing where the cost is no sum of layers.
+
+    Published and fitted tables are relative to each other: a layer counts by how far it is above its cheapest choice,
+    and the sum of the cheapest is what every network costs.
+    """
     try:
         model = cost_model_of(architecture.space, params)
     except InputError:
         return {}, "", 0.0
     if not isinstance(model, CostModel):
         return {}, "", 0.0
-    costs: dict[str, float] = {"every network": model.bias} if model.bias else {}
+    costs = {EVERY: model.bias}
     for term in model.terms:
+        cheapest = float(term.values.min())
         picked = float(term.values[tuple(architecture.indices[position] for position in term.positions)])
         name = "/".join(term.path.split("/")[:4]) or "layers"
-        costs[name] = costs.get(name, 0.0) + picked
+        costs[EVERY] += cheapest
+        costs[name] = costs.get(name, 0.0) + picked - cheapest
     return costs, model.unit, sum(costs.values())
 
 
@@ -301,6 +305,8 @@ def _drawing(rows: Sequence[Sequence[str]], shares: dict[str, float], total: flo
     widest = max(int(row[-1]) for row in rows)
     layers = []
     for block, layer, operation, kernel, stride, expansion, se, width in rows:
+        if operation == "DetectionEndpoint":
+            continue
         share = shares.get(f"blocks/{block}/layers/{layer}")
         parts = [
             operation,

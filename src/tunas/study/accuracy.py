@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold, cross_val_predict
 
-from tunas.cost.model import CostModel, CostTerm, load_cost_model
+from tunas.cost.catalog import load_cost_model
+from tunas.cost.model import CostModel, CostTerm
 from tunas.errors import InputError
 from tunas.space import Space
 

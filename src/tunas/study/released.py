@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from tunas.cost.model import has_pixel1, load_cost_model
+from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.data.storage import read_bytes
 from tunas.errors import InputError
 from tunas.files import make_directory, write_whole, writing_to
