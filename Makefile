@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install quickstart test coverage lint types bench clean
+.PHONY: install quickstart test coverage lint types docs bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,8 +28,11 @@ lint: install
 types: install
 	$(VENV)/bin/mypy
 
+docs: install  # into site/; a link that leads nowhere is an error
+	$(VENV)/bin/mkdocs build --quiet
+
 bench: install
 	for script in supernet_step controller_speed controller_regret input_pipeline; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -208,7 +208,7 @@ def _cost_curve(scalars: Mapping[int, Mapping[str, float]], params: dict[str, An
         "x1": 1,
         "y0": target,
         "y1": target,
-        "line": {"dash": "dash", "width": 1},
+        "line": {"dash": "dash", "width": 1, "color": "gray"},
     }
     word = {"x": 1, "xref": "paper", "y": target, "text": f"target {target:g}", "showarrow": False, "yanchor": "bottom"}
     return dataclasses.replace(figure, layout={"shapes": [line], "annotations": [word]})
