@@ -23,6 +23,9 @@ class AnalyzeConfig:
     """As of `tunas search`, afterwards: the likeliest architecture whose cost is no farther from the search's target,
     relative to it."""
 
+    watch: bool = False
+    """Show running searches live in the terminal, until they end or Ctrl-C."""
+
 
 def run(config: AnalyzeConfig) -> int:
     import csv
@@ -35,6 +38,11 @@ def run(config: AnalyzeConfig) -> int:
     if config.output_format == "csv":
         writer.writerow(["indices", "global_step", "directory", "cost_model", "unit"])
     directories = run_directories(config.dirname)
+    if config.watch:
+        from tunas.report.watch import watch
+
+        watch(directories)
+        return 0
     skipped = 0
     for directory in directories:
         try:
