@@ -11,13 +11,11 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 import tunas
 from tunas.cli.measure import run as cli_run
-from tunas.cost import CostModel, backends
+from tunas.cost import CostModel
 from tunas.cost.additive import parameters
-from tunas.cost.backends import Backend, backend_names, export_onnx, get_backend, register_backend
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import (
     CLOCKS,
@@ -39,6 +37,8 @@ from tunas.cost.samples import (
     references_of,
 )
 from tunas.errors import InputError
+from tunas.runtime import Conversion, Runtime, Session, register_runtime, registry, runtime_names
+from tunas.runtime.onnx_file import onnx_bytes
 from tunas.space import (
     FILTERS,
     OP,
@@ -80,12 +80,15 @@ def counted(monkeypatch):
     """A device whose networks do nothing, and the list of those that were prepared for it."""
     prepared = []
 
-    def prepare(network, image, threads):
-        prepared.append((network, tuple(image.shape), threads))
-        return lambda: None
+    def convert(network, examples, conversion):
+        return network, tuple(examples[0].shape)
 
-    monkeypatch.setattr(backends, "_backends", dict(backends._backends))
-    register_backend(Backend("counted", prepare, lambda: "nothing"))
+    def opened(artifact, threads):
+        prepared.append((*artifact, threads))
+        return Session(lambda inputs: None)
+
+    monkeypatch.setattr(registry, "_runtimes", dict(registry._runtimes))
+    register_runtime(Runtime("counted", convert, opened, lambda: "nothing"))
     return prepared
 
 
@@ -334,44 +337,19 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         quick(**changes)
 
 
-def test_an_unknown_device_is_named_with_its_neighbours():
-    with pytest.raises(InputError, match="unknown device 'onnx-runtime'; did you mean onnxruntime"):
-        get_backend("onnx-runtime")
-    register_backend(Backend("needy", lambda *_: print, lambda: "", requires=("no_such_runtime",), install="something"))
-    try:
-        with pytest.raises(
-            InputError, match="device 'needy' needs no_such_runtime, not installed here: pip install 'something'"
-        ):
-            get_backend("needy")
-    finally:
-        backends._backends.pop("needy")
-
-
 # Real devices
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if "compile" in name else ()) for name in backend_names()]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "executorch" in name or "compile" in name else ())
+        for name in runtime_names()
+        if "cuda" not in name
+    ],
 )
-def test_a_device_computes_the_networks_own_logits(space, name):
-    backend = backends._backends[name]
-    if missing := [module for module in backend.requires if importlib.util.find_spec(module) is None]:
-        pytest.skip(f"{missing[0]} is not installed")
-    if "cuda" in name and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    config = quick(indices="1:0:0:1:0:2")
-    network, image = network_and_image(space.architecture(config.indices), config)
-    with torch.no_grad():
-        expected = network(image).numpy()
-    logits = backend.prepare(network, image, 1)()
-    np.testing.assert_allclose(
-        np.asarray(logits.cpu() if isinstance(logits, torch.Tensor) else logits), expected, rtol=1e-3, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("name", ["torch-cpu", "onnxruntime", "openvino", "executorch"])
 def test_a_device_measures_a_few_architectures(space, name, tmp_path):
-    if any(importlib.util.find_spec(module) is None for module in backends._backends[name].requires):
+    if any(importlib.util.find_spec(module) is None for module in registry._runtimes[name].requires):
         pytest.skip(f"{name} is not installed")
     samples = measure(quick(device=name, out=str(tmp_path / "s.csv"), num_architectures=2))
     assert len(samples) == 2
@@ -389,17 +367,18 @@ def steady(monkeypatch):
     moves."""
     state = {"now": 0.0, "slowdown": 1.0}
 
-    def prepare(network, image, threads):
-        took = 1e3 * sum(parameter.numel() for parameter in network.parameters())
+    def convert(network, examples, conversion):
+        return 1e3 * sum(parameter.numel() for parameter in network.parameters())
 
-        def run():
+    def opened(took, threads):
+        def run(inputs):
             state["now"] += took * state["slowdown"]
 
-        return run
+        return Session(run)
 
-    monkeypatch.setattr(backends, "_backends", dict(backends._backends))
+    monkeypatch.setattr(registry, "_runtimes", dict(registry._runtimes))
     monkeypatch.setitem(CLOCKS, "wall", lambda: state["now"])
-    register_backend(Backend("steady", prepare, lambda: "board"))
+    register_runtime(Runtime("steady", convert, opened, lambda: "board"))
     return state
 
 
@@ -508,7 +487,8 @@ def test_an_exported_file_is_the_network(space, tmp_path):
     onnx = pytest.importorskip("onnx")
     reference = pytest.importorskip("onnx.reference")
     network, image = network_and_image(space.architecture("1:1:0:1:0:2"), quick(indices="1:1:0:1:0:2"))
-    export_onnx(network, image, tmp_path / "n.onnx")
+    content = onnx_bytes(network, (image,), Conversion(inputs=("image",), output="logits"))
+    (tmp_path / "n.onnx").write_bytes(content)
     onnx.checker.check_model(str(tmp_path / "n.onnx"))
     (logits,) = reference.ReferenceEvaluator(str(tmp_path / "n.onnx")).run(["logits"], {"image": image.numpy()})
     np.testing.assert_allclose(logits, network(image).numpy(), rtol=1e-3, atol=1e-5)

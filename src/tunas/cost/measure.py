@@ -7,16 +7,14 @@ import functools
 import gc
 import io
 import itertools
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
-from tunas.cost.backends import Backend, export_onnx, get_backend
 from tunas.cost.samples import (
     COLUMNS,
     HEADER,
@@ -30,8 +28,11 @@ from tunas.cost.samples import (
     references_of,
 )
 from tunas.errors import InputError
-from tunas.files import check_writable, make_directory, write_text
+from tunas.files import check_writable, make_directory, write_text, write_whole
 from tunas.needs import need_packages
+from tunas.runtime import Conversion, Runtime, get_runtime
+from tunas.runtime.onnx_file import onnx_bytes
+from tunas.runtime.registry import INT8, Arrays, Run
 from tunas.space import Architecture, Space, get_space
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ CLOCKS = {"wall": time.perf_counter_ns, "processor": time.process_time_ns}
 
 VISITS_BEFORE = 2
 """Before its turns, a network is prepared and warmed up."""
+CALIBRATION_IMAGES = 4
+INPUTS, OUTPUT = ("image",), "logits"
+"""What the files of exported networks call them."""
 LARGEST_KEPT_BLOCK = 31 * 2**20
 """Bytes, just below glibc's upper limit of 32 MiB."""
 
@@ -55,8 +59,9 @@ class MeasureConfig:
     """Search space: a name that `tunas spaces` lists, module:function or path/to/file.py:function."""
 
     device: str = "torch-cpu"
-    """What runs the networks: torch-cpu, torch-cuda, torch-cpu-compile, torch-cuda-compile, onnxruntime, openvino or
-    executorch."""
+    """What runs the networks: torch-cpu, torch-cuda, torch-cpu-compile, torch-cuda-compile, onnxruntime, openvino,
+    executorch; or in INT8 onnxruntime-int8, openvino-int8, executorch-int8, calibrated on four random images, because
+    time depends neither on the weights nor on the ranges."""
 
     out: str | None = None
     """CSV file that the measurements are appended to. What it holds already is not measured again."""
@@ -83,7 +88,7 @@ class MeasureConfig:
     """Outputs of the classifier."""
 
     threads: int = 1
-    """Processor threads that the backend may use."""
+    """Processor threads that the runtime may use."""
 
     clock: Literal["wall", "processor"] = "wall"
     """What is counted: the time that passes, or the time that this process itself ran, without waiting for a core. The
@@ -168,27 +173,27 @@ def measure(config: MeasureConfig) -> list[Sample]:
             of another set-up, or the space has fewer networks than asked for.
     """
     space = get_space(config.ssd)
-    backend = get_backend(config.device)
+    runtime = get_runtime(config.device)
     if config.indices is not None:
-        return measured_group([space.architecture(config.indices).pruned()], backend, config)
+        return measured_group([space.architecture(config.indices).pruned()], runtime, config)
     assert config.out is not None
-    setup = setup_of(backend, config)
+    setup = setup_of(runtime, config)
     measured = _already_measured(config.out, space, setup)
     done = {sample.indices for sample in measured}
     wanted = _wanted(space, config)
     missing = [architecture for architecture in wanted if architecture.text not in done]
-    group = config.group if backend.interleaves else 1
+    group = config.group if runtime.interleaves else 1
     with progress_bar() as progress:
         task = progress.add_task(
-            f"measuring {space.name} on {backend.name}", total=len(wanted), completed=len(wanted) - len(missing)
+            f"measuring {space.name} on {runtime.name}", total=len(wanted), completed=len(wanted) - len(missing)
         )
         for start in range(0, len(missing), group):
             part = missing[start : start + group]
-            first = measured[:REFERENCES] if backend.interleaves else []
+            first = measured[:REFERENCES] if runtime.interleaves else []
             visits = (len(part) + len(first)) * (config.rounds + VISITS_BEFORE)
             visited = functools.partial(progress.advance, task, len(part) / visits)
             before = [(space.architecture(sample.indices), sample.milliseconds) for sample in first]
-            samples, slowdown = measured_with_references(part, before, backend, config, visited)
+            samples, slowdown = measured_with_references(part, before, runtime, config, visited)
             rows = [sample.divided_by(slowdown) for sample in samples]
             append_samples(config.out, rows)
             measured += rows
@@ -208,13 +213,13 @@ def compare(config: MeasureConfig) -> Comparison:
 
     assert config.cost_model is not None and config.indices is not None
     space = get_space(config.ssd)
-    backend = get_backend(config.device)
+    runtime = get_runtime(config.device)
     architecture = space.architecture(config.indices).pruned()
     model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
     named = references_of(model)
-    changed = _changes(model.provenance, setup_of(backend, config)) if named else ()
-    references = named if not changed and backend.interleaves else []
-    (sample,), slowdown = measured_with_references([architecture], references, backend, config)
+    changed = _changes(model.provenance, setup_of(runtime, config)) if named else ()
+    references = named if not changed and runtime.interleaves else []
+    (sample,), slowdown = measured_with_references([architecture], references, runtime, config)
     return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown, changed)
 
 
@@ -250,10 +255,14 @@ def export(config: MeasureConfig) -> Path:
         for name, architecture in progress.track(rows, description=f"exporting {space.name}"):
             path = directory / name
             if not path.is_file():
-                partial = path.with_suffix(".partial")
-                export_onnx(*network_and_image(architecture, config), partial)
-                os.replace(partial, path)
+                network, image = network_and_image(architecture, config)
+                content = onnx_bytes(network, (image,), Conversion(inputs=INPUTS, output=OUTPUT))
+                write_whole(path, functools.partial(_write, content))
     return manifest
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], config: MeasureConfig) -> Path:
@@ -318,13 +327,13 @@ def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sa
     return samples
 
 
-def setup_of(backend: Backend, config: MeasureConfig) -> dict[str, Any]:
+def setup_of(runtime: Runtime, config: MeasureConfig) -> dict[str, Any]:
     """What stays the same for every row of a file: values of the columns `SETUP`."""
-    threads = config.threads if backend.sets_threads else None
+    threads = config.threads if runtime.sets_threads else None
     return {
-        "backend": backend.name,
-        "version": backend.version(),
-        "device": backend.describe(),
+        "backend": runtime.name,
+        "version": runtime.version(),
+        "device": runtime.describe(),
         "image_size": config.image_size,
         "num_classes": config.num_classes,
         "threads": threads,
@@ -344,9 +353,24 @@ def network_and_image(architecture: Architecture, config: MeasureConfig) -> tupl
         return network, torch.rand(1, 3, config.image_size, config.image_size)
 
 
+def run_of(architecture: Architecture, runtime: Runtime, config: MeasureConfig) -> Run:
+    """What is timed: one run of the artifact that the runtime makes of the architecture, as `tunas export` ships it."""
+    network, image = network_and_image(architecture, config)
+    calibration = random_images(config) if runtime.precision == INT8 else []
+    artifact = runtime.convert(network, (image,), Conversion(calibration, inputs=INPUTS, output=OUTPUT))
+    return runtime.open(artifact, config.threads).bound(image.numpy())
+
+
+def random_images(config: MeasureConfig) -> list[Arrays]:
+    """What the ranges of INT8 activations are taken from: `CALIBRATION_IMAGES` standard-normal images."""
+    rng = np.random.default_rng(config.seed)
+    shape = (1, 3, config.image_size, config.image_size)
+    return [(rng.standard_normal(shape, np.float32),) for _ in range(CALIBRATION_IMAGES)]
+
+
 def measured_group(
     architectures: Sequence[Architecture],
-    backend: Backend,
+    runtime: Runtime,
     config: MeasureConfig,
     visited: Callable[[], Any] = lambda: None,
 ) -> list[Sample]:
@@ -355,10 +379,10 @@ def measured_group(
     settle_allocator()
     runs = []
     for architecture in architectures:
-        runs.append(backend.prepare(*network_and_image(architecture, config), config.threads))
+        runs.append(run_of(architecture, runtime, config))
         visited()
     times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], visited)
-    setup = setup_of(backend, config)
+    setup = setup_of(runtime, config)
     turns = {"rounds": config.rounds, "repeats": config.repeats}
     return [
         Sample(architecture.space.name, architecture.text, **{**setup, **summary(of_one), **turns})
@@ -369,7 +393,7 @@ def measured_group(
 def measured_with_references(
     architectures: Sequence[Architecture],
     references: Sequence[tuple[Architecture, float]],
-    backend: Backend,
+    runtime: Runtime,
     config: MeasureConfig,
     visited: Callable[[], Any] = lambda: None,
 ) -> tuple[list[Sample], float]:
@@ -385,7 +409,7 @@ def measured_with_references(
         without any.
     """
     everything = [*architectures, *(reference for reference, _ in references)]
-    samples = measured_group(everything, backend, config, visited)
+    samples = measured_group(everything, runtime, config, visited)
     again = samples[len(architectures) :]
     ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
     return samples[: len(architectures)], float(np.median(ratios)) if ratios else 1.0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from tunas.errors import InputError
 from tunas.nn.operations import Operation
-from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, mixture
+from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, mixture, shape_of
 from tunas.space import layers
 from tunas.space.choice import ALL, OneOf, chosen
 from tunas.space.registry import layer_module
@@ -133,7 +133,7 @@ class SqueezeExcite(nn.Module):
         self.expand = Conv2d(self.reduce.out_channels, channels, 1, bias=True)
 
     def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
-        channels = x.shape[1]
+        channels = shape_of(x)[1]
         pooled = x.mean((2, 3), keepdim=True)
         squeezed = F.relu(self.reduce(pooled, layers.divisible_width(channels / 4)), inplace=True)
         excited = self.expand(squeezed, channels)
@@ -200,7 +200,7 @@ class InvertedBottleneckLayer(nn.Module):
         self.project = ConvNormAct(Conv2d(expanded, outputs, 1), options.norm(outputs))
 
     def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
-        expanded = layers.expansion_width(chosen(self.expansion, indices), x.shape[1], self.base)
+        expanded = layers.expansion_width(chosen(self.expansion, indices), shape_of(x)[1], self.base)
         x = self.expand(x, expanded)
         x = self.se(self.depthwise(x, None, indices), None, indices)
         return self.project(x, width)

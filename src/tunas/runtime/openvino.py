@@ -1,0 +1,85 @@
+"""OpenVINO on the processor, in float32 and in INT8: the artifact is its intermediate representation, .xml and .bin."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunas.runtime.device import processor_name
+from tunas.runtime.onnx_file import onnx_bytes
+from tunas.runtime.registry import INT8, Conversion, Runtime, Session
+
+SUFFIX = ".xml"
+WEIGHTS = ".bin"
+NEEDED = ("onnx", "openvino")
+
+
+def _converted(network: Any, examples: Any, conversion: Conversion) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(onnx_bytes(network, examples, conversion))
+
+
+def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
+    """Post-training static quantisation by NNCF: weights symmetric per output channel, activations per tensor and
+    asymmetric (its preset `mixed`, made for activations that are not symmetric, such as hard-swish), biases
+    corrected."""
+    with _quiet():
+        import nncf
+
+        calibration = nncf.Dataset([arrays if len(arrays) > 1 else arrays[0] for arrays in conversion.calibration])
+        return nncf.quantize(
+            _converted(network, examples, conversion),
+            calibration,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(conversion.calibration),
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """NNCF says what it does, with progress bars of its own, on standard output."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _open(model: Any, threads: int) -> Session:
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return Session(lambda feed: request.infer(feed)[0], lambda arrays: dict(enumerate(arrays)))
+
+
+def _files(model: Any) -> Mapping[str, bytes]:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"model{SUFFIX}"
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (SUFFIX, WEIGHTS)}
+
+
+def _read(files: Mapping[str, bytes]) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(files[SUFFIX], files[WEIGHTS])
+
+
+_SETTINGS: dict[str, Any] = {"files": _files, "read": _read, "suffix": SUFFIX, "package": "openvino"}
+RUNTIMES = (
+    Runtime("openvino", _converted, _open, processor_name, requires=("onnx", "openvino"), **_SETTINGS),
+    Runtime(
+        "openvino-int8", _quantized, _open, processor_name, INT8, requires=("onnx", "openvino", "nncf"), **_SETTINGS
+    ),
+)
