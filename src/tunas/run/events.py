@@ -12,15 +12,16 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from tunas.data.crc32c import masked_crc32c
 from tunas.run.directory import writing_to
+from tunas.run.trackers import Tracker
 
 PATTERN = "events.out.tfevents.*"
 
@@ -29,10 +30,15 @@ class EventLog:
     """Writes scalars into a run directory, a new file each session, made when there is something to log.
 
     A checkpoint stores `sizes()`; on resuming, `cut_back` to these drops whatever was logged after the checkpoint.
+
+    Args:
+        directory: of the run.
+        trackers: are given the same scalars.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, trackers: Sequence[Tracker] = ()):
         self.directory = directory
+        self.trackers = trackers
         self._file: BinaryIO | None = None
 
     def log(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
@@ -41,7 +47,26 @@ class EventLog:
         Raises:
             InputError: where the disk is full or the directory cannot be written.
         """
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars]
+        values = dict(scalars)
+        self._write(step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        for tracker in self.trackers:
+            tracker.log(step, values)
+
+    def text(self, step: int, tag: str, text: str) -> None:
+        """A line of text, for TensorBoard's page of texts. Errors as for `log`."""
+        from torch.utils.tensorboard.summary import text as text_summary
+
+        self._write(step, text_summary(tag, text).value)
+
+    def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
+        """What the run was told and what it came to, for TensorBoard's page of hyperparameters. Errors as for `log`."""
+        from torch.utils.tensorboard.summary import hparams
+
+        plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+        for summary in hparams(plain, dict(results)):
+            self._write(0, summary.value)
+
+    def _write(self, step: int, values: Iterable[Summary.Value]) -> None:
         with writing_to(self.directory):
             if self._file is None:
                 self._file = _new_file(self.directory)
@@ -62,6 +87,8 @@ class EventLog:
         if self._file is not None:
             with contextlib.suppress(OSError):  # `log` has reported it
                 self._file.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
 def record(payload: bytes) -> bytes:
@@ -110,8 +137,15 @@ def read_events(directory: Path) -> tuple[dict[int, dict[str, float]], list[str]
     for path in sorted(directory.glob(PATTERN)):
         for event in _events(path, warnings):
             if event.HasField("summary"):
-                scalars.setdefault(event.step, {}).update((value.tag, _scalar(value)) for value in event.summary.value)
+                found = ((value.tag, _scalar(value)) for value in event.summary.value if _is_scalar(value))
+                scalars.setdefault(event.step, {}).update(found)
     return scalars, warnings
+
+
+def _is_scalar(value: Summary.Value) -> bool:
+    """Whether it is neither a text nor what TensorBoard's page of hyperparameters is made of."""
+    plugin = value.metadata.plugin_data.plugin_name
+    return value.WhichOneof("value") == "simple_value" or plugin in ("", "scalars")
 
 
 def _scalar(value: Summary.Value) -> float:

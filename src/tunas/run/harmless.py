@@ -10,6 +10,7 @@ HARMLESS = frozenset(
         "device",
         "checkpoint_every",
         "log_every",
+        "log_to",
         "world_size",
     }
 )

@@ -161,6 +161,10 @@ class SearchConfig(TaskConfig):
     seed: int = 0
     """Of everything random in the run."""
 
+    log_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Trackers that are given the same scalars as the event files; may be given several times. Each follows its own
+    environment variables."""
+
     log_every: int | None = None
     """Steps between two entries in the event files. 100 where left out, less in short runs."""
 

@@ -19,9 +19,10 @@ from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import alone_in, default_directory, open_run, write_result, writing_to
+from tunas.run.directory import alone_in, default_directory, open_run, read_params, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
+from tunas.run.trackers import check_trackers, open_trackers
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
@@ -249,6 +250,7 @@ def search(config: SearchConfig) -> SearchResult:
         DivergedError: where the loss becomes NaN; the last checkpoint stays.
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
+    check_trackers(config.log_to)
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:
@@ -300,7 +302,7 @@ def _run(
     valid = task.stream(
         "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
     )
-    events = EventLog(directory) if world.is_main else None
+    events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
         nonlocal quality
@@ -311,6 +313,7 @@ def _run(
     def log(step: int, scalars: dict[str, float]) -> None:
         if events:
             events.log(step, [*scalars.items(), *state.controller.logit_names()])
+            events.text(step, "architecture", state.controller.most_likely().text)
 
     def save(done: int, scalars: dict[str, float]) -> None:
         def write() -> None:
@@ -345,6 +348,8 @@ def _run(
                 save_every=plan.checkpoint_every,
                 world=world,
             )
+        if events and start < plan.steps:
+            events.hyperparameters(read_params(directory), {"hparams/quality": quality})
     finally:
         if events:
             events.close()

@@ -28,6 +28,7 @@ from tunas.run.device import World, joined_world
 from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
+from tunas.run.trackers import check_trackers, open_trackers
 from tunas.space import Architecture, Space, get_space, tower_to_json
 from tunas.space.layers import scale_filters
 from tunas.task.batches import as_float, length, on_device, parts
@@ -73,6 +74,7 @@ def train(config: TrainConfig) -> TrainResult:
         DivergedError: where the loss becomes NaN; the last checkpoint stays.
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
+    check_trackers(config.log_to)
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)
@@ -297,7 +299,7 @@ def _train(
         scoring.resume(found[1].get("scores", []))
     shard = (world.rank, world.size)
     stream = task.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
-    events = EventLog(directory) if world.is_main else None
+    events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def log(step: int, scalars: dict[str, float]) -> None:
         if events:
