@@ -90,7 +90,7 @@ def test_proxylessnas_mobile_written_in_the_search_space():
     for prefix, operation in zip(layers, operations, strict=True):
         inner = [p.path for p in space.points if p.path.startswith(prefix) or p.path == prefix.rstrip("/")]
         kernel = next(path for path in inner if path.endswith("kernel_size"))
-        expansion = next(path for path in inner if path.endswith("expansion"))
+        expansion = next(path for path in inner if path.endswith("expansion_filters"))
         outer = next(path for path in inner if path not in (kernel, expansion))
         taken |= {outer: 1} if operation == 6 else {kernel: operation % 3, expansion: operation // 3}
     architecture = space.architecture([taken.get(point.path, 0) for point in space.points])
