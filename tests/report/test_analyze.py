@@ -10,7 +10,7 @@ import tunas
 from tunas.report.analyze import analyze
 from tunas.run.events import EventLog
 from tunas.search.controller import Controller
-from tunas.space import Space, get_space, tower_to_json
+from tunas.space import Space, get_space, structure_to_json
 
 SPACE = "proxylessnas_search"
 
@@ -19,7 +19,7 @@ def write_run(directory: Path, space: Space, *, best: tuple[int, ...], steps: in
     """A directory as a search leaves it, whose logits at the last step favour `best`."""
     directory.mkdir(parents=True)
     (directory / "params.json").write_text(json.dumps({"ssd": space.name}))
-    (directory / "model_spec.json").write_text(tower_to_json(space.tower))
+    (directory / "model_spec.json").write_text(structure_to_json(space.tower))
     controller = Controller(space)
     log = EventLog(directory)
     for step in range(steps):

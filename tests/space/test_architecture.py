@@ -204,7 +204,7 @@ def test_spaces_are_described_without_torch_and_numpy():
     program = (
         "import sys, tunas.space as s; space = s.get_space('mobilenet_v3_like_search');"
         "space.architecture([0] * 86).tower; space.count_distinct(); print(space.architecture([0] * 86));"
-        "s.tower_from_json(s.tower_to_json(space.tower));"
+        "s.structure_from_json(s.structure_to_json(space.tower));"
         "sys.exit(','.join(sorted({'torch', 'numpy', 'timm', 'rich'} & sys.modules.keys())) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

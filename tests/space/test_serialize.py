@@ -21,8 +21,8 @@ from tunas.space import (
     Times,
     Tower,
     Zero,
-    tower_from_json,
-    tower_to_json,
+    structure_from_json,
+    structure_to_json,
 )
 
 SMALL = Tower(
@@ -38,22 +38,22 @@ SMALL = Tower(
 @pytest.mark.parametrize("name", tunas.space_names())
 def test_every_packaged_space_reads_back_equal(name):
     tower = tunas.get_space(name).tower
-    assert tower_from_json(tower_to_json(tower)) == tower
+    assert structure_from_json(structure_to_json(tower)) == tower
 
 
 def test_a_single_architecture_is_a_tower_too():
     space = tunas.get_space("mobilenet_v3_like_search")
     tower = space.architecture([0] * 86).tower
-    assert tower_from_json(tower_to_json(tower)) == tower
+    assert structure_from_json(structure_to_json(tower)) == tower
 
 
 def test_what_is_read_has_the_same_indices():
-    again = Space("again", tower_from_json(tower_to_json(SMALL)))
+    again = Space("again", structure_from_json(structure_to_json(SMALL)))
     assert [point.path for point in again.points] == [point.path for point in Space("small", SMALL).points]
 
 
 def test_the_document_is_plain_and_says_what_it_is():
-    document = json.loads(tower_to_json(SMALL))
+    document = json.loads(structure_to_json(SMALL))
     assert (document["format"], document["version"]) == ("tunas-model-spec", 1)
     assert document["model"]["blocks"][0]["layers"][0] == {
         "type": "Conv",
@@ -64,10 +64,10 @@ def test_the_document_is_plain_and_says_what_it_is():
 
 
 def refusal(change):
-    document = json.loads(tower_to_json(SMALL))
+    document = json.loads(structure_to_json(SMALL))
     change(document)
     with pytest.raises(InputError) as error:
-        tower_from_json(json.dumps(document))
+        structure_from_json(json.dumps(document))
     return str(error.value)
 
 
@@ -146,7 +146,7 @@ def test_choices_in_places_that_have_none_are_refused():
 )
 def test_what_is_no_model_spec_is_refused(text):
     with pytest.raises(InputError):
-        tower_from_json(text)
+        structure_from_json(text)
 
 
 def test_another_version_is_refused_by_number():
@@ -195,7 +195,7 @@ def places(node, path=()):
 def damaged_documents(draw):
     """A valid document in which one to three places were overwritten, deleted, doubled, or exchanged for another part
     of it."""
-    document = json.loads(tower_to_json(SMALL))
+    document = json.loads(structure_to_json(SMALL))
     for _ in range(draw(st.integers(1, 3))):
         every = list(places(document))
         *parents, last = draw(st.sampled_from(every))
@@ -225,10 +225,10 @@ def damaged_documents(draw):
 @given(damaged_documents())
 def test_a_damaged_document_is_refused_or_is_a_tower_that_can_be_a_space(document):
     try:
-        tower = tower_from_json(json.dumps(document))
+        tower = structure_from_json(json.dumps(document))
     except InputError:
         return
-    assert tower_from_json(tower_to_json(tower)) == tower
+    assert structure_from_json(structure_to_json(tower)) == tower
     space = Space("read", tower)
     architecture = space.architecture([size - 1 for size in space.sizes])
     assert space.count_distinct() >= 1
@@ -239,7 +239,7 @@ def test_a_damaged_document_is_refused_or_is_a_tower_that_can_be_a_space(documen
 @settings(max_examples=200)
 @given(st.data())
 def test_damaged_text_is_refused_or_still_a_tower(data):
-    text = tower_to_json(SMALL)
+    text = structure_to_json(SMALL)
     start = data.draw(st.integers(0, len(text) - 1))
     length = data.draw(st.integers(0, 12))
     changed = (
@@ -248,7 +248,7 @@ def test_damaged_text_is_refused_or_still_a_tower(data):
         + text[start + length :]
     )
     try:
-        tower = tower_from_json(changed)
+        tower = structure_from_json(changed)
     except InputError:
         return
     assert isinstance(tower, Tower)

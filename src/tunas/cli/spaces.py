@@ -20,8 +20,8 @@ class SpacesConfig:
 
 
 def run(config: SpacesConfig) -> None:
-    from tunas.space import get_space, space_names
-    from tunas.space.describe import format_table, tower_tree
+    from tunas.space import Tower, get_space, space_names
+    from tunas.space.describe import format_table, structure_tree, tower_tree
 
     if not config.name:
         spaces = [get_space(name) for name in space_names()]
@@ -41,4 +41,5 @@ def run(config: SpacesConfig) -> None:
     if config.indices is not None or not space.num_choices:
         print(space.architecture(config.indices or ""))
     else:
-        print(tower_tree(repr(space), space.tower))
+        tree = tower_tree if isinstance(space.structure, Tower) else structure_tree
+        print(tree(repr(space), space.structure))

@@ -10,7 +10,7 @@ building it. A layer of one's own is registered with `tunas.register_layer`, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +20,12 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from tunas.errors import InputError
+from tunas.nn.choice import choices_of, for_each_choice
 from tunas.nn.operations import Operation
-from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, mixture, shape_of
+from tunas.nn.ops import BN_EPSILON, BN_MOMENTUM, BatchNorm2d, Conv2d, DepthwiseConv2d, activation, shape_of
 from tunas.space import layers
-from tunas.space.choice import ALL, OneOf, chosen
+from tunas.space.choice import OneOf, choice_points, chosen, numbered, resolved
 from tunas.space.registry import layer_module
-
-BN_EPSILON = 1e-3
-"""SPEC §1."""
-BN_MOMENTUM = 0.01
-"""Keras' 0.99 in torch's sense (SPEC §1)."""
 
 GATES = ("sigmoid", "hard_sigmoid")
 
@@ -68,36 +64,6 @@ class NetworkOptions:
 
     def norm(self, channels: int) -> BatchNorm2d:
         return BatchNorm2d(channels, self.bn_epsilon, self.bn_momentum, stateless=self.stateless_bn)
-
-
-class Choice(nn.Module):
-    """A OneOf: the chosen module's output, or with `ALL` the mean over every choice (SPEC §2)."""
-
-    def __init__(self, position: int, choices: Sequence[nn.Module]):
-        super().__init__()
-        self.position = position
-        self.choices = nn.ModuleList(choices)
-
-    def forward(self, x: Tensor, width: int | None, indices: Sequence[int]) -> Tensor | None:
-        index = indices[self.position]
-        if index != ALL:
-            return self.choices[index](x, width, indices)
-        with mixture(len(self.choices)):
-            outputs = [choice(x, width, indices) for choice in self.choices]
-        present = [output for output in outputs if output is not None]
-        return torch.stack(present).sum(0) / len(outputs) if len(present) > 1 else _scaled(present, 1 / len(outputs))
-
-
-def _scaled(outputs: list[Tensor], factor: float) -> Tensor | None:
-    return outputs[0] * factor if outputs else None
-
-
-def for_each_choice(value: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
-    """`build(value)`, or where `value` is a OneOf, the `Choice` between what it builds for each of them."""
-    if isinstance(value, OneOf):
-        assert value.position is not None
-        return Choice(value.position, [for_each_choice(choice, build) for choice in value.choices])
-    return build(value)
 
 
 class Same(nn.Module):
@@ -323,8 +289,28 @@ def _depthwise(
 
 
 def build_layer(spec: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
-    """The module of a layer description; `inputs` and `outputs` are the widest that it will meet."""
-    return for_each_choice(spec, lambda layer: layer_module(layer)(layer, inputs, outputs, options))
+    """The module of a layer description; `inputs` and `outputs` are the widest that it will meet.
+
+    Raises:
+        InputError: where the module of a layer can be built for each choice, but not for a choice as such.
+    """
+    return choices_of(spec, lambda layer: _built(layer, inputs, outputs, options))
+
+
+def _built(layer: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
+    kind = layer_module(layer)
+    try:
+        return kind(layer, inputs, outputs, options)
+    except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+        points = choice_points(numbered(layer))
+        if not points:
+            raise
+        kind(resolved(numbered(layer), [0] * len(points)), inputs, outputs, options)  # raises what is no choice's fault
+        raise InputError(
+            f"{kind.__name__} has no place for the choice {points[0].path!r} of {type(layer).__name__}: it can be "
+            f"built for each value, but not for the OneOf; see tunas.nn.for_each_choice and tunas.space.chosen "
+            f"({error})"
+        ) from error
 
 
 def layer_operations(spec: Any, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import Tensor, nn
 
 from tunas.errors import InputError
 from tunas.nn.layers import NetworkOptions, TowerModule
-from tunas.nn.ops import Conv2d
-from tunas.space.architecture import Architecture
+from tunas.nn.ops import Conv2d, MultiheadAttention
+from tunas.space.architecture import Architecture, Space
+from tunas.space.choice import choice_points, numbered
 from tunas.space.layers import Tower
 
 LAST_LAYER_STD = 0.01
@@ -55,7 +57,7 @@ def build_network(
     *,
     dropout_rate: float = 0.0,
     options: NetworkOptions | None = None,
-) -> Network:
+) -> Any:
     """The stand-alone network of an architecture, or of a tower without choices, freshly initialised.
 
     Args:
@@ -63,18 +65,69 @@ def build_network(
         dropout_rate: before the classifier.
         options: batch norm, gate, padding and path dropout; TuNAS's own where left out.
 
+    Returns:
+        A `Network`; of a space with a network of its own, what that is built to, where only the structure counts.
+
     Raises:
         InputError: where a choice is still open or there are no classes.
     """
+    if isinstance(architecture, Architecture) and not isinstance(architecture.space.structure, Tower):
+        return own_network(architecture.space, architecture.structure)
     tower = architecture.tower if isinstance(architecture, Architecture) else architecture
     if num_classes < 1:
         raise InputError(f"num_classes must be at least 1, not {num_classes}")
-    if isinstance(architecture, Tower):
-        from tunas.space.choice import choice_points, numbered
-
-        if open_choices := choice_points(numbered(tower)):
-            first = open_choices[0].path
-            raise InputError(
-                f"the tower still has {len(open_choices)} choices, the first at {first}; build an Architecture of it"
-            )
+    if isinstance(architecture, Tower) and (open_choices := choice_points(numbered(tower))):
+        first = open_choices[0].path
+        raise InputError(
+            f"the tower still has {len(open_choices)} choices, the first at {first}; build an Architecture of it"
+        )
     return Network(tower, num_classes, dropout_rate=dropout_rate, options=options)
+
+
+def own_network(space: Space, structure: Any) -> nn.Module:
+    """The module that a space of one's own is built to, from its structure with or without choices.
+
+    Raises:
+        InputError: where nothing says how, or the module can be built without choices only.
+    """
+    build = space.network
+    if build is None:
+        raise InputError(
+            f"{space.name} is a {type(structure).__name__}, and nothing says which module is built from it: "
+            f"tunas.register_space(name, build, network=Module)"
+        )
+    try:
+        network = build(structure)
+    except InputError:
+        raise
+    except Exception as error:
+        if not choice_points(structure):
+            raise
+        build(space.architecture([0] * space.num_choices).structure)  # raises what is no choice's fault
+        raise InputError(
+            f"{_name_of(build)} has no place for some choice of {space.name}: it can be built for an architecture, but "
+            f"not with the OneOfs; see tunas.nn.for_each_choice and tunas.space.chosen ({error})"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise InputError(f"the network of {space.name} must be a torch module, not {type(network).__name__}")
+    return network
+
+
+def _name_of(build: Any) -> str:
+    return getattr(build, "__name__", type(build).__name__)
+
+
+def kernels(network: nn.Module) -> list[nn.Parameter]:
+    """The parameters that weight decay is for: kernels of convolutions, linear layers and attention.
+
+    Of a tower not the last layer's (SPEC §4); of a model of one's own every one.
+    """
+    if isinstance(network, Network):
+        return [parameter for parameter in network.tower.parameters() if parameter.dim() == 4]
+    found: list[Any] = []
+    for module in network.modules():
+        if isinstance(module, MultiheadAttention):
+            found += [module.in_weight, module.out_weight]
+        elif isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+            found.append(module.weight)
+    return list(dict.fromkeys(found))

@@ -22,6 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tunas.errors import InputError
+
+BN_EPSILON = 1e-3
+"""SPEC §1."""
+BN_MOMENTUM = 0.01
+"""Keras' 0.99 in torch's sense (SPEC §1)."""
+EMBEDDING_STD = 0.02
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
 
@@ -88,8 +95,8 @@ def mixture(choices: int) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if _recording.used is None else _recording.used.mixed(choices)
 
 
-class _Sliceable(nn.Module):
-    """Mixin that hands out leading slices of parameters."""
+class Sliceable(nn.Module):
+    """A module that computes with leading slices of its parameters, which `_leading` hands out."""
 
     _leaves: dict[tuple[str, tuple[int, ...]], Tensor] | None = None
 
@@ -117,7 +124,8 @@ class _Sliceable(nn.Module):
         return leaf
 
 
-def _kernel_used(kernel: Tensor) -> None:
+def kernel_used(kernel: Tensor) -> None:
+    """Notes that a forward pass used a kernel, which L2 then counts."""
     if _recording.used is not None:
         _recording.used.add(kernel)
 
@@ -131,7 +139,7 @@ def _same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:
     return F.pad(x, pads) if any(pads) else x
 
 
-class Conv2d(_Sliceable, nn.Conv2d):
+class Conv2d(Sliceable, nn.Conv2d):
     """Dense convolution from the first `x.shape[1]` input channels to the first `width` output channels."""
 
     def __init__(
@@ -144,14 +152,13 @@ class Conv2d(_Sliceable, nn.Conv2d):
         """Truncated he-normal over fan-in; biases zero (SPEC §1)."""
         fan_in = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         _truncated_normal_(self.weight, math.sqrt(2.0 / fan_in))
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        _zeros_(self.bias)
 
     def forward(self, x: Tensor, width: int | None = None) -> Tensor:
         width = width or self.out_channels
         weight = self._leading("weight", width, shape_of(x)[1])
         bias = None if self.bias is None else self._leading("bias", width)
-        _kernel_used(weight)
+        kernel_used(weight)
         if self.kernel_size == (1, 1) == shape_of(x)[2:] and not torch.jit.is_tracing():
             return F.linear(x.flatten(1), weight.flatten(1), bias)[
                 :, :, None, None
@@ -161,7 +168,7 @@ class Conv2d(_Sliceable, nn.Conv2d):
         return F.conv2d(x, weight, bias, self.stride, self.padding)
 
 
-class DepthwiseConv2d(_Sliceable, nn.Conv2d):
+class DepthwiseConv2d(Sliceable, nn.Conv2d):
     """One k×k filter per channel, for the first `x.shape[1]` channels."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, same: bool = False):
@@ -175,19 +182,23 @@ class DepthwiseConv2d(_Sliceable, nn.Conv2d):
     def forward(self, x: Tensor, width: int | None = None) -> Tensor:
         channels = shape_of(x)[1]
         weight = self._leading("weight", channels)
-        _kernel_used(weight)
+        kernel_used(weight)
         if self.same:
             x = _same_padded(x, self.kernel_size[0], self.stride[0])
         return F.conv2d(x, weight, None, self.stride, self.padding, 1, channels)
 
 
-class BatchNorm2d(_Sliceable, nn.BatchNorm2d):
+class _BatchNorm(Sliceable):
     """Batch norm over the first `x.shape[1]` channels.
 
     With `stateless` it has no running statistics: those of the batch at hand serve in training and in evaluation.
     """
 
-    def __init__(self, channels: int, epsilon: float, momentum: float, *, stateless: bool):
+    eps: float
+
+    def __init__(
+        self, channels: int, epsilon: float = BN_EPSILON, momentum: float = BN_MOMENTUM, *, stateless: bool = False
+    ):
         super().__init__(channels, epsilon, momentum, track_running_stats=not stateless)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -196,6 +207,170 @@ class BatchNorm2d(_Sliceable, nn.BatchNorm2d):
         channels = shape_of(x)[1]
         weight, bias = self._leading("weight", channels), self._leading("bias", channels)
         return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+
+
+class BatchNorm2d(_BatchNorm, nn.BatchNorm2d):
+    """Batch norm of `[N, C, H, W]`; see `_BatchNorm`."""
+
+
+class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):
+    """Batch norm of `[N, C]` or `[N, C, L]`; see `_BatchNorm`."""
+
+
+class Conv1d(Sliceable, nn.Conv1d):
+    """Dense convolution `[N, C, L]` from the first `x.shape[1]` input channels to the first `width` output channels."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, *, bias: bool = False):
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Truncated he-normal over fan-in; biases zero, as for `Conv2d`."""
+        _truncated_normal_(self.weight, math.sqrt(2.0 / (self.in_channels * self.kernel_size[0])))
+        _zeros_(self.bias)
+
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        width = _at_most(width, self.out_channels, "outputs")
+        weight = self._leading("weight", width, _at_most(shape_of(x)[1], self.in_channels, "inputs"))
+        bias = None if self.bias is None else self._leading("bias", width)
+        kernel_used(weight)
+        return F.conv1d(x, weight, bias, self.stride, self.padding)
+
+
+class Linear(Sliceable, nn.Linear):
+    """From the first `x.shape[-1]` inputs to the first `width` outputs, `[…, inputs]` to `[…, width]`."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True):
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Truncated normal of variance 1 / inputs; biases zero."""
+        _truncated_normal_(self.weight, math.sqrt(1.0 / self.in_features))
+        _zeros_(self.bias)
+
+    def forward(self, x: Tensor, width: int | None = None) -> Tensor:
+        width = _at_most(width, self.out_features, "outputs")
+        weight = self._leading("weight", width, _at_most(shape_of(x)[-1], self.in_features, "inputs"))
+        bias = None if self.bias is None else self._leading("bias", width)
+        kernel_used(weight)
+        return F.linear(x, weight, bias)
+
+
+class Embedding(Sliceable, nn.Embedding):
+    """The first `width` numbers of each of the `ids`' vectors, `[…]` to `[…, width]`."""
+
+    def __init__(self, count: int, width: int):
+        super().__init__(count, width)
+
+    def reset_parameters(self) -> None:
+        """Truncated normal of standard deviation 0.02 (Devlin et al. 2019)."""
+        _truncated_normal_(self.weight, EMBEDDING_STD)
+
+    def forward(self, ids: Tensor, width: int | None = None) -> Tensor:
+        width = _at_most(width, self.embedding_dim, "outputs")
+        return F.embedding(ids, self._leading("weight", self.num_embeddings, width))
+
+
+class LayerNorm(Sliceable, nn.LayerNorm):
+    """Layer norm over the last dimension, of the first `x.shape[-1]` channels."""
+
+    def __init__(self, channels: int, epsilon: float = 1e-5):
+        super().__init__(channels, epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = _at_most(shape_of(x)[-1], self.normalized_shape[0], "inputs")
+        weight, bias = self._leading("weight", channels), self._leading("bias", channels)
+        return F.layer_norm(x, (channels,), weight, bias, self.eps)
+
+
+class GroupNorm(Sliceable, nn.GroupNorm):
+    """Group norm of the first `x.shape[1]` channels. Groups keep their size: a narrower input has fewer of them."""
+
+    def __init__(self, groups: int, channels: int, epsilon: float = 1e-5):
+        super().__init__(groups, channels, epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels, size = _at_most(shape_of(x)[1], self.num_channels, "inputs"), self.num_channels // self.num_groups
+        if channels % size:
+            raise InputError(f"a group norm in groups of {size} channels cannot take {channels} of them")
+        weight, bias = self._leading("weight", channels), self._leading("bias", channels)
+        return F.group_norm(x, channels // size, weight, bias, self.eps)
+
+
+class MultiheadAttention(Sliceable):
+    """Self-attention `[N, L, C]` over the first `heads` heads, from the first `x.shape[-1]` channels to `width`.
+
+    Heads keep their size, so that fewer of them are a leading slice: the rows of `in_weight` are head after head, each
+    with its queries, keys and values.
+
+    Args:
+        channels: of the input, and of the output.
+        heads, head_size: how many heads, and the numbers that each one compares.
+        bias: of both projections.
+    """
+
+    def __init__(self, channels: int, heads: int, head_size: int, *, bias: bool = True):
+        super().__init__()
+        self.channels, self.heads, self.head_size = channels, heads, head_size
+        rows = 3 * heads * head_size
+        self.in_weight = nn.Parameter(torch.empty(rows, channels))
+        self.out_weight = nn.Parameter(torch.empty(channels, heads * head_size))
+        self.in_bias = nn.Parameter(torch.empty(rows)) if bias else None
+        self.out_bias = nn.Parameter(torch.empty(channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Truncated normal of variance 1 / inputs; biases zero, as for `Linear`."""
+        for weight, bias in ((self.in_weight, self.in_bias), (self.out_weight, self.out_bias)):
+            _truncated_normal_(weight, math.sqrt(1.0 / weight.shape[1]))
+            _zeros_(bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        heads: int | None = None,
+        width: int | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """As `torch.nn.functional.scaled_dot_product_attention`, between a projection and another one.
+
+        Args:
+            heads, width: all of them where left out.
+            mask: added to the scores, or where boolean, True takes part.
+            causal: each place sees itself and what is before it.
+        """
+        heads = _at_most(heads, self.heads, "heads")
+        width = _at_most(width, self.channels, "outputs")
+        inside = heads * self.head_size
+        weight = self._leading("in_weight", 3 * inside, _at_most(shape_of(x)[-1], self.channels, "inputs"))
+        bias = None if self.in_bias is None else self._leading("in_bias", 3 * inside)
+        split = F.linear(x, weight, bias).unflatten(-1, (heads, 3, self.head_size))
+        queries, keys, values = split.movedim(-2, 0).transpose(-2, -3)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
+        out_weight = self._leading("out_weight", width, inside)
+        out_bias = None if self.out_bias is None else self._leading("out_bias", width)
+        kernel_used(weight)
+        kernel_used(out_weight)
+        return F.linear(mixed.transpose(-2, -3).flatten(-2), out_weight, out_bias)
+
+
+def _at_most(size: int | None, widest: int, what: str) -> int:
+    """`size`, or the widest where none is given.
+
+    Raises:
+        InputError: where there is nothing so wide.
+    """
+    if size is None:
+        return widest
+    if not 0 < size <= widest:
+        raise InputError(f"a layer built for at most {widest} {what} cannot take {size}")
+    return size
+
+
+def _zeros_(bias: Tensor | None) -> None:
+    if bias is not None and not bias.is_meta:
+        nn.init.zeros_(bias)
 
 
 def _truncated_normal_(weight: Tensor, std: float) -> None:

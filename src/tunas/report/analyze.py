@@ -14,7 +14,7 @@ from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec,
 from tunas.run.events import read_events
 from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model
-from tunas.space import Architecture, Space, get_space, space_names, tower_from_json
+from tunas.space import Architecture, Space, get_space, space_names, structure_from_json
 
 PATH_LOGITS = "rlpathlogits/"
 
@@ -85,8 +85,8 @@ def analyze(directory: Path, cost_model: str | None = None, tolerance: float | N
 def space_of(directory: Path, params: dict[str, Any]) -> Space:
     """The space of a run, as the run wrote it down."""
     name = str(params.get("ssd", directory.name))
-    tower = tower_from_json(read_model_spec(directory))
-    if name in space_names() and get_space(name).tower == tower:
+    tower = structure_from_json(read_model_spec(directory), stand_ins=True)
+    if name in space_names() and get_space(name).structure == tower:
         return get_space(name)
     return Space(name, tower)
 

@@ -27,7 +27,7 @@ from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
-from tunas.space import Architecture, Space, get_space, tower_to_json
+from tunas.space import Architecture, Space, get_space, structure_to_json
 from tunas.task.batches import as_float, on_device, piece, split
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
@@ -278,7 +278,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
     params["ssd"] = space.name
 
     def begin() -> None:
-        open_run(directory, params, tower_to_json(space.tower), SEARCH_HARMLESS | {"version"})
+        open_run(directory, params, structure_to_json(space.structure), SEARCH_HARMLESS | {"version"})
         with writing_to(directory):
             task.describe(directory)
 

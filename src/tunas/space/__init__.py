@@ -2,7 +2,7 @@
 
 from tunas.space.architecture import Architecture, Space, active_positions
 from tunas.space.catalog import get_space, register_space, space_names
-from tunas.space.choice import ALL, FILTERS, OP, ChoicePoint, OneOf
+from tunas.space.choice import ALL, FILTERS, OP, ChoicePoint, OneOf, chosen
 from tunas.space.layers import (
     ACTIVATION,
     KERNEL_SIZE,
@@ -25,7 +25,7 @@ from tunas.space.layers import (
     Zero,
 )
 from tunas.space.registry import register_layer
-from tunas.space.serialize import tower_from_json, tower_to_json
+from tunas.space.serialize import structure_from_json, structure_to_json
 
 __all__ = [
     "ACTIVATION",
@@ -55,10 +55,11 @@ __all__ = [
     "Tower",
     "Zero",
     "active_positions",
+    "chosen",
     "get_space",
     "register_layer",
     "register_space",
     "space_names",
-    "tower_from_json",
-    "tower_to_json",
+    "structure_from_json",
+    "structure_to_json",
 ]

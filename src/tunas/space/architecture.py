@@ -8,15 +8,16 @@ import itertools
 import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from tunas.errors import InputError
 from tunas.space import layers
-from tunas.space.checks import check_tower
+from tunas.space.checks import check_structure, check_tower, width_of
 from tunas.space.choice import FILTERS, ChoicePoint, OneOf, choice_points, fields_of, numbered, rebuild, resolved
-from tunas.space.describe import tower_table
+from tunas.space.describe import structure_tree, tower_table
+from tunas.space.serialize import know_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,30 +26,61 @@ SEPARATOR = ":"
 
 
 class Space:
-    """A tower with choices in it, under a name.
+    """A structure with choices in it, under a name.
 
     Args:
         name: what `--ssd` calls it.
-        tower: the structure; OneOfs may stand anywhere in it.
+        structure: a Tower, or with `network` any frozen structure; OneOfs may stand anywhere in it.
         default_target: cost that a search aims for where none is given, in the unit of the packaged cost model.
+        network: what builds the torch module of a structure that is no Tower, called with the structure, once with
+            choices and once without.
+        example: returns the inputs of one example (first dimension 1), by which a network that is no tower's is counted
+            and measured: a tensor, or a tuple, list or dict of such.
 
     Raises:
-        InputError: where the tower cannot be a network, naming the place.
+        InputError: where the structure cannot be searched, or the tower cannot be a network, naming the place.
     """
 
-    def __init__(self, name: str, tower: layers.Tower, default_target: float | None = None):
+    def __init__(
+        self,
+        name: str,
+        structure: Any,
+        default_target: float | None = None,
+        *,
+        network: Callable[[Any], Any] | None = None,
+        example: Callable[[], Any] | None = None,
+    ):
         self.name = name
-        check_tower(name, tower)
-        self.tower: layers.Tower = numbered(tower)
+        if isinstance(structure, layers.Tower):
+            check_tower(name, structure)
+        else:
+            check_structure(name, structure)
+            know_types(structure)
+        self.structure = numbered(structure)
         self.default_target = default_target
-        self.points: tuple[ChoicePoint, ...] = choice_points(self.tower)
+        self.network = network
+        self.example = example
+        self.points: tuple[ChoicePoint, ...] = choice_points(self.structure)
         self.sizes: tuple[int, ...] = tuple(point.size for point in self.points)
+
+    @property
+    def tower(self) -> layers.Tower:
+        """The structure, of a space of towers.
+
+        Raises:
+            InputError: where it is another one.
+        """
+        if not isinstance(self.structure, layers.Tower):
+            raise InputError(f"{self.name} is a {type(self.structure).__name__}, not a Tower")
+        return self.structure
 
     def __repr__(self) -> str:
         return f"Space({self.name!r}, {self.num_choices} OneOfs, {self.count():.3g} index strings)"
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Space) and (self.name, self.tower) == (other.name, other.tower))
+        return self is other or (
+            isinstance(other, Space) and (self.name, self.structure) == (other.name, other.structure)
+        )
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -66,8 +98,11 @@ class Space:
         """How many different networks there are: indices that are not in use and places of skipped layers do not count.
 
         Two networks are the same when every block has the same width and the same layers in the same order once
-        skipped ones, `Residual(Zero())`, are left out.
+        skipped ones, `Residual(Zero())`, are left out. Two structures of another kind are the same when they are
+        equal, where choices are counted as different that are not written the same.
         """
+        if not isinstance(self.structure, layers.Tower):
+            return _count_values(self.structure)
         total = 1
         for block in self.tower.blocks:
             widths = len(set(block.filters.choices)) if isinstance(block.filters, OneOf) else 1
@@ -104,6 +139,12 @@ class Space:
     @functools.cached_property
     def widest_indices(self) -> dict[int, int]:
         """Position of every `FILTERS` OneOf -> index of its widest choice (what filter warmup enables)."""
+        if not isinstance(self.structure, layers.Tower):
+            return {
+                position: max(range(point.size), key=lambda index: width_of(point.oneof.choices[index]))
+                for position, point in enumerate(self.points)
+                if point.oneof.tag == FILTERS
+            }
         found: dict[int, int] = {}
         base = self.tower.filters_base
         width = layers.IMAGE_CHANNELS
@@ -139,8 +180,13 @@ class Architecture:
         return SEPARATOR.join(map(str, self.indices))
 
     @property
+    def structure(self) -> Any:
+        """The structure with every choice made: no OneOf is left in it."""
+        return resolved(self.space.structure, self.indices)
+
+    @property
     def tower(self) -> layers.Tower:
-        """The tower with every choice made: no OneOf is left in it."""
+        """The same, of a space of towers."""
         return resolved(self.space.tower, self.indices)
 
     def pruned(self) -> Architecture:
@@ -155,7 +201,9 @@ class Architecture:
 
     def __str__(self) -> str:
         title = self.space.name + (f"  {self.text}" if self.indices else "")
-        return tower_table(title, self.tower)
+        if isinstance(self.space.structure, layers.Tower):
+            return tower_table(title, self.tower)
+        return structure_tree(title, self.structure)
 
 
 def _integer(part: Any) -> int:
@@ -177,6 +225,13 @@ def active_positions(space: Space, indices: Sequence[int]) -> list[bool]:
         if point.parent is not None:
             active[position] = active[point.parent] and indices[point.parent] == point.parent_choice
     return active
+
+
+def _count_values(node: Any) -> int:
+    """How many values a structure can resolve to, where a choice's are taken to be different from the others'."""
+    if isinstance(node, OneOf):
+        return sum(_count_values(choice) for choice in dict.fromkeys(node.choices))
+    return math.prod(_count_values(part) for _, part in fields_of(node))
 
 
 def _oneofs(node: Any) -> Iterable[OneOf]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 import re
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 from tunas.errors import InputError
+from tunas.named import load_named
 from tunas.space import mobilenet_v3, proxylessnas
 from tunas.space.architecture import Space
 from tunas.space.layers import Tower
@@ -20,83 +20,108 @@ V3_TARGET = 57.0
 V3_FAMILY = ("mobilenet_v3_like_search", "mobilenet_v3_large", "mobilenet_multi_avg", "mobilenet_multi_max")
 """Spaces with the larger dropout (SPEC §4)."""
 
-_builders: dict[str, tuple[Callable[[], Tower], float | None]] = {
-    "proxylessnas_search": (proxylessnas.proxylessnas_search, PROXYLESS_TARGET),
-    "proxylessnas_enlarged_search": (proxylessnas.proxylessnas_enlarged_search, PROXYLESS_TARGET),
-    "mobilenet_v3_like_search": (mobilenet_v3.mobilenet_v3_like_search, V3_TARGET),
-    "mobilenet_v2": (proxylessnas.mobilenet_v2, None),
-    "mnasnet_b1": (proxylessnas.mnasnet_b1, None),
-    "proxylessnas_mobile": (proxylessnas.proxylessnas_mobile, None),
-    "mobilenet_v3_large": (mobilenet_v3.mobilenet_v3_large, None),
-    "mobilenet_multi_avg": (mobilenet_v3.mobilenet_multi_avg, None),
-    "mobilenet_multi_max": (mobilenet_v3.mobilenet_multi_max, None),
+
+@dataclass(frozen=True)
+class _Definition:
+    """What `register_space` was told."""
+
+    build: Callable[[], Any]
+    default_target: float | None = None
+    network: Callable[[Any], Any] | None = None
+    example: Callable[[], Any] | None = None
+
+    def space(self, name: str) -> Space:
+        return Space(name, self.build(), self.default_target, network=self.network, example=self.example)
+
+
+_definitions: dict[str, _Definition] = {
+    "proxylessnas_search": _Definition(proxylessnas.proxylessnas_search, PROXYLESS_TARGET),
+    "proxylessnas_enlarged_search": _Definition(proxylessnas.proxylessnas_enlarged_search, PROXYLESS_TARGET),
+    "mobilenet_v3_like_search": _Definition(mobilenet_v3.mobilenet_v3_like_search, V3_TARGET),
+    "mobilenet_v2": _Definition(proxylessnas.mobilenet_v2),
+    "mnasnet_b1": _Definition(proxylessnas.mnasnet_b1),
+    "proxylessnas_mobile": _Definition(proxylessnas.proxylessnas_mobile),
+    "mobilenet_v3_large": _Definition(mobilenet_v3.mobilenet_v3_large),
+    "mobilenet_multi_avg": _Definition(mobilenet_v3.mobilenet_multi_avg),
+    "mobilenet_multi_max": _Definition(mobilenet_v3.mobilenet_multi_max),
 }
-PACKAGED = tuple(_builders)
+PACKAGED = tuple(_definitions)
 _spaces: dict[str, Space] = {}
 
 
 def space_names() -> tuple[str, ...]:
     """Every name that `get_space` knows now."""
-    return tuple(_builders)
+    return tuple(_definitions)
 
 
-def register_space(name: str, build: Callable[[], Tower], default_target: float | None = None) -> Space:
+def register_space(
+    name: str,
+    build: Callable[[], Any],
+    default_target: float | None = None,
+    *,
+    network: Callable[[Any], Any] | None = None,
+    example: Callable[[], Any] | None = None,
+) -> Space:
     """Makes `name` a space everywhere, in Python and (in the same process) on the command line.
 
     Args:
         name: letters, digits, `_` and `-`.
-        build: a function of no arguments that returns the Tower.
+        build: a function of no arguments that returns a Tower, or with `network` any frozen structure.
         default_target: cost that a search aims for where none is given.
+        network: what builds the torch module of a structure that is no Tower: `network(structure)`, called once with
+            choices and once without. Its `forward(inputs, indices=None)` takes whatever the task hands it.
+        example: a function of no arguments that returns the inputs of one example, by which such a network is counted
+            and measured where no task is at hand.
 
     Raises:
-        InputError: where the name is packaged already, is not a name, or the tower cannot be a network.
+        InputError: where the name is taken or is not a name, or the structure cannot be searched.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise InputError(f"a space's name consists of letters, digits, _ and -, unlike {name!r}")
     if name in PACKAGED:
         raise InputError(f"{name!r} is the name of a packaged space; choose another one")
-    space = Space(name, build(), default_target)
-    _builders[name] = (build, default_target)
-    _spaces[name] = space
+    known = _definitions.get(name)
+    if known is not None and known.build.__module__ != build.__module__:
+        raise InputError(f"{name!r} is the name of a space of {known.build.__module__} already; choose another one")
+    definition = _Definition(build, default_target, network, example)
+    space = definition.space(name)
+    _definitions[name], _spaces[name] = definition, space
     return space
 
 
 def get_space(name: str) -> Space:
-    """The space of that name, or of `module:function` or `path/to/file.py:function`, a function that returns a Tower.
+    """The space of that name, or of `module:name` or `path/to/file.py:name`: a Space, or a function that
+    returns one or a Tower.
 
     Raises:
         InputError: where there is none, with the nearest names.
     """
     if name in _spaces:
         return _spaces[name]
-    if name in _builders:
-        build, target = _builders[name]
-        space = Space(name, build(), target)
+    if name in _definitions:
+        space = _definitions[name].space(name)
     elif ":" in name:
-        space = Space(name, _user_function(name)())
+        space = _named_space(name)
     else:
-        near = difflib.get_close_matches(name, _builders, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_builders)}"
+        near = difflib.get_close_matches(name, _definitions, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_definitions)}"
         raise InputError(f"unknown space {name!r}; {hint} (`tunas spaces` lists them all)")
     return _spaces.setdefault(name, space)
 
 
-def _user_function(name: str) -> Callable[[], Tower]:
-    location, _, function = name.rpartition(":")
-    try:
-        if location.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(location).stem, location)
-            if spec is None or spec.loader is None or not Path(location).is_file():
-                raise InputError(f"cannot load space {name!r}: there is no file {location}")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(location)
-        build = getattr(module, function)
-    except InputError:
-        raise
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: names that no module can have
-        raise InputError(f"cannot load space {name!r}: {error}") from None
-    if not callable(build):
-        raise InputError(f"cannot load space {name!r}: {function} is not a function")
-    return build
+def _named_space(name: str) -> Space:
+    """A space of the user's code. It is called as it was asked for, so that a later command can ask again."""
+    found = load_named(name, "space")
+    if callable(found):
+        found = found()
+    elif not isinstance(found, Space):
+        raise InputError(f"cannot load space {name!r}: it is neither a function nor a Space")
+    if isinstance(found, Space):
+        return Space(name, found.structure, found.default_target, network=found.network, example=found.example)
+    space = Space(name, found)
+    if not isinstance(found, Tower):
+        raise InputError(
+            f"space {name!r} is a {type(found).__name__}, and nothing says which module is built from it: name what "
+            f"tunas.register_space(…, network=Module) returns"
+        )
+    return space

@@ -1,4 +1,5 @@
-"""What a tower must be to be a network: every value of the right type, every layer where it can stand."""
+"""What a structure must be to be searched, and a tower to be a network: every value of the right type, every layer
+where it can stand."""
 
 from __future__ import annotations
 
@@ -37,6 +38,60 @@ def check_tower(name: str, tower: Any) -> None:
             if not (is_layer(layer) and kind_of(layer).marks):
                 _check_layer(path, layer, residual_ok=source == here)
             source = source if layers.keeps_width(layer) else here
+
+
+def check_structure(name: str, structure: Any) -> None:
+    """Raises `InputError`, naming the place after `name`, where a structure of one's own cannot be searched.
+
+    It consists of frozen dataclasses, tuples, OneOfs and plain values, which `model_spec.json` can hold.
+    """
+    if not (isinstance(structure, (tuple, OneOf)) or _is_frozen(structure)):
+        raise InputError(
+            f"space {name!r} must be a Tower, or another frozen dataclass or tuple, not {type(structure).__name__}"
+        )
+    _check_node(name, "", structure, {})
+
+
+def _check_node(name: str, path: str, node: Any, types: dict[str, type]) -> None:
+    where = f"{name}: {path}" if path else f"{name}"
+    if isinstance(node, OneOf):
+        if node.tag == FILTERS:
+            for choice in node.choices:
+                width_of(choice, where)
+    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
+        kind = type(node)
+        if not _is_frozen(node):
+            raise InputError(f"{where} holds a {kind.__name__}, which must be frozen: @dataclass(frozen=True)")
+        if types.setdefault(kind.__name__, kind) is not kind:
+            raise InputError(f"{where}: there are two classes named {kind.__name__} in this structure; rename one")
+    elif not isinstance(node, (tuple, list, str, int, float, bool, type(None))):
+        hashable = "" if type(node).__hash__ is not None else ", which cannot be hashed"
+        raise InputError(
+            f"{where} holds a {type(node).__name__}{hashable}: a structure consists of numbers, text, True, False, "
+            f"None, tuples and frozen dataclasses"
+        )
+    for part, value in fields_of(node):
+        _check_node(name, f"{path}/{part}" if path else part, value, types)
+
+
+def _is_frozen(node: Any) -> bool:
+    is_instance = dataclasses.is_dataclass(node) and not isinstance(node, type)
+    return is_instance and type(node).__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+def width_of(choice: Any, where: str = "a choice") -> float:
+    """The number by which a choice of a `FILTERS` OneOf is the widest or not.
+
+    Raises:
+        InputError: where it is none.
+    """
+    width = choice.multiplier if isinstance(choice, layers.Times) else choice
+    if type(width) not in (int, float) or not 0 < width <= layers.LARGEST:
+        raise InputError(
+            f"{where}: the choices of a OneOf tagged FILTERS are positive numbers, of which the largest is the widest, "
+            f"not {choice!r}; tag it OP if it is no width"
+        )
+    return width
 
 
 def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Towers as plain text for people."""
+"""Towers and other structures as plain text for people."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunas.space import layers
-from tunas.space.choice import OneOf
+from tunas.space.choice import OneOf, fields_of
 from tunas.space.registry import inner_layer, is_layer, kind_of
 
 HEADER = ("block", "layer", "operation", "kernel", "stride", "expansion", "se", "width")
+WIDTH = 100
+"""Columns of text that a tree may take in a line."""
 COLUMNS = ("kernel", "stride", "expansion", "se")
 """Fields that have a column of their own; others stand beside the layer's name."""
 
@@ -93,10 +95,35 @@ def tower_tree(title: str, tower: layers.Tower) -> str:
     return "\n".join(lines)
 
 
+def structure_tree(title: str, structure: Any) -> str:
+    """A structure of any kind as an indented tree; its choices, if it still has some, show their positions."""
+    lines = [title]
+
+    def visit(name: str, node: Any, depth: int) -> None:
+        text = _value(node)
+        parts = list(fields_of(node))
+        if len(text) + 2 * depth + len(name) <= WIDTH or not parts:
+            lines.append(f"{'  ' * depth}{name}{text}")
+            return
+        head = f"[{node.position}] one of" if isinstance(node, OneOf) else _type_name(node)
+        lines.append(f"{'  ' * depth}{name}{head}")
+        for part, value in parts:
+            visit(f"{part.removeprefix('choices/')}: ", value, depth + 1)
+
+    visit("", structure, 0)
+    return "\n".join(lines)
+
+
+def _type_name(node: Any) -> str:
+    return "" if isinstance(node, tuple) else type(node).__name__
+
+
 def _value(node: Any) -> str:
     if isinstance(node, OneOf):
         inside = " | ".join(_value(choice) for choice in node.choices)
         return f"[{node.position}]{{{inside}}}"
+    if isinstance(node, tuple):
+        return f"({', '.join(_value(item) for item in node)})"
     if not dataclasses.is_dataclass(node) or _says_itself(node):
         return str(node)
     if is_layer(node) and kind_of(node).adds_input:

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunas.errors import InputError
 from tunas.space.choice import FILTERS, OP, OneOf
 from tunas.space.registry import (
     FieldRule,
@@ -212,9 +213,17 @@ def keeps_width(layer: Any) -> bool:
     return keeps_width(inner) if inner is not None else is_layer(layer) and kind_of(layer).keeps_width
 
 
-def scale_filters(tower: Tower, multiplier: float) -> Tower:
+def scale_filters(tower: Any, multiplier: float) -> Any:
     """`tower` with every absolute width (filters, absolute expansions, what else is a `WIDTH`) scaled and rounded
-    (SPEC §4)."""
+    (SPEC §4).
+
+    Raises:
+        InputError: where another structure than a tower shall be scaled.
+    """
+    if not isinstance(tower, Tower):
+        if multiplier != 1:
+            raise InputError(f"filters_multiplier scales towers, and this is a {type(tower).__name__}; leave it at 1")
+        return tower
 
     def scale(value: Any) -> Any:
         if isinstance(value, OneOf):

@@ -1,5 +1,5 @@
-"""Towers as JSON (`model_spec.json`), out and in. Reading checks everything against the layer types and runs
-nothing."""
+"""Towers and other structures as JSON (`model_spec.json`), out and in. Reading checks everything against the known
+types and runs nothing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from tunas.errors import InputError
-from tunas.space.checks import check_tower
-from tunas.space.choice import OneOf
+from tunas.space.checks import check_structure, check_tower
+from tunas.space.choice import OneOf, fields_of
 from tunas.space.layers import Block, Times, Tower
 from tunas.space.registry import layer_types
 
@@ -20,22 +20,38 @@ DEEPEST = 60
 _SKIPPED_FIELDS = {(OneOf, "position")}
 
 
+_own_types: dict[str, type] = {}
+_stand_ins: dict[tuple[str, ...], type] = {}
+
+
+def know_types(structure: Any) -> None:
+    """Lets `structure_from_json` read the classes of a structure that is no tower, and of others like it."""
+    if dataclasses.is_dataclass(structure) and not isinstance(structure, OneOf):
+        _own_types[type(structure).__name__] = type(structure)
+    for _, part in fields_of(structure):
+        know_types(part)
+
+
 def _types() -> dict[str, type]:
-    return {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Times, OneOf)}
+    ours = {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Times, OneOf)}
+    return {**_own_types, **ours}
 
 
-def tower_to_json(tower: Tower) -> str:
-    """`tower` as JSON text; `tower_from_json` reads it back equal."""
-    return json.dumps({"format": FORMAT, "version": VERSION, "model": _encode(tower)}, indent=1)
+def structure_to_json(structure: Any) -> str:
+    """A structure as JSON text; `structure_from_json` reads it back equal."""
+    return json.dumps({"format": FORMAT, "version": VERSION, "model": _encode(structure)}, indent=1)
 
 
-def tower_from_json(text: str) -> Tower:
-    """The tower of a `model_spec.json`.
+def structure_from_json(text: str, *, stand_ins: bool = False) -> Any:
+    """The structure of a `model_spec.json`.
+
+    Args:
+        stand_ins: let classes that are not known here be stood in for by others with the same fields, so that the
+            choices can be looked at where the code that belongs to them is not at hand.
 
     Raises:
         InputError: where the text is not JSON, or holds an unknown type, an unknown or missing field, or a value of a
-        wrong
-            type, or where the tower cannot be a network.
+            wrong type, or where the tower cannot be a network.
     """
     try:
         document = json.loads(text)
@@ -47,11 +63,19 @@ def tower_from_json(text: str) -> Tower:
         raise InputError(
             f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}"
         )
-    tower = _decode(document.get("model"), "model")
-    if not isinstance(tower, Tower):
-        raise InputError(f"the model spec's model must be a Tower, not {type(tower).__name__}")
-    check_tower("model", tower)
-    return tower
+    structure = _decode(document.get("model"), "model", _types(), stand_ins=stand_ins)
+    if isinstance(structure, Tower):
+        check_tower("model", structure)
+    elif dataclasses.is_dataclass(structure) and is_own(structure):
+        check_structure("model", structure)
+    else:
+        raise InputError(f"the model spec's model must be a Tower, not {type(structure).__name__}")
+    return structure
+
+
+def is_own(structure: Any) -> bool:
+    """Whether a structure is of a class of the user's own, not a part of a tower."""
+    return type(structure) in (*_own_types.values(), *_stand_ins.values())
 
 
 def _encode(node: Any) -> Any:
@@ -63,21 +87,26 @@ def _encode(node: Any) -> Any:
     return node
 
 
-def _decode(node: Any, path: str, depth: int = 0) -> Any:
+def _decode(node: Any, path: str, types: dict[str, type], depth: int = 0, *, stand_ins: bool = False) -> Any:
     if depth > DEEPEST:
         raise InputError(f"{path[:40]}…: the model spec is nested more than {DEEPEST} deep")
+
+    def inside(part: Any, name: Any) -> Any:
+        return _decode(part, f"{path}/{name}", types, depth + 1, stand_ins=stand_ins)
+
     if isinstance(node, list):
-        return tuple(_decode(item, f"{path}/{index}", depth + 1) for index, item in enumerate(node))
+        return tuple(inside(item, index) for index, item in enumerate(node))
     if not isinstance(node, dict):
         if node is None or isinstance(node, (bool, int, float, str)):
             return node
         raise InputError(f"{path}: unexpected value {node!r}")
     name = node.get("type")
-    types = _types()
     kind = types.get(name) if isinstance(name, str) else None
+    if kind is None and stand_ins and isinstance(name, str):
+        kind = _stand_in(name, [field for field in node if field != "type"], path)
     if kind is None:
         raise InputError(f"{path}: unknown type {name!r}; known are {', '.join(sorted(types))}")
-    values = {name: _decode(value, f"{path}/{name}", depth + 1) for name, value in node.items() if name != "type"}
+    values = {name: inside(value, name) for name, value in node.items() if name != "type"}
     known = {f.name for f in dataclasses.fields(kind) if (kind, f.name) not in _SKIPPED_FIELDS}
     if unknown := sorted(values.keys() - known):
         raise InputError(f"{path}: {kind.__name__} has no field {unknown[0]!r}")
@@ -85,3 +114,13 @@ def _decode(node: Any, path: str, depth: int = 0) -> Any:
         return kind(**values)
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: not a {kind.__name__}: {error}") from None
+
+
+def _stand_in(name: str, fields: list[str], path: str) -> type:
+    key = (name, *fields)
+    if key not in _stand_ins:
+        try:
+            _stand_ins[key] = dataclasses.make_dataclass(name, fields, frozen=True)
+        except (TypeError, ValueError) as error:  # no identifiers
+            raise InputError(f"{path}: {name!r} cannot be the name of a class with its fields: {error}") from None
+    return _stand_ins[key]

@@ -19,6 +19,7 @@ from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, NetworkOptions, build_network
 from tunas.nn.layers import BN_MOMENTUM
+from tunas.nn.network import kernels
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
@@ -29,7 +30,7 @@ from tunas.run.directory import alone_in, check_directory, default_directory, op
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
-from tunas.space import Architecture, Space, get_space, tower_to_json
+from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
 from tunas.space.layers import scale_filters
 from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.opening import open_task
@@ -99,7 +100,7 @@ def train(config: TrainConfig) -> TrainResult:
                 open_run(
                     directory,
                     params,
-                    tower_to_json(scale_filters(architecture.tower, config.filters_multiplier)),
+                    structure_to_json(scale_filters(architecture.structure, config.filters_multiplier)),
                     TRAIN_HARMLESS,
                 )
                 with writing_to(directory):
@@ -125,6 +126,8 @@ def _network(
     dropout_rate: float = 0.0,
     bn_momentum: float = BN_MOMENTUM,
 ) -> Network:
+    if not isinstance(architecture.structure, Tower):
+        return build_network(architecture)
     tower = scale_filters(architecture.tower, config.filters_multiplier)
     options = NetworkOptions(
         path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum, same_padding=config.padding == "same"
@@ -245,9 +248,9 @@ class Training:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def parameter_groups(network: Network, weight_decay: float) -> list[dict[str, Any]]:
-    """Convolution kernels but the last layer's with L2, everything else without (SPEC §4)."""
-    decayed = {id(p) for p in network.tower.parameters() if p.dim() == 4}
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Kernels with L2 (of a tower not the last layer's), everything else without (SPEC §4)."""
+    decayed = {id(p) for p in kernels(network)}
     parameters = list(network.parameters())
     return [
         {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},

@@ -13,7 +13,7 @@ from tunas.errors import InputError
 from tunas.nn import Network, build_network
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.directory import MODEL_SPEC, read_model_spec
-from tunas.space import tower_from_json
+from tunas.space import structure_from_json
 from tunas.train.scoring import best_checkpoint
 
 Which = Literal["best", "last", "ema"]
@@ -85,6 +85,6 @@ def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Net
         raise InputError(f"{directory} holds no training: {MODEL_SPEC} is missing")
     weights = trained_weights(directory, which)
     num_classes = weights.tensors["head.classifier.weight"].shape[0]
-    network = build_network(tower_from_json(read_model_spec(directory)), num_classes)
+    network = build_network(structure_from_json(read_model_spec(directory)), num_classes)
     network.load_state_dict(weights.tensors)
     return network.eval()

@@ -1,0 +1,98 @@
+"""Choices inside modules, for towers and for models of one's own alike."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunas.nn.ops import mixture
+from tunas.space.choice import ALL, OneOf
+
+INDICES = "indices"
+
+
+class Choice(nn.Module):
+    """A OneOf: the chosen module's output, or with `ALL` the mean over every choice (SPEC §2).
+
+    `forward` hands everything on to the module that it calls. The last argument, or the one named `indices`, is the
+    architecture's indices.
+    """
+
+    def __init__(self, position: int, choices: Sequence[nn.Module]):
+        super().__init__()
+        self.position = position
+        self.choices = nn.ModuleList(choices)
+
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | None:
+        indices = named[INDICES] if INDICES in named else inputs[-1]
+        index = indices[self.position]
+        if index != ALL:
+            return self.choices[index](*inputs, **named)
+        with mixture(len(self.choices)):
+            outputs = [choice(*inputs, **named) for choice in self.choices]
+        present = [output for output in outputs if output is not None]
+        return torch.stack(present).sum(0) / len(outputs) if len(present) > 1 else _scaled(present, 1 / len(outputs))
+
+
+def _scaled(outputs: list[Tensor], factor: float) -> Tensor | None:
+    return outputs[0] * factor if outputs else None
+
+
+class Nothing(nn.Module):
+    """A choice that computes nothing: its output is `None`, which stands for zeros and costs nothing."""
+
+    def forward(self, *inputs: Any, **named: Any) -> None:
+        return None
+
+
+class Plain(nn.Module):
+    """A module that knows nothing of choices, where the indices are handed on: it is called without them."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        if INDICES in named:
+            return self.module(*inputs, **{name: value for name, value in named.items() if name != INDICES})
+        return self.module(*inputs[:-1], **named)
+
+
+def for_each_choice(value: Any, build: Callable[[Any], nn.Module | None]) -> nn.Module:
+    """The module for a value of a structure: what `build` makes of it, or where it is a OneOf, of each of its choices.
+
+    The result is called with the inputs and, last, the indices, whether there is a choice or not.
+
+    Args:
+        value: a value, or a numbered OneOf between such.
+        build: makes the module for one value. A module whose `forward` has no argument `indices` is called without
+            them, so that any torch module can stand here. None stands for nothing: the output is then `None`, which
+            means zeros, and costs nothing.
+    """
+    return choices_of(value, lambda one: _called_with_indices(build(one)))
+
+
+def choices_of(value: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
+    """`build(value)`, or where `value` is a OneOf, the `Choice` between what it builds for each of them."""
+    if isinstance(value, OneOf):
+        assert value.position is not None
+        return Choice(value.position, [choices_of(choice, build) for choice in value.choices])
+    return build(value)
+
+
+def _called_with_indices(module: nn.Module | None) -> nn.Module:
+    if module is None:
+        return Nothing()
+    kind: Any = type(module)
+    return module if _takes_indices(kind) else Plain(module)
+
+
+@functools.cache
+def _takes_indices(kind: Any) -> bool:
+    parameters = inspect.signature(kind.forward).parameters.values()
+    return any(p.name == INDICES or p.kind is p.VAR_POSITIONAL for p in parameters)
