@@ -181,9 +181,9 @@ def test_default_targets_are_those_of_the_paper():
 @pytest.fixture
 def names():
     """Registered names are forgotten after the test."""
-    builders, spaces = dict(catalog._builders), dict(catalog._spaces)
+    builders, spaces = dict(catalog._definitions), dict(catalog._spaces)
     yield
-    catalog._builders.clear(), catalog._builders.update(builders)
+    catalog._definitions.clear(), catalog._definitions.update(builders)
     catalog._spaces.clear(), catalog._spaces.update(spaces)
 
 
@@ -231,7 +231,7 @@ def test_names_that_cannot_be_registered(names, name, message):
 
 
 def test_a_tower_that_cannot_be_a_network_is_not_registered(names):
-    with pytest.raises(InputError, match="must be a Tower, not NoneType"):
+    with pytest.raises(InputError, match="must be a Tower, or another frozen dataclass or tuple, not NoneType"):
         tunas.register_space("broken", lambda: None)
     assert "broken" not in tunas.space_names()
 
@@ -269,7 +269,7 @@ def test_a_function_in_a_module_is_a_space(names, tmp_path, monkeypatch):
     [
         ("{path}/nothing.py:mine", "there is no file"),
         ("{path}/my_spaces.py:other", "no attribute 'other'"),
-        ("{path}/my_spaces.py:number", "number is not a function"),
+        ("{path}/my_spaces.py:number", "number.: it is neither a function nor a Space"),
         ("{path}/my_spaces.py:", "no attribute ''"),
         ("no_such_module:mine", "No module named 'no_such_module'"),
         (":mine", "cannot load space ':mine'"),

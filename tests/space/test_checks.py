@@ -37,7 +37,7 @@ def layer_refusal(*layers):
 
 
 def test_what_is_no_tower():
-    assert refusal(None) == "space 's' must be a Tower, not NoneType"
+    assert refusal(None) == "space 's' must be a Tower, or another frozen dataclass or tuple, not NoneType"
     assert refusal(Tower([])) == "space 's' has no blocks"
     assert refusal(Tower(["conv"])) == "s: blocks/0 must be a Block, not str"
     assert (
