@@ -1,0 +1,239 @@
+"""Searched against random architectures of the same cost, all trained alike: the question of the paper, for one's own
+space and data."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunas.cost.catalog import load_cost_model
+from tunas.errors import InputError, check_positive
+from tunas.files import make_directory, write_text, writing_to
+from tunas.run.directory import RESULT, read_json_object
+from tunas.search.config import SearchConfig
+from tunas.search.objective import default_cost_model
+from tunas.space import Architecture, Space, get_space
+from tunas.study.config import ABLATIONS, StudyConfig
+from tunas.study.jobs import Job, check_engine, run_jobs, seconds_of
+from tunas.study.released import COLUMNS
+from tunas.study.sample import WINDOW, random_architectures
+from tunas.task.config import TaskConfig
+from tunas.task.opening import open_task
+from tunas.train.config import TrainConfig
+
+STUDY = "study.json"
+RANDOM_CSV, SEARCHED_CSV = "random_architectures.csv", "searched_architectures.csv"
+EXTRA_COLUMNS = ("name", "epochs", "accuracy", "cost", "unit", "seed")
+SEARCHED = "searched"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An architecture that the study trained.
+
+    Args:
+        name: of its directory.
+        kind: `random`, `searched`, or the name of an ablation.
+        architecture: of the study's space.
+        cost: predicted.
+        accuracy: on held-out or test examples, 0 to 1.
+        epochs: of its training.
+        seconds: of its training, and for a winner of its search.
+    """
+
+    name: str
+    kind: str
+    architecture: Architecture
+    cost: float
+    accuracy: float
+    epochs: float
+    seconds: float
+    search_seconds: float = 0.0
+
+
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Runs the study, or goes on with it; the figures that `study.json` holds.
+
+    Raises:
+        InputError: where something cannot be carried out; known before the first training where it can be.
+        DivergedError: where a part failed again and again.
+    """
+    check_positive("random", config.random)
+    check_positive("searches", config.searches)
+    check_engine(config.workers, config.engine)
+    out = make_directory(Path(config.out).expanduser())
+    space = get_space(config.ssd)
+    task = open_task(config, out)
+    model = load_cost_model(config.cost_model or default_cost_model(space), space, **task.cost_arguments)
+    low, high = cost_range(config, space)
+    drawn = random_architectures(space, model, low, high, config.random, config.seed)
+    trainings = [(f"random-{number}", "random", found) for number, (found, _) in enumerate(drawn)]
+    searches = search_jobs(config, low, high)
+    _train_config(config, drawn[0][0])  # refuses wrong flags before the first search
+    run_jobs(searches, out, workers=config.workers, engine=config.engine, label="searches")
+    for job in searches:
+        kind = job.name.removeprefix("search-").rpartition("-")[0]
+        winner = space.architecture(str(read_json_object(out / job.name / RESULT)["indices"]))
+        trainings.append((job.name.removeprefix("search-"), kind, winner))
+    jobs = [Job(f"train-{name}", _train_config(config, found)) for name, _, found in trainings]
+    run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="trainings")
+    rows = [_trained(out, name, kind, found, float(model.estimate(found))) for name, kind, found in trainings]
+    figures = compared(rows) | {"ssd": space.name, "range": [low, high], "unit": model.unit}
+    with writing_to(out):
+        _write_csv(out / RANDOM_CSV, config, [row for row in rows if row.kind == "random"], model.unit)
+        _write_csv(out / SEARCHED_CSV, config, [row for row in rows if row.kind != "random"], model.unit)
+        write_text(out / STUDY, json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def cost_range(config: StudyConfig, space: Space) -> tuple[float, float]:
+    """The costs between which everything is compared.
+
+    Raises:
+        InputError: where they are not given and there is no usual range.
+    """
+    is_pixel1 = (config.cost_model or default_cost_model(space)) == "pixel1"
+    usual = WINDOW.get(space.default_target or 0.0) if is_pixel1 else None
+    low = config.min_cost if config.min_cost is not None else usual[0] if usual else None
+    high = config.max_cost if config.max_cost is not None else usual[1] if usual else None
+    if low is None or high is None:
+        raise InputError("give the range of costs to compare within: --min_cost and --max_cost")
+    if not 0 < low < high:
+        raise InputError(f"min_cost must be above 0 and below max_cost, not {low:g} with {high:g}")
+    return low, high
+
+
+def search_jobs(config: StudyConfig, low: float, high: float) -> list[Job]:
+    """The searches for the middle of the range, with the study's and every ablation's settings."""
+    target = (low + high) / 2
+    plain = _with_flags(
+        SearchConfig,
+        config.search,
+        config,
+        ssd=config.ssd,
+        cost_model=config.cost_model,
+        rl_cost_model_target=target,
+        rl_cost_model_tolerance=(high - low) / 2 / target,
+    )
+    jobs = []
+    for kind in (SEARCHED, *config.ablation):
+        changed = dataclasses.replace(plain, **ABLATIONS.get(kind, {}))
+        jobs += [
+            Job(f"search-{kind}-{number}", dataclasses.replace(changed, seed=number))
+            for number in range(config.searches)
+        ]
+    return jobs
+
+
+def _train_config(config: StudyConfig, architecture: Architecture) -> TrainConfig:
+    return _with_flags(
+        TrainConfig,
+        config.train,
+        config,
+        ssd=config.ssd,
+        indices=architecture.text,
+        use_held_out_test_set=config.use_held_out_test_set,
+        cost_model=config.cost_model,
+        seed=config.seed,
+    )
+
+
+def _with_flags(kind: type, flags: Sequence[str], data: TaskConfig, **settings: Any) -> Any:
+    """A configuration with the study's dataset, `settings`, and flags as name=value.
+
+    Raises:
+        InputError: where a flag is unknown, set by the study itself, or its value is no value of its type.
+    """
+    import tyro
+
+    command = "train" if kind is TrainConfig else "search"
+    names = {field.name for field in dataclasses.fields(kind)}
+    shared = {field.name: getattr(data, field.name) for field in dataclasses.fields(TaskConfig)}
+    words = []
+    for flag in flags:
+        name, equals, value = flag.removeprefix("--").partition("=")
+        name = name.replace("-", "_")
+        if not equals or name not in names:
+            raise InputError(f"--{command} {flag}: give a flag of `tunas {command}` with its value, such as epochs=30")
+        if name in settings or name in shared or name == "checkpoint_dir":
+            raise InputError(f"--{command} {flag}: the study sets {name} itself")
+        words.append(f"--{name}={value}")
+    try:
+        return tyro.cli(kind, args=words, default=kind(**shared, **settings), console_outputs=False)
+    except SystemExit:
+        raise InputError(f"--{command} {' '.join(flags)}: a value is none of its flag's type") from None
+
+
+def _trained(out: Path, name: str, kind: str, architecture: Architecture, cost: float) -> Trained:
+    directory = out / f"train-{name}"
+    result = read_json_object(directory / RESULT)
+    if result.get("indices") != architecture.text:
+        raise InputError(f"{directory} holds a training of another architecture than this study's; name another --out")
+    search_seconds = 0.0 if kind == "random" else seconds_of(out / f"search-{name}")
+    accuracy, epochs = float(result["accuracy"]), float(result["epochs"])
+    return Trained(name, kind, architecture, cost, accuracy, epochs, seconds_of(directory), search_seconds)
+
+
+def compared(rows: Sequence[Trained]) -> dict[str, Any]:
+    """What the trainings say: figures of the random architectures, of the searched ones and of each ablation.
+
+    For the searched ones also: the probability that a random architecture is better than a searched one, how many
+    random trainings the time of one search buys, and the best that so many are expected to find.
+    """
+    random = np.array([row.accuracy for row in rows if row.kind == "random"])
+    seconds = [row.seconds for row in rows if row.kind == "random"]
+    figures: dict[str, Any] = {"random": _figures(random)}
+    for kind in dict.fromkeys(row.kind for row in rows if row.kind != "random"):
+        own = [row for row in rows if row.kind == kind]
+        accuracies = np.array([row.accuracy for row in own])
+        trials = float(np.mean([row.search_seconds for row in own])) / max(float(np.mean(seconds)), 1e-9)
+        figures[kind] = {
+            **_figures(accuracies),
+            "probability_that_random_is_better": probability_of_more(random, accuracies),
+            "random_trainings_for_one_search": trials,
+            "expected_best_of_so_many": expected_best(random, max(1.0, trials)),
+            "above_the_75th_percentile": float((accuracies > np.quantile(random, 0.75)).mean()),
+        }
+    return figures
+
+
+def _figures(accuracies: np.ndarray) -> dict[str, float]:
+    error = float(accuracies.std(ddof=1) / math.sqrt(len(accuracies))) if len(accuracies) > 1 else math.nan
+    figures = {"mean": float(accuracies.mean()), "best": float(accuracies.max()), "count": len(accuracies)}
+    return figures | ({"standard_error": error} if math.isfinite(error) else {})
+
+
+def probability_of_more(first: np.ndarray, second: np.ndarray) -> float:
+    """Chance that one drawn from `first` is larger than one drawn from `second`; equal ones count half."""
+    difference = first[:, None] - second[None, :]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+def expected_best(values: np.ndarray, trials: float) -> float:
+    """Expected largest of `trials` draws, with replacement, from `values`; `trials` need not be whole."""
+    ordered = np.sort(values)
+    below = (np.arange(len(ordered) + 1) / len(ordered)) ** trials
+    return float(ordered @ np.diff(below))
+
+
+def _write_csv(path: Path, config: StudyConfig, rows: Sequence[Trained], unit: str) -> None:
+    """The released columns, and what they leave out behind them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *EXTRA_COLUMNS])
+    for row in rows:
+        time = f"{row.cost:.6g}" if unit == "ms" else ""
+        accuracy = f"{row.accuracy:.6g}"
+        scores = ("", accuracy) if config.use_held_out_test_set else (accuracy, "")
+        extra = (row.name, f"{row.epochs:g}", accuracy, f"{row.cost:.6g}", unit, config.seed)
+        writer.writerow([row.architecture.space.name, row.architecture.text, time, *scores, *extra])
+    write_text(path, text.getvalue())

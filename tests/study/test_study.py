@@ -1,0 +1,159 @@
+"""Searched against random: the figures, and the runs behind them."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs import TINY
+from tunas.cli import main
+from tunas.errors import DivergedError, InputError
+from tunas.search.config import SearchConfig
+from tunas.study import jobs
+from tunas.study.config import StudyConfig
+from tunas.study.jobs import Job, run_jobs
+from tunas.study.released import COLUMNS
+from tunas.study.study import expected_best, probability_of_more, study
+from tunas.train.config import TrainConfig
+
+INDICES = "1:1:1:1:1:1:0:1"
+SMALL = {
+    "ssd": TINY,
+    "image_size": 8,
+    "min_cost": 6000.0,
+    "max_cost": 9000.0,
+    "random": 2,
+    "searches": 1,
+    "num_workers": 0,
+}
+FLAGS = {"search": ("epochs=0.2", "device=cpu"), "train": ("epochs=0.2", "device=cpu")}
+
+
+def training(seed: int, **more) -> TrainConfig:
+    return TrainConfig(
+        ssd=TINY, indices=INDICES, image_size=8, device="cpu", epochs=0.1, seed=seed, num_workers=0, **more
+    )
+
+
+def test_the_expected_best_of_one_is_the_mean_and_of_very_many_the_best():
+    values = np.random.default_rng(0).normal(size=30)
+    assert expected_best(values, 1) == pytest.approx(values.mean())
+    assert expected_best(values, 1e6) == pytest.approx(values.max())
+
+
+def test_the_expected_best_of_k_is_that_of_drawing_k_times():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=12)
+    drawn = values[rng.integers(12, size=(200_000, 5))].max(axis=1).mean()
+    assert expected_best(values, 5) == pytest.approx(drawn, abs=5e-3)
+
+
+def test_the_probability_of_more_counts_pairs_and_halves_ties():
+    assert probability_of_more(np.array([1.0, 2.0]), np.array([0.0])) == 1
+    assert probability_of_more(np.array([1.0, 3.0]), np.array([2.0])) == 0.5
+    assert probability_of_more(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = StudyConfig(out=str(tmp_path_factory.mktemp("study")), ablation=("mnas",), **SMALL, **FLAGS)
+    return config, study(config)
+
+
+def test_a_study_compares_random_searched_and_ablated_architectures(finished):
+    config, figures = finished
+    assert [figures[kind]["count"] for kind in ("random", "searched", "mnas")] == [2, 1, 1]
+    with open(f"{config.out}/random_architectures.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
+    accuracies = [float(row["90epoch_validation_accuracy"]) for row in rows]
+    assert figures["random"]["mean"] == pytest.approx(np.mean(accuracies))
+    assert all(6000 <= float(row["cost"]) <= 9000 for row in rows)
+    results = [json.loads(Path(config.out, f"train-random-{n}", "result.json").read_text()) for n in range(2)]
+    assert [float(f"{result['accuracy']:.6g}") for result in results] == accuracies
+
+
+def test_what_is_finished_is_not_run_again(finished, monkeypatch):
+    config, figures = finished
+    monkeypatch.setattr(jobs, "run_one", lambda config: pytest.fail("ran again"))
+    assert study(config) == figures
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train": ("epochs",)}, "--train epochs: give a flag of `tunas train` with its value"),
+        ({"search": ("seed_of_luck=3",)}, "give a flag of `tunas search`"),
+        ({"train": ("indices=0:1",)}, "the study sets indices itself"),
+        ({"train": ("epochs=many",)}, "a value is none of its flag's type"),
+        ({"min_cost": None}, "--min_cost and --max_cost"),
+        ({"min_cost": 9000.0}, "min_cost must be above 0 and below max_cost"),
+        ({"random": 0}, "random must be a positive number"),
+        ({"workers": 0}, "workers must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(tmp_path, monkeypatch, changes, said):
+    monkeypatch.setattr(jobs, "run_one", lambda config: pytest.fail("ran"))
+    with pytest.raises(InputError, match=said):
+        study(StudyConfig(out=str(tmp_path), **SMALL | FLAGS | changes))
+
+
+def test_jobs_in_processes_give_what_they_give_here(tmp_path):
+    for place, workers in (("here", 1), ("there", 2)):
+        run_jobs([Job(f"job-{seed}", training(seed)) for seed in range(2)], tmp_path / place, workers=workers)
+    for seed in range(2):
+        here, there = (json.loads((tmp_path / place / f"job-{seed}" / "result.json").read_text())
+                       for place in ("here", "there"))  # fmt: skip
+        assert here["loss"] == pytest.approx(there["loss"], rel=1e-4)
+        assert jobs.seconds_of(tmp_path / "there" / f"job-{seed}") > 0
+
+
+def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path):
+    bad = Job("bad", SearchConfig(ssd=TINY, dataset_dir=str(tmp_path / "nowhere"), device="cpu"))
+    with pytest.raises(InputError, match=r"bad: .*nowhere"):
+        run_jobs([bad, Job("good", training(0))], tmp_path / "jobs", workers=2)
+
+
+def test_a_job_that_fails_is_tried_three_times_and_the_others_go_on(tmp_path, monkeypatch):
+    tried = []
+
+    def fails(config):
+        tried.append(config.seed)
+        if config.seed == 0:
+            raise DivergedError("the loss is nan")
+
+    monkeypatch.setattr(jobs, "run_one", fails)
+    with pytest.raises(DivergedError, match=r"1 of 2 jobs failed 3 times: a; .*run the same command"):
+        run_jobs([Job("a", training(0)), Job("b", training(1))], tmp_path)
+    assert tried == [0, 0, 0, 1]
+
+
+def test_the_command_prints_a_row_for_each_kind(finished, capsys):
+    config, _ = finished
+    words = [f"--{name}={getattr(config, name)}" for name in ("ssd", "out", "image_size", "min_cost", "max_cost")]
+    flags = [f"--{kind}={flag}" for kind, given in FLAGS.items() for flag in given]
+    assert main(["study", *words, *flags, "--random=2", "--searches=1", "--ablation=mnas", "--num_workers=0"]) == 0
+    page = capsys.readouterr().out
+    assert "random" in page and "searched" in page and "mnas" in page
+
+
+@pytest.mark.slow
+def test_a_study_that_is_ended_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, "-m", "tunas", "study", f"--ssd={TINY}", "--image_size=8", "--min_cost=6000",
+               "--max_cost=9000", "--random=3", "--searches=1", "--search=epochs=2", "--train=epochs=2",
+               f"--out={tmp_path}", "--workers=2"]  # fmt: skip
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not list(tmp_path.glob("search-*/checkpoint-*")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert subprocess.run(command, check=False).returncode == 0
+    assert json.loads((tmp_path / "study.json").read_text())["random"]["count"] == 3
