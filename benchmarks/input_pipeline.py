@@ -4,7 +4,8 @@ processes.
     python benchmarks/input_pipeline.py [--images 800] [--workers 2] [--rounds 3]
 
 Photograph-like JPEGs of ImageNet's sizes are generated (smooth colours, edges and texture; about 110 kB at 500×375) and
-written as an image folder, as TFDS records and as WebDataset shards. Plain is `torchvision.datasets.ImageFolder` with a
+written as an image folder, as TFDS records, as WebDataset shards and as parquet files in row groups of 100, as the
+Hugging Face hub has them. Plain is `torchvision.datasets.ImageFolder` with a
 `DataLoader` and the same views. The limit is the same processes doing nothing but reading and decoding. Rounds take
 turns, and the median counts.
 """
@@ -25,6 +26,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, RandomSampler
@@ -43,6 +46,25 @@ SHAPES = ((500, 375), (375, 500), (500, 333), (333, 500), (500, 500))
 SHAPE_SHARES = (0.47, 0.18, 0.15, 0.05, 0.15)
 """Width and height of most of ImageNet's images; the last stands for the rest, whose sizes vary widely."""
 JPEG_QUALITY = 96
+ROW_GROUP = 100
+"""Rows, as the hub writes images."""
+PARQUET_COPIES = 8
+"""How often the same images are written, so that there are many more row groups than a process keeps."""
+PARQUET = pa.schema(
+    [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+    metadata={
+        "huggingface": json.dumps(
+            {
+                "info": {
+                    "features": {
+                        "image": {"_type": "Image"},
+                        "label": {"_type": "ClassLabel", "names": list("01234567")},
+                    }
+                }
+            }
+        )
+    },
+)
 
 
 def photograph(rng: np.random.Generator) -> Image.Image:
@@ -63,20 +85,23 @@ def photograph(rng: np.random.Generator) -> Image.Image:
 
 
 def write_layouts(root: Path, images: int) -> tuple[int, float]:
-    """Writes root/{folder,tfds,webdataset}; mean bytes of a file and mean pixels of an image."""
+    """Writes root/{folder,tfds,webdataset,parquet}; mean bytes of a file and mean pixels of an image."""
     rng = np.random.default_rng(0)
     splits = {"train": images, "val": max(4 * BATCH, images // 2)}
     sizes, pixels = [], []
     tfds = root / "tfds" / "photos" / "1.0.0"
     tfds.mkdir(parents=True)
-    (root / "webdataset").mkdir()
+    for layout in ("webdataset", "parquet"):
+        (root / layout).mkdir()
     listed = []
     for split, count in splits.items():
         tfds_name = {"train": "train", "val": "validation"}[split]
         with (
             open(tfds / f"photos-{tfds_name}.tfrecord-00000-of-00001", "wb") as records,
             tarfile.open(root / "webdataset" / f"photos-{split}-0000.tar", "w") as tar,
+            pq.ParquetWriter(root / "parquet" / f"{tfds_name}-00000-of-00001.parquet", PARQUET) as parquet,
         ):
+            rows: list[dict[str, object]] = []
             for number in range(count):
                 label = number % CLASSES
                 image = photograph(rng)
@@ -91,6 +116,9 @@ def write_layouts(root: Path, images: int) -> tuple[int, float]:
                 records.write(record(content, label))
                 add_member(tar, f"{number:06d}.jpg", content)
                 add_member(tar, f"{number:06d}.cls", str(label).encode())
+                rows.append({"image": {"bytes": content, "path": path.name}, "label": label})
+            for _ in range(PARQUET_COPIES):
+                parquet.write_table(pa.Table.from_pylist(rows, PARQUET), row_group_size=ROW_GROUP)
         listed.append({"name": tfds_name, "shardLengths": [str(count)]})
     (tfds / "dataset_info.json").write_text(
         json.dumps({"name": "photos", "version": "1.0.0", "fileFormat": "tfrecord", "splits": listed})
@@ -200,7 +228,7 @@ def measure(root: Path, images: int, workers: int, rounds: int) -> None:
         config = {"num_workers": workers, "cache_dir": str(root / "cache")} | settings
         return open_data(DataConfig(dataset_dir=str(root / layout), **config))  # type: ignore[arg-type]
 
-    sources = {layout: opened(layout) for layout in ("folder", "tfds", "webdataset")}
+    sources = {layout: opened(layout) for layout in ("folder", "tfds", "webdataset", "parquet")}
     kept = opened("folder", train_cache_size=256)
     training: dict[str, Callable[[], Iterator[int]]] = {
         "plain torchvision": lambda: plain(root / "folder" / "train", workers, total, training=True),

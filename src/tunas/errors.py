@@ -25,6 +25,16 @@ class DivergedError(ArithmeticError):
     told = False
 
 
+class TemporaryError(Exception):
+    """Neither the input nor the program is wrong: a storage does not answer, or the system ended a process.
+
+    Starting the same command again may help. The command line prints the sentence and exits with code 75 (EX_TEMPFAIL
+    of sysexits.h).
+    """
+
+    told = False
+
+
 def check_positive(name: str, value: Any) -> None:
     """Lets None pass, and positive numbers.
 

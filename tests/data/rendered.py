@@ -8,6 +8,7 @@ import struct
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -150,4 +151,78 @@ def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-WRITERS = {"folder": write_folder, "tfds": write_tfds, "webdataset": write_webdataset}
+def table(pictures: list[Picture]) -> Any:
+    """As the hub has it: a struct of bytes and path, and the class names in the schema's own metadata."""
+    import pyarrow as pa
+
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    images = pa.array([{"bytes": each.encoded, "path": each.name} for each in pictures], kind)
+    labels = pa.array([each.label for each in pictures], pa.int64())
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": list(CLASS_NAMES)}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    return pa.table({"image": images, "label": labels}).replace_schema_metadata(metadata)
+
+
+def write_parquet(root: Path, pictures: Rendered, shards: int = 3, rows: int = 7) -> Path:
+    import pyarrow.parquet as pq
+
+    (root / "data").mkdir(parents=True)
+    for split, part, count in (("train", pictures.train, shards), ("validation", pictures.test, 1)):
+        for number, shard in enumerate(parts_of(part, count)):
+            path = root / "data" / f"{split}-{number:05d}-of-{count:05d}.parquet"
+            pq.write_table(table(shard), path, row_group_size=rows)
+    return root
+
+
+def write_saved(root: Path, pictures: Rendered, shards: int = 2) -> Path:
+    """As `DatasetDict.save_to_disk` does."""
+    import pyarrow as pa
+
+    for split, part in (("train", pictures.train), ("validation", pictures.test)):
+        (root / split).mkdir(parents=True)
+        names = [f"data-{number:05d}-of-{shards:05d}.arrow" for number in range(shards)]
+        for name, shard in zip(names, parts_of(part, shards), strict=True):
+            rows = table(shard)
+            with pa.OSFile(str(root / split / name), "wb") as file, pa.ipc.new_stream(file, rows.schema) as writer:
+                writer.write_table(rows, max_chunksize=10)
+        state = {"_data_files": [{"filename": name} for name in names], "_split": split}
+        (root / split / "state.json").write_text(json.dumps(state))
+        (root / split / "dataset_info.json").write_text("{}")
+    (root / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "validation"]}))
+    return root
+
+
+def write_csv(root: Path, pictures: Rendered) -> Path:
+    """All images in one directory, and a table of theirs; its path."""
+    (root / "images").mkdir(parents=True)
+    lines = ["split,file_name,label"]
+    for split, part in (("train", pictures.train), ("val", pictures.test)):
+        for each in part:
+            name = f"{split}_{each.name}" if split == "val" else each.name
+            (root / "images" / name).write_bytes(each.encoded)
+            lines.append(f"{split},images/{name},{CLASS_NAMES[each.label]}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+    return root / "labels.csv"
+
+
+def write_imagefolder(root: Path, pictures: Rendered) -> Path:
+    """Hugging Face's imagefolder with a metadata.csv in each split's directory."""
+    for split, part in (("train", pictures.train), ("test", pictures.test)):
+        (root / split).mkdir(parents=True)
+        lines = ["file_name,label"]
+        for each in part:
+            (root / split / each.name).write_bytes(each.encoded)
+            lines.append(f"{each.name},{CLASS_NAMES[each.label]}")
+        (root / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+WRITERS = {
+    "folder": write_folder,
+    "tfds": write_tfds,
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+    "saved": write_saved,
+    "csv": write_csv,
+    "imagefolder": write_imagefolder,
+}

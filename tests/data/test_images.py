@@ -256,3 +256,41 @@ def test_operations_are_functions_of_seed_epoch_and_example_and_leave_torch_alon
     assert not torch.equal(views[0], view(pixels, augmentation, epoch=1)) or not torch.equal(
         views[1], view(pixels, augmentation, example=1, epoch=1)
     )
+
+
+def gray(kind: str, values: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(values), kind)
+
+
+RAMP = np.linspace(0, 1, 1024).reshape(32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("16-bit PGM", b"P5\n32 32\n65535\n" + (RAMP * 65535).astype(">u2").tobytes()),
+        ("16-bit PNG", gray("PNG", (RAMP * 65535).astype(np.uint16))),
+        ("16-bit TIFF", gray("TIFF", (RAMP * 65535).astype(np.uint16))),
+        ("32-bit TIFF", gray("TIFF", (RAMP * (2**31 - 1)).astype(np.int32))),
+        ("16 bits in a 32-bit TIFF", gray("TIFF", (RAMP * 65535).astype(np.int32))),
+        ("float TIFF", gray("TIFF", RAMP.astype(np.float32))),
+    ],
+)
+def test_gray_images_of_many_bits_keep_their_ramp(name, content):
+    pixels = decode(content)
+    assert pixels.shape == (32, 32, 3)
+    assert np.abs(pixels[..., 1].numpy() - RAMP * 255).max() <= 1, name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.linspace(0, 255, 1024, dtype=np.float32), "float pixels reach from 0 to 255; they must lie from 0 to 1"),
+        (np.linspace(-1, 1, 1024, dtype=np.float32), "float pixels reach from -1 to 1"),
+        (np.full(1024, np.nan, np.float32), "float pixels reach from nan"),
+        (np.arange(-5, 1019, dtype=np.int32), "reach down to -5"),
+    ],
+)
+def test_gray_images_of_no_known_range_are_refused(values, message):
+    with pytest.raises(BadImageError, match=message):
+        decode(gray("TIFF", values.reshape(32, 32)))

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from rendered import Rendered, write_folder
+from rendered import WRITERS, Rendered, write_folder
 
 from jobs import TINY
 from tunas.cli import main
 
-LAYOUTS = ("folder", "tfds", "webdataset")
+LAYOUTS = tuple(WRITERS)
 SMALL = [f"--ssd={TINY}", "--image_size=16", "--train_batch_size=16", "--epochs=1", "--device=cpu", "--num_workers=0"]
 
 

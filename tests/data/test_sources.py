@@ -46,7 +46,7 @@ def names_file(path: Path, pictures: Rendered, count: int = 5) -> str:
 def test_a_layout_is_recognised(datasets, layout):
     data = opened(datasets[layout, "PNG"])
     assert data.class_names == CLASS_NAMES and data.num_classes == 4 and data.image_size == 32
-    valid = round(TOTAL / 25.6)
+    valid = 2 * len(CLASS_NAMES)
     assert {split: data.size(split) for split in data.splits} == {
         "train": TOTAL - valid,
         "valid": valid,
@@ -76,18 +76,18 @@ def test_labels_belong_to_their_pictures(datasets, pictures):
     assert len({image.numpy().tobytes() for image in images}) == 16
 
 
-def test_tfds_holds_out_its_first_examples(datasets, pictures):
+def test_tfds_holds_out_its_first_examples_of_every_class(datasets, pictures):
     data = opened(datasets["tfds", "PNG"])
-    count = data.size("valid")
-    first = everything(data, "full_train")[0]
-    assert torch.equal(everything(data, "valid")[0], first[:count]) and torch.equal(
-        everything(data, "train")[0], first[count:]
-    )
+    images, labels = everything(data, "full_train")
+    first = torch.cat([torch.nonzero(labels == label)[:2, 0] for label in range(4)])
+    rest = torch.tensor([k for k in range(TOTAL) if k not in first.tolist()])
+    assert torch.equal(everything(data, "valid")[0], images[first])
+    assert torch.equal(everything(data, "train")[0], images[rest])
 
 
 def test_the_choice_of_a_folder_and_of_shards_is_the_same(datasets):
     held_out = [everything(opened(datasets[layout, "PNG"]), "valid")[1].tolist() for layout in ("folder", "webdataset")]
-    assert held_out[0] == held_out[1] == [1, 2, 2]  # stays so on every machine
+    assert held_out[0] == held_out[1] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_no_test_images_is_no_error_until_they_are_asked_for(tmp_path, pictures):
@@ -102,15 +102,16 @@ def test_the_run_directory_names_the_classes(datasets, tmp_path):
     open_data(config, run_dir=tmp_path / "run")
     described = json.loads((tmp_path / "run" / "data.json").read_text())
     assert described["class_names"] == list(CLASS_NAMES) and described["num_classes"] == 4
-    assert described["sizes"] == {"train": 77, "valid": 3, "full_train": 80, "test": 16}
+    assert described["sizes"] == {"train": 72, "valid": 8, "full_train": 80, "test": 16}
 
 
 def test_a_flat_validation_directory_is_explained(tmp_path, pictures):
     write_folder(tmp_path, Rendered(train=pictures.train))
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "a.png").write_bytes(pictures.test[0].encoded)
-    with pytest.raises(InputError, match="no class directories; move each into val/<class>/"):
-        opened(tmp_path)
+    data = opened(tmp_path)  # a search that never reads the test set is not stopped
+    with pytest.raises(InputError, match=r"no split 'test'; .*no class directories; move each into val/<class>/"):
+        data.size("test")
 
 
 def test_a_class_of_val_alone_is_refused(tmp_path, pictures):
@@ -123,6 +124,8 @@ def test_a_class_of_val_alone_is_refused(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"valid_fraction": 0.1}, "splits of the embedded digits are fixed"),
+        ({"dataset_dir": "/tmp", "valid_fraction": 0.1, "valid_filenames": "x"}, "leave out valid_fraction"),
         ({"dataset_dir": "/nowhere"}, "/nowhere is not a directory"),
         ({"data_format": "folder"}, "folder needs a dataset_dir"),
         ({"data_format": "digits", "dataset_dir": "/tmp"}, "lie in no directory"),
@@ -144,9 +147,9 @@ def test_a_home_directory_is_found(datasets, monkeypatch):
     assert opened("~/folder").size("full_train") == TOTAL
 
 
-def test_an_empty_directory_names_the_three_layouts(tmp_path):
+def test_an_empty_directory_names_the_layouts(tmp_path):
     with pytest.raises(
-        InputError, match=r"holds no dataset: neither train/<class>/ .* nor dataset_info.json .* nor \*.tar"
+        InputError, match=r"holds no dataset: neither train/<class>/ .* nor dataset_info.json .* nor \*.tar .* no files"
     ):
         opened(tmp_path)
 
@@ -185,7 +188,7 @@ def edit(path: Path, **changes: object) -> None:
         ({"splits": None}, "lists no splits"),
         ({"splits": [{"name": "test", "shardLengths": ["3"]}]}, "has no split 'train'; it has test"),
         ({"splits": [{"name": "train"}]}, "does not give the shard lengths of its split 'train'"),
-        ({"fileFormat": "array_record"}, "stored as array_record; only tfrecord can be read"),
+        ({"fileFormat": "riegeli"}, "stored as riegeli; only tfrecord and array_record can be read"),
         (
             {"splits": [{"name": "train", "shardLengths": ["26", "27", "26"]}]},
             "holds 27 records, but dataset_info.json says 26",
@@ -348,6 +351,11 @@ def test_labels_in_json(tmp_path, pictures):
         ([("a.png", b"x"), ("a.cls", b"cat")], "'a.cls' in .* must hold a label, a whole number"),
         ([("a.png", b"x"), ("a.jpg", b"x"), ("a.cls", b"1")], "holds two images called 'a'"),
         ([("a.txt", b"x")], "hold no images with labels"),
+        (
+            [("a.png", b"x"), ("a.json", b'{"label": 0.5}')],
+            r"'a.json' in .* holds no label: a whole number .* or a class",
+        ),
+        ([("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("b.txt", b"cat")], "numbers such as 1 and names such as"),
     ],
 )
 def test_members_that_make_no_examples(tmp_path, members, message):
@@ -386,7 +394,7 @@ def test_examples_are_small_when_sent_to_workers(datasets):
     """Tables rather than a string for every image: what forks or is pickled does not grow with the dataset's names."""
     import pickle
 
-    for layout in LAYOUTS:
+    for layout in ("folder", "tfds", "webdataset", "parquet"):
         data = opened(datasets[layout, "PNG"])
         decoder = data._parts["train"].decoder
         assert len(pickle.dumps(decoder)) < 12_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
@@ -12,7 +13,7 @@ from conftest import opened
 from rendered import CLASS_NAMES, WRITERS, Picture, Rendered, write_folder
 
 from tunas.data.examples import Source, stem
-from tunas.data.splits import held_out
+from tunas.data.splits import choose_held_out, held_out
 from tunas.errors import InputError
 
 
@@ -24,6 +25,9 @@ class Table:
 
     def __len__(self):
         return len(self.ids)
+
+    def labels(self):
+        return np.array([label for label, _ in self.ids])
 
     def file_ids(self):
         return self.ids
@@ -39,9 +43,46 @@ def test_imagenet_s_number_is_held_out():
     assert mask[:50_046].all() and not mask[50_046:].any() and len(mask) - mask.sum() == 1_231_121
 
 
-@pytest.mark.parametrize(("count", "wanted"), [(1000, 39), (256, 10), (26, 1), (2_000_000, 50_046)])
-def test_of_smaller_sets_one_in_25_6(count, wanted):
-    assert held_out(source(count, in_order=count > 10_000), None).sum() == wanted
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(70, 7), (1400, 140), (99_995, 10_003), (140_000, 5_467), (2_000_000, 50_046)]
+)
+def test_of_other_sets_ten_percent_or_one_in_25_6(count, wanted):
+    assert held_out(source(count, in_order=count > 200_000), None).sum() == wanted
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_every_class_is_held_out_in_proportion(in_order):
+    """45 of 100 classes of 20 images had none to validate on."""
+    ids = [(label, f"{label}_{k}") for label in range(100) for k in range(20)]
+    many = Source("many", "folder", [str(k) for k in range(100)], Table(ids), None, in_order)  # type: ignore[arg-type]
+    labels = np.array([label for label, _ in ids])
+    assert (np.bincount(labels[held_out(many)], minlength=100) == 2).all()
+    assert (np.bincount(labels[held_out(many, valid_fraction=0.25)], minlength=100) == 5).all()
+
+
+def test_a_class_of_two_has_one_and_a_class_of_one_is_named(caplog):
+    sizes = (1, 2, 3, 30)
+    ids = [(label, f"{label}_{k}") for label, size in enumerate(sizes) for k in range(size)]
+    some = Source("some", "folder", ["owl", "cat", "dog", "ant"], Table(ids), None, names_splits=False)  # type: ignore[arg-type]
+    valid, test = choose_held_out(some)
+    labels = np.array([label for label, _ in ids])
+    assert np.bincount(labels[valid], minlength=4).tolist() == [0, 1, 1, 3]
+    assert np.bincount(labels[test], minlength=4).tolist() == [0, 0, 1, 3]
+    assert not (valid & test).any()
+    assert "1 classes (owl) have no image to validate on" in caplog.text
+
+
+def test_fractions_that_cannot_be():
+    for fractions, message in (
+        ({"valid_fraction": 1.0}, "valid_fraction must be above 0 and below 1, not 1.0"),
+        ({"test_fraction": -0.1}, "test_fraction must be above 0"),
+        ({"valid_fraction": 0.5, "test_fraction": 0.5}, "leave nothing to train on"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose_held_out(source(700), **fractions)
+    tested = dataclasses.replace(source(700), test=Table([(0, "x")]))
+    with pytest.raises(InputError, match="has a test set of its own; leave out test_fraction"):
+        choose_held_out(tested, test_fraction=0.1)
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_files():
@@ -53,12 +94,12 @@ def test_the_choice_does_not_depend_on_the_order_of_the_files():
 
 
 def test_the_choice_is_the_same_on_every_machine():
-    assert np.flatnonzero(held_out(source(100), None)).tolist() == [3, 15, 77, 89]
+    assert np.flatnonzero(held_out(source(70), None)).tolist() == [3, 4, 5, 15, 27, 49, 51]
 
 
 def test_too_few_images():
-    with pytest.raises(InputError, match="has 12 training images, too few"):
-        held_out(source(12), None)
+    with pytest.raises(InputError, match="has 7 training images, too few"):
+        held_out(source(7), None)
 
 
 def test_names_without_directory_and_extension():

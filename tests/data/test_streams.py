@@ -188,8 +188,8 @@ def test_once_counts_each_image_once_over_all_shards(data, split, parts):
 
 
 def test_more_shards_than_images(data):
-    assert data.size("valid") == 3
-    assert sum(len(labels) for part in range(4) for _, labels in data.once("valid", 2, shard=(part, 4))) == 3
+    assert data.size("valid") == 8
+    assert sum(len(labels) for part in range(9) for _, labels in data.once("valid", 2, shard=(part, 9))) == 8
 
 
 # --- digits

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tunas
-from tunas.report.analyze import analyze
+from tunas.report.analyze import analyze, run_directories
 from tunas.run.events import EventLog
 from tunas.search.controller import Controller
 from tunas.space import Space, get_space, structure_to_json
@@ -109,6 +109,13 @@ def test_a_tolerance_that_means_nothing_is_refused(
     (run / "params.json").write_text(json.dumps({"ssd": SPACE, **params}))
     with pytest.raises(tunas.InputError, match=message):
         analyze(run, tolerance=tolerance)
+
+
+def test_a_directory_that_exists_is_taken_literally(tmp_path: Path) -> None:
+    for name in ("lr[0.1]", "lr0", "lr."):
+        (tmp_path / name).mkdir()
+    assert run_directories(str(tmp_path / "lr[0.1]")) == [tmp_path / "lr[0.1]"]
+    assert run_directories(str(tmp_path / "lr[0]")) == [tmp_path / "lr0"]
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path, run: Path) -> None:

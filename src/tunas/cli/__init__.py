@@ -44,7 +44,8 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; the exit code: 0, 1 where a loss diverged, 2 for bad input, 128 + signal where stopped."""
+    """Runs a command; the exit code: 0, 1 where a loss diverged, 2 for bad input, 75 where starting again may help (a
+    storage that does not answer, a process that the system ended), 128 + signal where stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -81,7 +82,7 @@ def usage() -> str:
 
 def _run(name: str, words: list[str]) -> int:
     from tunas.cli.flags import parsed
-    from tunas.errors import DivergedError, InputError
+    from tunas.errors import DivergedError, InputError, TemporaryError
 
     command = COMMANDS[name]
     config_type = imported(command.config)
@@ -95,6 +96,8 @@ def _run(name: str, words: list[str]) -> int:
         return imported(f"tunas.cli.{name}:run")(config) or 0
     except (InputError, DivergedError) as error:
         return _fail("" if error.told else str(error), 2 if isinstance(error, InputError) else 1)
+    except TemporaryError as error:
+        return _fail("" if error.told else str(error), os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
     except BrokenPipeError:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from tunas.errors import InputError, TemporaryError
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -18,7 +20,7 @@ class Chunk:
         shapes: int32 `[n, 2]`, height and width.
         good: bool `[places of the job]`: which examples could be decoded.
         bad: name and reason of each one that could not.
-        error: where the run must stop, the sentence that says why.
+        error: where the run must stop, what says why.
     """
 
     images: Tensor
@@ -26,4 +28,4 @@ class Chunk:
     shapes: np.ndarray
     good: np.ndarray
     bad: tuple[tuple[str, str], ...] = ()
-    error: str | None = None
+    error: InputError | TemporaryError | None = None

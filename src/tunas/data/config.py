@@ -15,11 +15,12 @@ class DataConfig:
     """Which images, and how they are read."""
 
     dataset_dir: str | None = None
-    """Directory of an ImageFolder (train/<class>/*, val/<class>/*), of a TFDS dataset, or of WebDataset shards; or a
-    pattern of shard names or URLs such as 'imagenet-{train,val}-{0000..0099}.tar'. The embedded handwritten digits
-    where left out."""
+    """Directory of class folders (<class>/*, or train/<class>/* and val/<class>/*), of a TFDS dataset, of parquet
+    files or saved datasets of Hugging Face, or of WebDataset shards; a CSV file of names and labels; or a pattern of
+    shard names or URLs such as 'imagenet-{train,val}-{0000..0099}.tar' (docs/data.md lists all). The embedded
+    handwritten digits where left out."""
 
-    data_format: Literal["auto", "digits", "folder", "tfds", "webdataset"] = "auto"
+    data_format: Literal["auto", "digits", "folder", "csv", "tfds", "webdataset", "huggingface"] = "auto"
     """How dataset_dir is laid out; auto looks."""
 
     image_size: int | None = None
@@ -27,8 +28,18 @@ class DataConfig:
 
     valid_filenames: str | None = None
     """Text file with the names of the training images to hold out for validation, one a line, with or without directory
-    and extension. Where left out: the first 50,046 examples of a TFDS dataset, a fixed choice of 50,046 of any other
-    (1 in 25.6 of a smaller set)."""
+    and extension."""
+
+    valid_fraction: float | None = None
+    """Part of every class that is held out for validation. Where left out: 0.1 below 100,000 training images; 1 in 25.6
+    of more, at most 50,046 (of ImageNet the published ones)."""
+
+    test_fraction: float | None = None
+    """Part of every class that is held out as the test set. Where left out: as for validation where nothing in the
+    dataset says which images are for training; none where it does."""
+
+    allow_empty_classes: bool = False
+    """Keep directories without images as classes, rather than refuse them by name."""
 
     cache_dir: str | None = None
     """Where decoded evaluation images (7.5 GB for ImageNet's held-out part at 224 px, the same for its test set) and

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import math
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+import time
+import weakref
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.chunk import Chunk
 from tunas.data.examples import BadImageError, Examples
 from tunas.data.images import augmented_view, decode, evaluation_view, shrunk
 from tunas.data.pixel_cache import PixelCache
-from tunas.data.storage import read_ranges, reason
-from tunas.errors import InputError
+from tunas.data.shared import SharedArrays
+from tunas.data.storage import DamagedFileError, reason, storage_error
+from tunas.errors import InputError, TemporaryError
 
 CHUNK = 64
 """Images that a process decodes before it hands them on: enough to hide the hand-over, few enough that a batch is
@@ -32,8 +39,6 @@ _AHEAD = 1.5
 """Batches that are decoded in advance, so that the next one is ready when a step ends."""
 GRACE = 20
 """Seconds that a process goes on decoding after SIGTERM."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Decoder(Dataset[Chunk]):
         self.image_size = image_size
         self.on_bad_image = on_bad_image
         self.train_cache = train_cache
+        self._shared: SharedArrays | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -109,9 +115,19 @@ class Decoder(Dataset[Chunk]):
         run = _Run(self, job)
         try:
             return run.ragged() if isinstance(job, ShrinkJob) else run.squares()
-        except InputError as error:
+        except (InputError, TemporaryError) as error:
             nothing = np.empty(0, np.int64)
-            return Chunk(torch.empty(0), nothing, nothing, nothing, tuple(run.bad), str(error))
+            return Chunk(torch.empty(0), nothing, nothing, nothing, tuple(run.bad), error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._shared is None or self._shared["indices"] is not self.indices:
+            self._shared = SharedArrays(indices=self.indices)
+        return {**self.__dict__, "indices": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        assert self._shared is not None
+        self.indices = self._shared["indices"]
 
 
 class _Run:
@@ -127,7 +143,7 @@ class _Run:
 
     def squares(self) -> Chunk:
         size = self.decoder.image_size
-        images = torch.empty((len(self.good), size, size, 3), dtype=torch.uint8)
+        images = handed_over(len(self.good) * size * size * 3).view(len(self.good), size, size, 3)
         for row, view in enumerate(self._views()):
             images[row] = view
         count = len(self.labels)
@@ -135,7 +151,9 @@ class _Run:
 
     def ragged(self) -> Chunk:
         views = list(self._views())
-        images = torch.cat([view.reshape(-1) for view in views]) if views else torch.empty(0, dtype=torch.uint8)
+        images = handed_over(sum(view.numel() for view in views))
+        if views:
+            torch.cat([view.reshape(-1) for view in views], out=images)
         return self._chunk(images, np.array([view.shape[:2] for view in views], np.int32).reshape(-1, 2))
 
     def _chunk(self, images: Tensor, shapes: np.ndarray) -> Chunk:
@@ -167,7 +185,7 @@ class _Run:
 
     def _contents(self, places: Sequence[int]) -> list[bytes | OSError]:
         decoder = self.decoder
-        return read_ranges([decoder.examples.range(int(decoder.indices[place])) for place in places])
+        return decoder.examples.read([int(decoder.indices[place]) for place in places])
 
     def _pixels(self, place: int, content: bytes | OSError | None) -> tuple[Tensor, int]:
         """Pixels `[height, width, 3]` and label; of a bad image `BadImageError` where it may be skipped, `InputError`
@@ -179,8 +197,10 @@ class _Run:
                 return self.cache.image(index)
             if content is None:
                 (content,) = self._contents([place])
-            if isinstance(content, OSError):
+            if isinstance(content, FileNotFoundError | DamagedFileError):
                 raise BadImageError(reason(content))
+            if isinstance(content, OSError):  # which says nothing about the image
+                raise storage_error(f"image {decoder.examples.name(index)}", content)
             encoded, label = decoder.examples.parse(index, content)
             return decode(encoded), label
         except BadImageError as error:
@@ -203,46 +223,140 @@ def default_workers() -> int:
     return max(1, min(MAX_WORKERS, usable // max(1, int(local_ranks) if local_ranks.isdigit() else 1)))
 
 
-def chunks(decoder: Decoder, jobs: Iterator[Job], workers: int, chunks_per_batch: int = 1) -> Iterator[Chunk]:
-    """A chunk for every job, in order, made by `workers` processes (by this one where there are none).
+def handed_over(size: int) -> Tensor:
+    """uint8 `[size]`, in memory that the process which asked for it can map where this one is a worker.
+
+    Raises:
+        InputError: where there is too little of it.
+    """
+    if get_worker_info() is None or not size:
+        return torch.empty(size, dtype=torch.uint8)
+    try:
+        # Here, and not on the way to the other process, where an error would be lost and the other wait for ever.
+        return torch.empty(0, dtype=torch.uint8).set_(torch.UntypedStorage._new_shared(size))  # type: ignore[call-overload]
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"the shared memory of this machine (/dev/shm) is too small for decoded images: "
+            f"{str(error).splitlines()[0]}; make it larger (docker run --shm-size=2g, or a volume at /dev/shm), lower "
+            f"--num_workers or the batch size, or decode in the run itself with --num_workers=0"
+        ) from None
+
+
+def chunks(
+    decoder: Decoder,
+    jobs: Iterator[Job],
+    workers: int,
+    chunks_per_batch: int = 1,
+    started: list[BaseProcess] | None = None,
+) -> Generator[Chunk]:
+    """A chunk for every job, in order, made by `workers` processes (by this one where there are none). Closing it ends
+    the processes, which are noted in `started`.
 
     Raises:
         InputError: where a chunk says that the run must stop.
+        TemporaryError: where a storage does not answer, or a process was ended from outside.
     """
     if workers == 0:
-        made: Iterator[Chunk] = (decoder[job] for job in jobs)
-    else:
-        # The map-style loader takes its "indices" from any iterable and keeps their order: here, the jobs.
-        loader = DataLoader(
-            decoder,
-            batch_size=None,
-            sampler=_Once(jobs),
-            num_workers=workers,
-            prefetch_factor=max(2, math.ceil(_AHEAD * chunks_per_batch / workers)),
-            worker_init_fn=_leave_signals,
-            generator=torch.Generator(),  # or it would draw a seed from torch's own, which is the run's
-        )
-        made = iter(loader)
-    return _checked(made)
+        yield from _checked(decoder[job] for job in jobs)
+        return
+    # The map-style loader takes its "indices" from any iterable and keeps their order: here, the jobs.
+    loader = DataLoader(
+        decoder,
+        batch_size=None,
+        sampler=_Once(jobs),
+        num_workers=workers,
+        prefetch_factor=max(2, math.ceil(_AHEAD * chunks_per_batch / workers)),
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),  # or it would draw a seed from torch's own, which is the run's
+    )
+    made = _started(loader)
+    if started is not None:
+        started += made._workers
+    try:
+        yield from _checked(_told(made))
+    finally:
+        _end(made)
 
 
-def _leave_signals(worker: int) -> None:
+_running: weakref.WeakSet[Any] = weakref.WeakSet()
+"""What has processes that are to be ended before the interpreter goes."""
+
+
+def _started(loader: DataLoader[Chunk]) -> Any:
+    """The loader's iterator, with its processes at work.
+
+    torch installs a handler of SIGCHLD that raises wherever the run happens to be. It does so in the main thread alone,
+    so another one starts the processes; that one of them ended is noticed within seconds all the same.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(iter, loader).result()
+    _running.add(made)
+    return made
+
+
+def _told(made: Any) -> Iterator[Chunk]:
+    """The chunks, with the end of a process in one sentence."""
+    try:
+        yield from made
+    except (RuntimeError, OSError, EOFError) as error:  # by where the process was in handing something over
+        until = time.monotonic() + 1
+        while not (codes := [worker.exitcode for worker in made._workers if worker.exitcode]):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        how = f"by {signal.Signals(-codes[0]).name}" if codes[0] < 0 else f"with exit code {codes[0]}"
+        hint = ", as systems do where memory runs out" if codes[0] == -signal.SIGKILL else ""
+        raise TemporaryError(
+            f"a process that decodes images was ended {how}{hint}; start the same command again, with fewer "
+            f"--num_workers if it happens again"
+        ) from error
+
+
+def _end(made: Any) -> None:
+    _running.discard(made)
+    made._shutdown_workers()
+
+
+@atexit.register
+def _end_all() -> None:
+    """Before `multiprocessing` would: it asks with SIGTERM, which the processes do not obey at once."""
+    for made in list(_running):
+        kill(made._workers)
+    _running.clear()
+
+
+def kill(processes: Sequence[BaseProcess]) -> None:
+    """Ends processes at once; they only decode, so nothing is lost."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(1)
+
+
+def _begin_worker(worker: int) -> None:
     """A terminal and a scheduler signal every process of a run: it is for the run to say when its decoding ends.
 
-    After SIGTERM there is a while for that, because it is also how Python ends what is left when a run breaks off.
+    After SIGTERM there is a while for that, because it is also how Python ends what is left when a run breaks off. A
+    run that is killed says nothing. torch notices by the number of the parent process, which is the fork server's where
+    that is how processes start; so we wait for the run itself too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
+    run = multiprocessing.parent_process()
+    if run is not None and multiprocessing.get_start_method() != "fork":
+        threading.Thread(target=_end_with, args=(run,), name="tunas-parent", daemon=True).start()
+
+
+def _end_with(run: Any) -> None:
+    run.join()
+    os._exit(1)
 
 
 def _checked(made: Iterator[Chunk]) -> Iterator[Chunk]:
-    try:
-        for chunk in made:
-            if chunk.error:
-                raise InputError(chunk.error)
-            yield chunk
-    finally:
-        del made  # the loader's last reference, so that its processes end now and not when a traceback is collected
+    for chunk in made:
+        if chunk.error:
+            raise chunk.error
+        yield chunk
 
 
 @dataclass(frozen=True)
@@ -253,13 +367,3 @@ class _Once:
 
     def __iter__(self) -> Iterator[Job]:
         return self.jobs
-
-
-def one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, the next one being made by a thread while the last one is used."""
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="tunas-data") as pool:
-        pending = pool.submit(next, items, end)
-        while (item := pending.result()) is not end:
-            pending = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from tunas.data.storage import Range
+from tunas.data.formats import IMAGE_EXTENSIONS
 
 
 class BadImageError(Exception):
@@ -20,12 +22,12 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def range(self, index: int) -> Range:
-        """Where the bytes of an example lie."""
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
+        """The stored bytes of examples, or the error that reading one of them raised."""
         ...
 
     def parse(self, index: int, content: bytes) -> tuple[bytes, int]:
-        """Encoded image and label, out of the bytes of `range(index)`.
+        """Encoded image and label, out of what `read` gave for `index`.
 
         Raises:
             BadImageError: where the bytes are damaged.
@@ -36,34 +38,124 @@ class Examples(Protocol):
         """What to call an example in a message: its file, and where in it."""
         ...
 
-    def file_ids(self) -> list[tuple[int, str]]:
-        """(label, file name without directory and extension) of every example."""
+    def labels(self) -> np.ndarray:
+        """int `[examples]`. May read every record once."""
+        ...
+
+    def file_ids(self) -> Iterable[tuple[int, str]]:
+        """(label, file name without directory and extension) of every example; the name is the example's number where
+        it has none."""
+        ...
+
+    def identity(self) -> str:
+        """Changes where the table lists other examples; not where the same files lie elsewhere or are copied."""
         ...
 
     def fingerprint(self, indices: np.ndarray) -> str:
-        """Changes where one of these examples is another one, as far as names, places and sizes tell."""
+        """Changes where one of these examples is another one or has another label, as far as names, places, sizes and
+        what the storage says of changes (time or etag) tell."""
+        ...
+
+    def read_groups(self) -> np.ndarray | None:
+        """int `[examples]`: which examples are stored so that reading one reads all, ascending; None where each is
+        read alone."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset as it lies on storage, before it is divided into `train` and `valid`.
+    """A dataset as it lies on storage.
 
     Attributes:
         name: for people.
-        layout: folder, tfds or webdataset.
+        layout: folder, csv, tfds, webdataset or huggingface.
         class_names: in the order of the labels.
-        train: all training examples.
+        train: all training examples; None where there are images to evaluate on alone.
         test: the official validation examples, or None where there are none.
-        in_order: the first examples are held out (TFDS), rather than a fixed choice.
+        in_order: the first examples are held out (TFDS), rather than a choice.
+        valid: examples to validate on that the dataset itself sets apart, beside a test set.
+        names_splits: False where nothing says which images are for training: a test set is then taken from them.
+        no_test: what is not read of what could have been a test set, and why.
     """
 
     name: str
     layout: str
     class_names: Sequence[str]
-    train: Examples
+    train: Examples | None
     test: Examples | None
     in_order: bool = False
+    valid: Examples | None = None
+    names_splits: bool = True
+    no_test: str = ""
+
+
+class JoinedExamples:
+    """The examples of several tables, one table after the other."""
+
+    def __init__(self, *tables: Examples):
+        self._tables = tables
+        self._ends = np.cumsum([len(table) for table in tables])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _place(self, index: int) -> tuple[Examples, int]:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._tables[number], index - (int(self._ends[number - 1]) if number else 0)
+
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
+        found: list[bytes | OSError] = [b""] * len(indices)
+        for table in self._tables:
+            here = [(k, place[1]) for k, index in enumerate(indices) if (place := self._place(index))[0] is table]
+            contents = table.read([index for _, index in here])
+            for (k, _), content in zip(here, contents, strict=True):
+                found[k] = content
+        return found
+
+    def parse(self, index: int, content: bytes) -> tuple[bytes, int]:
+        table, place = self._place(index)
+        return table.parse(place, content)
+
+    def name(self, index: int) -> str:
+        table, place = self._place(index)
+        return table.name(place)
+
+    def labels(self) -> np.ndarray:
+        return np.concatenate([table.labels() for table in self._tables])
+
+    def file_ids(self) -> Iterable[tuple[int, str]]:
+        return itertools.chain.from_iterable(table.file_ids() for table in self._tables)
+
+    def identity(self) -> str:
+        return digest(*(table.identity() for table in self._tables))
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        bounds = np.concatenate([[0], self._ends])
+        parts = [
+            table.fingerprint(indices[(indices >= bounds[k]) & (indices < bounds[k + 1])] - bounds[k])
+            for k, table in enumerate(self._tables)
+        ]
+        return digest(np.ascontiguousarray(indices, "<i8").tobytes(), *parts)
+
+    def read_groups(self) -> np.ndarray | None:
+        groups = [table.read_groups() for table in self._tables]
+        if all(each is None for each in groups):
+            return None
+        found, first = [], 0
+        for table, each in zip(self._tables, groups, strict=True):
+            each = np.arange(len(table)) if each is None else each
+            found.append(each + first)
+            first += int(each[-1]) + 1 if len(each) else 0
+        return np.concatenate(found)
+
+
+def digest(*parts: str | bytes) -> str:
+    """32 hexadecimal digits that depend on every part and on where one ends."""
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        total.update(len(content).to_bytes(8, "little") + content)
+    return total.hexdigest()
 
 
 def stem(file_name: str) -> str:
@@ -71,6 +163,3 @@ def stem(file_name: str) -> str:
     base = file_name.replace("\\", "/").rpartition("/")[2]
     front, dot, extension = base.rpartition(".")
     return front if dot and f".{extension.lower()}" in IMAGE_EXTENSIONS else base
-
-
-IMAGE_EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 
 from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.examples import BadImageError
+from tunas.data.formats import PILLOW_FORMATS
 from tunas.data.order import AUGMENTATION, random_words, uniform
 
 MEAN = (0.485, 0.456, 0.406)
@@ -30,11 +31,10 @@ _BLANK = (124, 116, 104)
 """What erasing and RandAugment fill with: `MEAN` as bytes."""
 EVALUATION_CROP = 224 / 256
 """Side of the evaluation crop as a part of the image's shorter side (SPEC §5)."""
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Part of the key of cached pixels; changes whenever they would."""
 MAX_PIXELS = 89_478_485
 """Larger images are refused rather than decoded: a quarter of a GiB at 24 bits, Pillow's own limit."""
-_PILLOW_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
 """torchvision's decoder: the pixels of Pillow's, sooner. Its public function warns since 0.29 that it will go; then
 Pillow takes over."""
@@ -82,7 +82,8 @@ def _scale_and_shift(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
 def decode(encoded: bytes) -> Tensor:
     """RGB pixels, uint8 `[height, width, 3]`, of an image file's bytes.
 
-    Grey, CMYK, palette and 16-bit images are converted and transparency is dropped; orientation tags are not applied.
+    Grey, CMYK, palette and 16-bit images are converted (see `_gray_bytes` for more than 8 bits) and transparency is
+    dropped; orientation tags are not applied.
 
     Raises:
         BadImageError: where the bytes are no whole image, or an image beyond `MAX_PIXELS`.
@@ -122,15 +123,47 @@ def _decode_by_pillow(encoded: bytes) -> Tensor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(encoded), formats=_PILLOW_FORMATS) as image:
-                if image.mode.startswith("I;16"):
-                    gray = (np.asarray(image) >> 8).astype(np.uint8)
+            with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS) as image:
+                if image.mode == "F" or image.mode.startswith("I"):
+                    gray = _gray_bytes(image)
                     return torch.from_numpy(np.repeat(gray[..., None], 3, axis=2))
                 return torch.from_numpy(np.array(image.convert("RGB")))
+    except BadImageError:
+        raise
     except Exception as error:  # decoders of damaged files raise whatever they meet
         raise BadImageError(
             str(error).replace(" <_io.BytesIO", " <").partition(" <")[0] or type(error).__name__
         ) from None
+
+
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
+"""TIFF's tags; a format of 2 has signs (TIFF 6.0 §19)."""
+
+
+def _gray_bytes(image: Image.Image) -> np.ndarray:
+    """uint8 `[height, width]` of a gray image with more than 8 bits: integers by their range (0 to 65535; of 32 bits
+    the format's own, or 0 to 65535 where that holds all), floats from 0 to 1.
+
+    Raises:
+        BadImageError: where values lie outside of these ranges.
+    """
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not (values >= 0).all() or not (values <= 1).all():
+            low, high = float(np.min(values)), float(np.max(values))
+            raise BadImageError(f"its float pixels reach from {low:g} to {high:g}; they must lie from 0 to 1")
+        return (values * 255 + 0.5).astype(np.uint8)
+    if image.mode != "I":
+        return (values >> 8).astype(np.uint8)
+    tags = getattr(image, "tag_v2", {})
+    has_sign = tags.get(_SAMPLE_FORMAT) in (2, (2,))
+    if not has_sign and tags.get(_BITS_PER_SAMPLE) in (32, (32,)):
+        values = values.astype(np.int32).view(np.uint32)  # Pillow has no unsigned ones
+    if int(values.min()) < 0:
+        raise BadImageError(f"its pixels reach down to {int(values.min())}; they must not be negative")
+    if int(values.max()) < 2**16:
+        return (values >> 8).astype(np.uint8)
+    return (values >> (23 if has_sign or values.dtype != np.uint32 else 24)).astype(np.uint8)
 
 
 def evaluation_view(pixels: Tensor, size: int) -> Tensor:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tunas.data.storage import concurrently, exclusively, is_remote, reason, size_of, write_whole
-from tunas.errors import InputError
+from tunas.data.examples import digest
+from tunas.data.shared import SharedArrays
+from tunas.data.storage import concurrently, exclusively, state_of, storage_error, write_whole
 
-VERSION = 1
+VERSION = 2
 log = logging.getLogger("tunas.data")
 
 
@@ -24,39 +25,42 @@ class ShardIndex:
     def __init__(self, shards: Sequence[str], counts: np.ndarray, places: np.ndarray):
         self.shards = list(shards)
         self._ends = np.cumsum(counts)
-        self.places = places
+        self._tables = SharedArrays(places=places)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self._tables["places"])
 
     def place(self, index: int) -> tuple[str, int, int]:
         """Path, offset and length in bytes."""
-        offset, length = self.places[index]
+        offset, length = self._tables["places"][index]
         return self.shards[np.searchsorted(self._ends, index, side="right")], int(offset), int(length)
 
+    def identity(self) -> str:
+        """From the shards' names and how many examples each holds."""
+        return digest(*(shard.rpartition("/")[2] for shard in self.shards), np.asarray(self._ends, "<i8").tobytes())
+
     def fingerprint(self, indices: np.ndarray) -> str:
-        """From the shards' names and the examples' offsets and lengths."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update("\n".join(shard.rpartition("/")[2] for shard in self.shards).encode(errors="surrogateescape"))
-        shard_numbers = np.searchsorted(self._ends, indices, side="right")
-        digest.update(np.ascontiguousarray(shard_numbers, "<i8").tobytes())
-        digest.update(np.ascontiguousarray(self.places[indices], "<i8").tobytes())
-        return digest.hexdigest()
+        """From the shards' names and states and the examples' offsets and lengths."""
+        numbers = np.searchsorted(self._ends, indices, side="right")
+        places = np.ascontiguousarray(self._tables["places"][indices], "<i8")
+        return digest(
+            shards_key("examples", self.shards), np.ascontiguousarray(numbers, "<i8").tobytes(), places.tobytes()
+        )
 
 
 def shards_key(kind: str, shards: Sequence[str]) -> str:
-    """Changes where a shard is another file, as far as name, size and time of change tell.
+    """Changes where a shard is another file, as far as name, size and time of change (or a remote one's etag) tell.
 
     Raises:
         InputError: where a shard is missing.
+        TemporaryError: where the storage does not answer.
     """
 
     def state(path: str) -> str:
         try:
-            changed = 0 if is_remote(path) else Path(path).stat().st_mtime_ns
-            return f"{path.rpartition('/')[2]}\0{size_of(path)}\0{changed}"
+            return f"{path.rpartition('/')[2]}\0{state_of(path)}"
         except OSError as error:
-            raise InputError(f"cannot read {path}: {reason(error)}") from None
+            raise storage_error(path, error) from None
 
     text = "\n".join([kind, str(VERSION), *concurrently(state, shards)])
     return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=12).hexdigest()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunas.data.ahead import one_ahead
 from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.decoding import (
     CHUNK,
@@ -26,10 +29,11 @@ from tunas.data.decoding import (
     TrainingJob,
     bad_image_sentence,
     chunks,
-    one_ahead,
+    kill,
 )
+from tunas.data.identity import Identity
 from tunas.data.images import PREPROCESSING_VERSION, augmented_view
-from tunas.data.order import Order, check_shard, shard_range, stream_order
+from tunas.data.order import Order, check_shard, shard_range, stream_order, windows
 from tunas.data.pixel_cache import PixelCache, kept_pixels
 from tunas.data.progress import progress
 from tunas.errors import InputError
@@ -50,11 +54,15 @@ class Part(Protocol):
         """int64 `[split]`: each example's index in the whole training set, or in the test set."""
         ...
 
-    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
+    def groups(self, augment: bool | Augmentation) -> np.ndarray | None:
+        """Which examples are read together, as `order.windows` gives them; None where each is read alone."""
+        ...
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Generator[Batch]:
         """A batch for every (epoch, example) pair of int64 arrays in `order`."""
         ...
 
-    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Generator[Batch]:
         """The shard's examples once, in order; the last batch may be smaller."""
         ...
 
@@ -82,7 +90,10 @@ class PixelPart:
     def keys(self) -> np.ndarray:
         return np.arange(len(self))
 
-    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
+    def groups(self, augment: bool | Augmentation) -> None:
+        return None
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Generator[Batch]:
         if isinstance(augment, Augmentation):
             yield from self._augmented(order, seed, augment)
             return
@@ -91,7 +102,7 @@ class PixelPart:
             images = self.pixels.flatten(1).index_select(0, rows).view(-1, *self.pixels.shape[1:])
             yield images.permute(0, 3, 1, 2), self.labels.index_select(0, rows)
 
-    def _augmented(self, order: Order, seed: int, augmentation: Augmentation) -> Iterator[Batch]:
+    def _augmented(self, order: Order, seed: int, augmentation: Augmentation) -> Generator[Batch]:
         size = self.pixels.shape[1]
         for epochs, examples in order:
             rows = torch.from_numpy(np.array(examples) if self.rows is None else self.rows[examples])
@@ -101,7 +112,7 @@ class PixelPart:
             ]
             yield torch.stack(views).permute(0, 3, 1, 2), self.labels.index_select(0, rows)
 
-    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Generator[Batch]:
         start, stop = shard_range(len(self.labels), shard)
         for first in range(start, stop, batch_size):
             last = min(first + batch_size, stop)
@@ -139,7 +150,13 @@ class FilePart:
     def keys(self) -> np.ndarray:
         return self.decoder.indices
 
-    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Iterator[Batch]:
+    def groups(self, augment: bool | Augmentation) -> np.ndarray | None:
+        if (not augment and self.cache_dir is not None) or (augment and self.decoder.train_cache is not None):
+            return None
+        groups = self.decoder.examples.read_groups()
+        return None if groups is None else windows(groups[self.decoder.indices])
+
+    def random_batches(self, order: Order, seed: int, augment: bool | Augmentation) -> Generator[Batch]:
         if not augment and self.cache_dir is not None:
             return one_ahead(self.cached.random_batches(order, seed, augment))
         first = next(order)
@@ -156,10 +173,11 @@ class FilePart:
                         else EvaluationJob(places[part], replace=True)
                     )
 
-        made = chunks(self.decoder, jobs(), self.workers, len(lengths))
-        return one_ahead(self._joined(made, len(lengths))) if self.workers else self._joined(made, len(lengths))
+        started: list[BaseProcess] = []
+        made = self._joined(chunks(self.decoder, jobs(), self.workers, len(lengths), started), len(lengths))
+        return one_ahead(made, left=lambda: kill(started)) if self.workers else made
 
-    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+    def all_batches(self, batch_size: int, shard: tuple[int, int]) -> Generator[Batch]:
         if self.cache_dir is not None:
             return one_ahead(self.cached.all_batches(batch_size, shard))
         return self._decoded_once(batch_size, shard)
@@ -187,24 +205,29 @@ class FilePart:
         made = self._every_chunk(lambda places: ShrinkJob(places, short_side))
         return self._kept(f"{self.name}-whole-{short_side}", "whole", made, cache_dir, check_pixels=False)
 
-    def _kept(self, title: str, kind: str, made: Iterator[Chunk], cache_dir: Path, *, check_pixels: bool) -> PixelCache:
+    def _kept(
+        self, title: str, kind: str, made: Generator[Chunk], cache_dir: Path, *, check_pixels: bool
+    ) -> PixelCache:
         fingerprint = self.decoder.examples.fingerprint(self.decoder.indices)
         key = f"{title} {kind} {PREPROCESSING_VERSION} {fingerprint}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
-        cache = kept_pixels(cache_dir / f"{self.dataset}-{title}-{digest}.pixels", key, made, check_pixels=check_pixels)
+        path = cache_dir / f"{self.dataset}-{title}-{digest}.pixels"
+        with contextlib.closing(made):
+            cache = kept_pixels(path, key, made, check_pixels=check_pixels)
         if cache.bad and self.decoder.on_bad_image == "fail":  # an earlier run skipped them
-            raise InputError(bad_image_sentence(*cache.bad[0]))
+            raise InputError(f"{bad_image_sentence(*cache.bad[0])}; noted in {cache.path}")
         self.bad_images.note(cache.bad)
         return cache
 
-    def _every_chunk(self, job: Callable[[np.ndarray], Job]) -> Iterator[Chunk]:
+    def _every_chunk(self, job: Callable[[np.ndarray], Job]) -> Generator[Chunk]:
         with progress(f"decoding {self.name}", len(self)) as advance:
             jobs = (job(np.arange(start, min(start + CHUNK, len(self)))) for start in range(0, len(self), CHUNK))
-            for chunk in chunks(self.decoder, jobs, self.workers):
-                advance(len(chunk.good))
-                yield chunk
+            with contextlib.closing(chunks(self.decoder, jobs, self.workers)) as made:
+                for chunk in made:
+                    advance(len(chunk.good))
+                    yield chunk
 
-    def _decoded_once(self, batch_size: int, shard: tuple[int, int]) -> Iterator[Batch]:
+    def _decoded_once(self, batch_size: int, shard: tuple[int, int]) -> Generator[Batch]:
         start, stop = shard_range(len(self), shard)
         spans = [(first, _chunk_lengths(min(batch_size, stop - first))) for first in range(start, stop, batch_size)]
         jobs = (
@@ -212,16 +235,17 @@ class FilePart:
             for first, lengths in spans
             for s, n in lengths
         )
-        made = chunks(self.decoder, jobs, self.workers, len(_chunk_lengths(batch_size)))
-        for _, lengths in spans:
-            images, labels = self._batch(list(itertools.islice(made, len(lengths))))
-            if len(labels):
-                yield images, labels
+        with contextlib.closing(chunks(self.decoder, jobs, self.workers, len(_chunk_lengths(batch_size)))) as made:
+            for _, lengths in spans:
+                images, labels = self._batch(list(itertools.islice(made, len(lengths))))
+                if len(labels):
+                    yield images, labels
 
-    def _joined(self, made: Iterator[Chunk], count: int) -> Iterator[Batch]:
+    def _joined(self, made: Generator[Chunk], count: int) -> Generator[Batch]:
         """Batches of `count` chunks each."""
-        while parts := list(itertools.islice(made, count)):
-            yield self._batch(parts)
+        with contextlib.closing(made):
+            while parts := list(itertools.islice(made, count)):
+                yield self._batch(parts)
 
     def _batch(self, parts: Sequence[Chunk]) -> Batch:
         for part in parts:
@@ -272,6 +296,8 @@ class Data:
         class_names: in the order of the labels.
         image_size: S, pixels a side of every image handed out.
         bad_images: those that could not be decoded so far, where they are skipped; `bad_images.report()` says which.
+        identity: what makes this the dataset that it is; part of a run.
+        alone: whether there are only images to evaluate on, as `test`.
     """
 
     def __init__(
@@ -281,13 +307,20 @@ class Data:
         image_size: int,
         parts: Mapping[str, Part],
         bad_images: BadImages | None = None,
+        *,
+        identity: Identity | None = None,
+        missing: Mapping[str, str] | None = None,
+        alone: bool = False,
     ):
         self.name = name
         self.class_names = class_names
         self.num_classes = len(class_names)
         self.image_size = image_size
         self.bad_images = bad_images or BadImages()
+        self.identity = identity or Identity(class_names, None, 0)
+        self.alone = alone
         self._parts = dict(parts)
+        self._missing = dict(missing or {})
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{split} {len(part)}" for split, part in self._parts.items())
@@ -342,7 +375,7 @@ class Data:
         """
         part = self._part(split)
         check_shard(batch_size, shard, divides=True)
-        order = stream_order(len(part), batch_size, seed, SPLITS.index(split), start_step, shard)
+        order = stream_order(len(part), batch_size, seed, SPLITS.index(split), start_step, shard, part.groups(augment))
         return part.random_batches(order, seed, augment)
 
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
@@ -363,5 +396,6 @@ class Data:
 
     def _part(self, split: str) -> Part:
         if split not in self._parts:
-            raise InputError(f"{self.name} has no split {split!r}; it has {', '.join(self._parts)}")
+            why = f" ({self._missing[split]})" if split in self._missing else ""
+            raise InputError(f"{self.name} has no split {split!r}; it has {', '.join(self._parts)}{why}")
         return self._parts[split]

@@ -3,38 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
+import logging
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from tunas.data import digits
 from tunas.data.config import DIGITS_SIZE, IMAGENET_SIZE, DataConfig
+from tunas.data.csv_table import EXTENSIONS, metadata_files, open_metadata, open_table
 from tunas.data.decoding import Decoder, default_workers
-from tunas.data.examples import Examples, Source
-from tunas.data.folder import looks_like_folder, open_folder
+from tunas.data.examples import Examples, JoinedExamples, Source, digest
+from tunas.data.folder import counted, extensions_in, has_class_folders, has_split_folders, open_folder
+from tunas.data.formats import IMAGE_EXTENSIONS
+from tunas.data.huggingface import looks_like_saved, open_parquet, open_saved, parquet_files
+from tunas.data.identity import Identity, has_same_examples
 from tunas.data.loader import BadImages, Data, FilePart, PixelPart
-from tunas.data.splits import held_out
+from tunas.data.shared import scratch_directory
+from tunas.data.splits import HeldOut, choose_held_out
 from tunas.data.storage import is_remote, write_whole
-from tunas.data.tfds import INFO, looks_like_tfds, open_tfds
-from tunas.data.webdataset import looks_like_webdataset, open_webdataset
+from tunas.data.tfds import looks_like_tfds, open_tfds
+from tunas.data.webdataset import SEPARATOR, looks_like_webdataset, open_webdataset
 from tunas.errors import InputError
 
+log = logging.getLogger("tunas.data")
 DATA_FILE = "data.json"
 CACHE_NAME = "cache"
 """Directory of a run in which its caches lie where no other one is given."""
 
 
-def open_data(config: DataConfig, *, run_dir: Path | None = None, describe: bool = True) -> Data:
+def open_data(
+    config: DataConfig, *, run_dir: Path | None = None, describe: bool = True, run: Identity | None = None
+) -> Data:
     """The dataset that `config` points at.
 
     Args:
         config: what the user said.
         run_dir: directory of the run; class names and sizes are written to `data.json` in it.
         describe: False leaves `data.json` to the caller, for whom `write_description` writes it.
+        run: to evaluate weights alone, what they were trained on as far as it is known. Images without a split that
+            are others than these are then all evaluated on, as `test`, and so are those of a directory that holds no
+            training images.
 
     Raises:
         InputError: where there is nothing that can be read as a dataset, saying what was looked for.
@@ -45,9 +55,9 @@ def open_data(config: DataConfig, *, run_dir: Path | None = None, describe: bool
         data = _digits(config)
     else:
         cache_dir = (
-            Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else _scratch_directory()
+            Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else scratch_directory()
         )
-        data = _from_source(config, _source(config, cache_dir), cache_dir)
+        data = _from_source(config, _source(config, cache_dir, evaluates=run is not None), cache_dir, run)
     if run_dir is not None and describe:
         write_description(data, config, Path(run_dir))
     return data
@@ -75,6 +85,12 @@ def _check(config: DataConfig) -> None:
         raise InputError(f"data_format {config.data_format} needs a dataset_dir")
     if config.dataset_dir is None and config.valid_filenames is not None:
         raise InputError("the embedded digits have no file names; valid_filenames needs a dataset_dir")
+    if config.dataset_dir is None and (config.valid_fraction is not None or config.test_fraction is not None):
+        raise InputError(
+            "the splits of the embedded digits are fixed; valid_fraction and test_fraction need a dataset_dir"
+        )
+    if config.valid_filenames is not None and config.valid_fraction is not None:
+        raise InputError("valid_filenames names what is held out for validation; leave out valid_fraction")
 
 
 def _digits(config: DataConfig) -> Data:
@@ -87,74 +103,160 @@ def _digits(config: DataConfig) -> Data:
         return PixelPart(pixels[start:stop], labels[start:stop])
 
     parts = {"train": part(0, valid), "valid": part(valid, test), "full_train": part(0, test), "test": part(test, None)}
-    return Data("digits", tuple(str(digit) for digit in range(10)), size, parts)
+    names = tuple(str(digit) for digit in range(10))
+    return Data("digits", names, size, parts, identity=Identity(names, digest("digits"), test))
 
 
-def _source(config: DataConfig, cache_dir: Path) -> Source:
+def _source(config: DataConfig, cache_dir: Path, *, evaluates: bool) -> Source:
     directory = config.dataset_dir
     assert directory is not None
     layout = config.data_format if config.data_format != "auto" else _layout(directory)
+    if layout in ("folder", "csv") and is_remote(directory):
+        raise InputError(
+            f"image files must lie on this machine, unlike {directory}; at a URL use TFDS, parquet or WebDataset files"
+        )
     if layout == "folder":
-        if is_remote(directory):
-            raise InputError(
-                f"an image folder must lie on this machine, unlike {directory}; at a URL use TFDS or WebDataset files"
-            )
-        return open_folder(directory)
-    return open_tfds(directory, cache_dir) if layout == "tfds" else open_webdataset(directory, cache_dir)
+        return open_folder(directory, allow_empty_classes=config.allow_empty_classes)
+    if layout == "csv":
+        return open_metadata(Path(directory)) if os.path.isdir(directory) else open_table(Path(directory))
+    if layout == "huggingface":
+        return open_saved(directory) if looks_like_saved(directory) else open_parquet(directory)
+    if layout == "tfds":
+        return open_tfds(directory, cache_dir, evaluates=evaluates)
+    return open_webdataset(directory, cache_dir)
 
 
 def _layout(directory: str) -> str:
-    """folder, tfds or webdataset, by what there is."""
-    if "{" not in directory and "::" not in directory and not is_remote(directory) and not directory.endswith(".tar"):
-        if not Path(directory).is_dir():
-            raise InputError(f"dataset_dir {directory} is not a directory")
-        if looks_like_folder(Path(directory)):
-            return "folder"
-    elif looks_like_webdataset(directory):
+    """The `data_format`, by what there is. What exists is taken as it is before it is read as a pattern.
+
+    Raises:
+        InputError: where it is none, saying what was seen.
+    """
+    if not is_remote(directory) and not os.path.exists(directory):
+        if (
+            any(sign in directory for sign in "{*?[")
+            or SEPARATOR in directory
+            or directory.endswith((".tar", ".parquet"))
+        ):
+            return "huggingface" if ".parquet" in directory else "webdataset"
+        raise InputError(f"dataset_dir {directory} is not a directory")
+    if os.path.isfile(directory):
+        if directory.lower().endswith(EXTENSIONS):
+            return "csv"
+        if directory.endswith(".parquet"):
+            return "huggingface"
+        if looks_like_webdataset(directory):
+            return "webdataset"
+        raise InputError(f"{directory} is a file, but no list (.csv), shard (.tar) or .parquet file")
+    path = Path(directory)
+    if looks_like_saved(directory) or (is_remote(directory) and directory.endswith(".parquet")):
+        return "huggingface"
+    if is_remote(directory) and directory.endswith(".tar"):
         return "webdataset"
+    here = not is_remote(directory)
+    if here and metadata_files(path):
+        return "csv"
+    if here and has_split_folders(path):
+        return "folder"
     if looks_like_tfds(directory):
         return "tfds"
+    if here and has_class_folders(path):
+        return "folder"
+    if parquet_files(directory):
+        return "huggingface"
     if looks_like_webdataset(directory):
         return "webdataset"
-    raise InputError(
-        f"{directory} holds no dataset: neither train/<class>/ (an image folder), nor {INFO} (TFDS), nor *.tar "
-        f"(WebDataset)"
+    raise InputError(f"{directory} holds no dataset: {_what_is_there(directory)}")
+
+
+def _what_is_there(directory: str) -> str:
+    layouts = (
+        "neither train/<class>/ nor <class>/ with images (class folders), nor dataset_info.json (TFDS), nor *.tar "
+        "(WebDataset), nor *.parquet (Hugging Face), nor metadata.csv (see docs/data.md)"
     )
+    if is_remote(directory):
+        return layouts
+    found = extensions_in(Path(directory))
+    if not found:
+        return f"{layouts}; there are no files in it"
+    seen = f"there are {counted(found)} files in it"
+    lists = [name for name in sorted(os.listdir(directory)) if name.lower().endswith(EXTENSIONS)]
+    if lists:
+        return f"{seen}; if {lists[0]} lists names and labels, give --dataset_dir={os.path.join(directory, lists[0])}"
+    if found.keys() & IMAGE_EXTENSIONS:
+        return (
+            f"{seen}, but no class directories: put the images of each class into a directory of its own, or list them "
+            f"in a CSV file with the columns file_name and label"
+        )
+    return f"{layouts}; {seen}"
 
 
-def _from_source(config: DataConfig, source: Source, cache_dir: Path) -> Data:
+def _from_source(config: DataConfig, source: Source, cache_dir: Path, run: Identity | None) -> Data:
     size = config.image_size or IMAGENET_SIZE
     workers = default_workers() if config.num_workers is None else config.num_workers
     bad_images = BadImages()
-    out = held_out(source, config.valid_filenames)
+    class_names = tuple(source.class_names)
 
     def part(split: str, examples: Examples, indices: np.ndarray, *, kept: bool) -> FilePart:
         decoder = Decoder(examples, indices, size, config.on_bad_image)
         return FilePart(split, decoder, workers, bad_images, cache_dir if kept else None, source.name.replace("/", "-"))
 
-    whole = part("full_train", source.train, np.arange(len(source.train)), kept=False)
+    def whole(split: str, examples: Examples, *, kept: bool) -> FilePart:
+        return part(split, examples, np.arange(len(examples)), kept=kept)
+
+    def alone(examples: Examples) -> Data:
+        identity = Identity(class_names, digest("alone", examples.identity()), 0)
+        parts = {"test": whole("test", examples, kept=True)}
+        return Data(source.name, class_names, size, parts, bad_images, identity=identity, alone=True)
+
+    if source.train is None:
+        assert source.test is not None
+        if run is None:
+            raise InputError(
+                f"{config.dataset_dir} holds no training images; images to evaluate on alone do for --mode=eval"
+            )
+        return alone(source.test)
+    out = choose_held_out(source, config.valid_filenames, config.valid_fraction, config.test_fraction)
+    train, out = _joined(source, out)
+    examples, choice = digest(source.layout, train.identity()), digest(*(np.packbits(mask).tobytes() for mask in out))
+    identity = Identity(class_names, f"{examples}-{choice}", len(train))
+    if run is not None and not source.names_splits and not has_same_examples(identity, run):
+        return alone(source.train)
+    if run is not None and has_same_examples(identity, run) and identity != run:
+        raise InputError(
+            "these are the images that the run was trained on, but others of them are held out than then: give the "
+            "run's --valid_filenames, --valid_fraction and --test_fraction"
+        )
+    kept = ~(out.valid | out.test)
     parts = {
-        "train": part("train", source.train, np.flatnonzero(~out), kept=False),
-        "valid": part("valid", source.train, np.flatnonzero(out), kept=True),
-        "full_train": whole,
+        "train": part("train", train, np.flatnonzero(kept), kept=False),
+        "valid": part("valid", train, np.flatnonzero(out.valid), kept=True),
+        "full_train": part("full_train", train, np.flatnonzero(~out.test), kept=False),
     }
-    if source.test is not None and len(source.test):
-        parts["test"] = part("test", source.test, np.arange(len(source.test)), kept=True)
+    if out.test.any():
+        parts["test"] = part("test", train, np.flatnonzero(out.test), kept=True)
+    elif source.test is not None and len(source.test):
+        parts["test"] = whole("test", source.test, kept=True)
     if config.train_cache_size is not None:
-        cache = whole.kept_whole(config.train_cache_size, cache_dir)
+        cache = whole("full_train", train, kept=False).kept_whole(config.train_cache_size, cache_dir)
         for split in ("train", "full_train", "valid"):
             parts[split].decoder.train_cache = cache
-    return Data(source.name, tuple(source.class_names), size, parts, bad_images)
+    missing = {}
+    if source.no_test and "test" in parts:
+        log.warning("%s", source.no_test)
+    elif source.no_test:
+        missing["test"] = source.no_test
+    return Data(source.name, class_names, size, parts, bad_images, identity=identity, missing=missing)
 
 
-@functools.cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="tunas-cache-")
-
-
-def _scratch_directory() -> Path:
-    """Goes with the process."""
-    return Path(_scratch().name)
+def _joined(source: Source, out: HeldOut) -> tuple[Examples, HeldOut]:
+    """The training images, and behind them those that the dataset itself sets apart to validate on."""
+    assert source.train is not None
+    if source.valid is None:
+        return source.train, out
+    more = len(source.valid)
+    valid = np.concatenate([out.valid, np.ones(more, bool)])
+    return JoinedExamples(source.train, source.valid), HeldOut(valid, np.concatenate([out.test, np.zeros(more, bool)]))
 
 
 def write_description(data: Data, config: DataConfig, run_dir: Path) -> None:

@@ -7,7 +7,8 @@ drawn before. Only raw 64-bit output is used, which numpy guarantees to stay the
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from tunas.errors import InputError
 _WORD = 2**64
 Order = Iterator[tuple[np.ndarray, np.ndarray]]
 """For every step, epochs and examples (their places in the split), int64 `[n]` each."""
-ORDER, AUGMENTATION = 1, 2
+ORDER, AUGMENTATION, GROUP_ORDER = 1, 2, 3
 """Purposes of a draw: streams with different purposes share nothing."""
 
 
@@ -41,6 +42,41 @@ def permutation(size: int, seed: int, split: int, epoch: int) -> np.ndarray:
     return order
 
 
+WINDOW = 1024
+"""Images that are shuffled together where they are stored in groups that are read as a whole."""
+
+
+def windows(groups: np.ndarray) -> np.ndarray | None:
+    """The group of every example of a split, numbered from 0; None where the order need not heed them because one
+    window holds all.
+
+    Args:
+        groups: ascending numbers `[size]` of what is read as a whole.
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    return numbers if numbers[-1] + 1 > _groups_in_window(numbers) else None
+
+
+def _groups_in_window(groups: np.ndarray) -> int:
+    count = int(groups[-1]) + 1
+    return max(2, math.ceil(WINDOW * count / len(groups)))
+
+
+def windowed_permutation(groups: np.ndarray, seed: int, split: int, epoch: int) -> np.ndarray:
+    """int64 array `[size]`: an order of a split in which a stretch of about `WINDOW` examples comes from few groups.
+
+    Groups are shuffled, then the examples of so many groups, which follow each other, as make a window.
+
+    Args:
+        groups: as `windows` gives them.
+    """
+    words = random_words(len(groups), seed, ORDER, epoch, split)
+    count = int(groups[-1]) + 1
+    place_of = np.empty(count, np.int64)
+    place_of[np.argsort(random_words(count, seed, GROUP_ORDER, epoch, split), kind="stable")] = np.arange(count)
+    return np.lexsort((words, place_of[groups] // _groups_in_window(groups)))
+
+
 def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> None:
     part, parts = shard
     if batch_size < 1:
@@ -52,13 +88,25 @@ def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> No
 
 
 def stream_order(
-    size: int, batch_size: int, seed: int, split: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+    size: int,
+    batch_size: int,
+    seed: int,
+    split: int,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    groups: np.ndarray | None = None,
 ) -> Order:
     """Endless (epoch, example) pairs of int64 arrays `[batch_size / parts]`, one pair a step.
 
     The global batch of step s covers positions [s·B, (s+1)·B) of the epochs' permutations laid end to end; shard (k, n)
-    gets the k-th of n equal contiguous parts of it.
+    gets the k-th of n equal contiguous parts of it. Where there are `groups` (see `windows`), the permutations keep
+    each group's examples close together.
     """
+    of_epoch: Callable[[int], np.ndarray]
+    if groups is None:
+        of_epoch = functools.partial(permutation, size, seed, split)
+    else:
+        of_epoch = functools.lru_cache(maxsize=2)(functools.partial(windowed_permutation, groups, seed, split))
     check_shard(batch_size, shard, divides=True)
     part, parts = shard
     length = batch_size // parts
@@ -67,13 +115,13 @@ def stream_order(
         start = step * batch_size + part * length
         epoch, offset = divmod(start, size)
         if offset + length <= size:
-            yield np.full(length, epoch), permutation(size, seed, split, epoch)[offset : offset + length]
+            yield np.full(length, epoch), of_epoch(epoch)[offset : offset + length]
         else:
             epochs, offsets = np.divmod(np.arange(start, start + length), size)
             examples = np.empty(length, np.int64)
             for each in range(epochs[0], epochs[-1] + 1):
                 here = epochs == each
-                examples[here] = permutation(size, seed, split, int(each))[offsets[here]]
+                examples[here] = of_epoch(int(each))[offsets[here]]
             yield epochs, examples
         step += 1
 

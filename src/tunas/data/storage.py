@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from tunas import files
-from tunas.errors import InputError
+from tunas.errors import InputError, TemporaryError
 
 THREADS = 16
+TRIES = 6
+"""Of an access to storage that fails in a way that may pass."""
+FIRST_WAIT = 1.0
+"""Seconds; later waits double, with jitter."""
 REMOTE_BLOCK = 2**24
 """Bytes fetched at a time where a remote file is read from end to end."""
 
@@ -27,6 +34,10 @@ class Range(NamedTuple):
     path: str
     offset: int = 0
     length: int = -1
+
+
+class DamagedFileError(OSError):
+    """A file can be read, but is not what it should be: no error of the storage."""
 
 
 def is_remote(path: str) -> bool:
@@ -50,7 +61,61 @@ def read_ranges(ranges: Sequence[Range]) -> list[bytes | OSError]:
     paths, offsets, lengths = (list(column) for column in zip(*ranges, strict=True))
     stops = [offset + length for offset, length in zip(offsets, lengths, strict=True)]
     contents = _filesystem(paths[0]).cat_ranges(paths, offsets, stops, on_error="return")
-    return [_as_os_error(content) if isinstance(content, Exception) else content for content in contents]
+    failed = [place for place, content in enumerate(contents) if isinstance(content, Exception)]
+    again = concurrently(_range_or_error, [ranges[place] for place in failed])
+    found = dict(zip(failed, again, strict=True))
+    return [found.get(place, content) for place, content in enumerate(contents)]
+
+
+def patiently(work: Callable[[], R]) -> R:
+    """What `work` returns, which is tried again, ever later, for as long as it raises an error that may pass.
+
+    Raises:
+        OSError: the last one, after `TRIES`; or the first that will not pass.
+    """
+    try:
+        return work()  # nearly always; what follows costs more than to read a small file
+    except OSError as error:
+        if not may_pass(error):
+            raise
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+    waiting = wait_exponential_jitter(initial=FIRST_WAIT, max=30 * FIRST_WAIT, jitter=FIRST_WAIT)
+    time.sleep(FIRST_WAIT / 2)
+    retrying = Retrying(
+        stop=stop_after_attempt(TRIES - 1),
+        wait=waiting,
+        retry=retry_if_exception(lambda error: isinstance(error, OSError) and may_pass(error)),
+        reraise=True,
+    )
+    return retrying(work)
+
+
+_LASTING = frozenset(
+    getattr(errno, name)
+    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "ELOOP", "ENAMETOOLONG", "EINVAL", "ENOSPC", "EROFS")
+)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the same access may work later: a server that is busy, a connection that broke."""
+    lasting = (DamagedFileError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+    if isinstance(error, lasting):  # those of fsspec have no number
+        return False
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and 400 <= status < 500:
+        return status in (408, 425, 429)
+    return error.errno not in _LASTING
+
+
+def storage_error(path: str, error: OSError) -> InputError | TemporaryError:
+    """What to raise where `path` cannot be read for the run to go on."""
+    if may_pass(error):
+        return TemporaryError(
+            f"cannot read {path}: {reason(error)}, {TRIES} times in a row; start the same command again once the "
+            f"storage answers"
+        )
+    return InputError(f"cannot read {path}: {reason(error)}")
 
 
 def read_bytes(path: str) -> bytes:
@@ -61,14 +126,14 @@ def read_bytes(path: str) -> bytes:
     """
     content = _range_or_error(Range(path))
     if isinstance(content, OSError):
-        raise InputError(f"cannot read {path}: {reason(content)}")
+        raise storage_error(path, content)
     return content
 
 
 def read_text(path: str) -> str:
-    """A whole file as UTF-8 text; `InputError` where it is not."""
+    """A whole file as UTF-8 text, without a byte-order mark; `InputError` where it is not."""
     try:
-        return read_bytes(path).decode()
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path} is not a text file in UTF-8") from None
 
@@ -86,12 +151,7 @@ def open_binary(path: str) -> BinaryIO:
     """
     if not is_remote(path):
         return open(path, "rb")
-    try:
-        return _filesystem(path).open(path, "rb", block_size=REMOTE_BLOCK)
-    except InputError:
-        raise
-    except Exception as error:
-        raise _as_os_error(error) from None
+    return asked(lambda: _filesystem(path).open(path, "rb", block_size=REMOTE_BLOCK))
 
 
 def size_of(path: str) -> int:
@@ -100,14 +160,47 @@ def size_of(path: str) -> int:
     Raises:
         OSError: where there is none.
     """
+    return os.stat(path).st_size if not is_remote(path) else int(_info(path)["size"])
+
+
+_STATES = ("etag", "ETag", "md5Hash", "content_md5", "generation", "version_id", "mtime", "updated", "last_modified")
+_STATES_TOO = ("LastModified", "Last-Modified", "modified", "created")
+
+
+def state_of(path: str) -> str:
+    """Changes where the file is another one, as far as its size and what the storage says (time of change, or a remote
+    one's etag) tell.
+
+    Raises:
+        OSError: where there is none.
+    """
     if not is_remote(path):
-        return os.stat(path).st_size
-    try:
-        return int(_filesystem(path).info(path)["size"])
-    except InputError:
-        raise
-    except Exception as error:
-        raise _as_os_error(error) from None
+        found = os.stat(path)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    info = _info(path)
+    return " ".join(str(info[name]) for name in ("size", *_STATES, *_STATES_TOO) if info.get(name) is not None)
+
+
+def _info(path: str) -> dict[str, Any]:
+    return asked(lambda: _filesystem(path).info(path))
+
+
+def asked(work: Callable[[], R]) -> R:
+    """What `work`, which asks a remote file system, comes to; asked patiently.
+
+    Raises:
+        OSError: where it does not answer, whatever its client raised.
+    """
+
+    def ask() -> R:
+        try:
+            return work()
+        except (InputError, OSError):
+            raise
+        except Exception as error:  # an fsspec backend may raise exceptions of its own client
+            raise _as_os_error(error) from None
+
+    return patiently(ask)
 
 
 def list_names(directory: str) -> list[str]:
@@ -118,14 +211,12 @@ def list_names(directory: str) -> list[str]:
     """
     try:
         if is_remote(directory):
-            entries = _filesystem(directory).ls(directory, detail=False)
+            entries = asked(lambda: _filesystem(directory).ls(directory, detail=False))
             return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
         return sorted(os.listdir(directory))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except InputError:
-        raise
-    except Exception as error:  # an fsspec backend may raise exceptions of its own client
+    except OSError as error:
         raise InputError(f"cannot list {directory}: {reason(error)}") from None
 
 
@@ -163,35 +254,40 @@ def exclusively(path: Path) -> Iterator[None]:
 
 
 def _range_or_error(wanted: Range) -> bytes | OSError:
-    path, offset, length = wanted
     try:
-        if is_remote(path):
-            stop = None if length < 0 else offset + length
-            return _filesystem(path).cat_file(path, start=offset, end=stop)
-        if length < 0 and not offset:
-            return Path(path).read_bytes()  # which a pipe can do too
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            if length < 0:
-                length = os.fstat(descriptor).st_size - offset
-            content = os.pread(descriptor, length, offset)
-            while len(content) < length and (
-                more := os.pread(descriptor, length - len(content), offset + len(content))
-            ):
-                content += more
-            return content
-        finally:
-            os.close(descriptor)
+        return patiently(functools.partial(_content, wanted))
     except OSError as error:
         return error
-    except Exception as error:  # an fsspec backend may raise exceptions of its own client
-        if not is_remote(path):
+
+
+def _content(wanted: Range) -> bytes:
+    path, offset, length = wanted
+    if is_remote(path):
+        stop = None if length < 0 else offset + length
+        try:
+            return _filesystem(path).cat_file(path, start=offset, end=stop)
+        except (InputError, OSError):
             raise
-        return _as_os_error(error)
+        except Exception as error:  # an fsspec backend may raise exceptions of its own client
+            raise _as_os_error(error) from None
+    if length < 0 and not offset:
+        return Path(path).read_bytes()  # which a pipe can do too
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        if length < 0:
+            length = os.fstat(descriptor).st_size - offset
+        content = os.pread(descriptor, length, offset)
+        while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+            content += more
+        return content
+    finally:
+        os.close(descriptor)
 
 
 def _as_os_error(error: Exception) -> OSError:
-    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+    found = OSError(f"{type(error).__name__}: {error}")
+    found.status = getattr(error, "status", None)  # type: ignore[attr-defined]
+    return found
 
 
 def _filesystem(path: str):  # type: ignore[no-untyped-def]

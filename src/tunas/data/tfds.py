@@ -3,48 +3,84 @@ without TensorFlow."""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
-from tunas.data.examples import BadImageError, Examples, Source, stem
+from tunas.data.array_record import open_array_records
+from tunas.data.examples import BadImageError, Source, digest, stem
+from tunas.data.formats import IMAGE_EXTENSIONS
 from tunas.data.index import ShardIndex, kept_arrays, shards_key
 from tunas.data.progress import progress
-from tunas.data.storage import Range, concurrently, join, list_names, read_ranges, read_text
+from tunas.data.split_names import split_of_word
+from tunas.data.storage import Range, concurrently, is_remote, join, list_names, read_ranges, read_text, storage_error
 from tunas.data.tfrecord import FOOTER, HEADER, parse_example, record_payload, record_places
 from tunas.errors import InputError
 
 INFO = "dataset_info.json"
 FEATURES = "features.json"
 TRAIN = "train"
-TEST_NAMES = ("validation", "test")
 DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 DEFAULT_LABELS = "label.labels.txt"
 FILE_NAME_FEATURE = "file_name"
 _NAME_BATCH = 64
+log = logging.getLogger("tunas.data")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What the features are called, and the names of the classes."""
+    """What the features are called, and the names of the classes.
+
+    Attributes:
+        floats: whether pixels are float32, which TFDS stores as the bytes of a PNG of four channels.
+    """
 
     image: str
     label: str
     class_names: tuple[str, ...]
+    floats: bool = False
 
 
-class TfdsExamples:
-    """Records of TFRecord shards, in the order in which TFDS slices them: shard by shard, record by record."""
+class Records(Protocol):
+    """The records of a split, one serialized tf.Example each."""
 
-    def __init__(self, schema: Schema, index: ShardIndex, cache_dir: Path | None):
-        self._schema = schema
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Where a record lies, for people."""
+        ...
+
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]: ...
+
+    def payload(self, content: bytes, *, checked: bool = True) -> bytes | memoryview:
+        """The example in what `read` gave; `BadImageError` where a checksum says that it is damaged."""
+        ...
+
+    def identity(self) -> str: ...
+
+    def fingerprint(self, indices: np.ndarray) -> str: ...
+
+    def key(self, kind: str) -> str:
+        """Changes where a file is another one."""
+        ...
+
+
+class TfRecords:
+    """Records of TFRecord shards, read by their places."""
+
+    def __init__(self, index: ShardIndex):
         self._index = index
-        self._cache_dir = cache_dir
+        self.identity = index.identity
+        self.fingerprint = index.fingerprint
 
     def __len__(self) -> int:
         return len(self._index)
@@ -53,47 +89,109 @@ class TfdsExamples:
         path, offset, _ = self._index.place(index)
         return f"{path} at byte {offset}"
 
-    def range(self, index: int) -> Range:
-        return Range(*self._index.place(index))
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
+        return read_ranges([Range(*self._index.place(index)) for index in indices])
+
+    def payload(self, content: bytes, *, checked: bool = True) -> memoryview:
+        return record_payload(content) if checked else memoryview(content)[HEADER:-FOOTER]
+
+    def key(self, kind: str) -> str:
+        return shards_key(kind, self._index.shards)
+
+
+class TfdsExamples:
+    """Records in the order in which TFDS slices them: shard by shard, record by record."""
+
+    def __init__(self, schema: Schema, records: Records, cache_dir: Path | None):
+        self._schema = schema
+        self._records = records
+        self._cache_dir = cache_dir
+        self.name = records.name
+        self.read = records.read
+
+    def __len__(self) -> int:
+        return len(self._records)
 
     def parse(self, index: int, content: bytes) -> tuple[bytes, int]:
-        features = parse_example(record_payload(content))
+        features = parse_example(self._records.payload(content))
         label = _label(features, self._schema)
         images = features[self._schema.image].bytes_list.value
         if len(images) != 1:
             raise BadImageError(f"the record holds {len(images)} images under {self._schema.image!r}")
-        return images[0], label
+        return float_image(images[0]) if self._schema.floats else images[0], label
+
+    def first_label(self) -> int | None:
+        """Of the first record, whatever it is; test sets without labels have -1. None where it cannot be had."""
+        (content,) = self.read([0])
+        if isinstance(content, OSError):
+            return None
+        try:
+            values = parse_example(self._records.payload(content))[self._schema.label].int64_list.value
+        except BadImageError:
+            return None
+        return int(values[0]) if len(values) == 1 else None
+
+    def labels(self) -> np.ndarray:
+        return self._labels_and_names()["labels"]
 
     def file_ids(self) -> list[tuple[int, str]]:
-        """Reads every record once, and keeps the names in the cache directory."""
-        key = shards_key(f"names {self._schema.label}", self._index.shards)
-        arrays = kept_arrays(self._cache_dir, "tfds-names", key, ("labels", "names"), self._read_names)
-        return list(zip(arrays["labels"].tolist(), (name.decode() for name in arrays["names"]), strict=True))
+        found = self._labels_and_names()
+        names = [name.decode() for name in found["names"]]
+        if not all(names):
+            missing = names.index("")
+            raise InputError(f"{self.name(missing)} has no {FILE_NAME_FEATURE!r}, which a list of file names needs")
+        return list(zip(found["labels"].tolist(), names, strict=True))
 
-    def _read_names(self) -> dict[str, np.ndarray]:
+    def _labels_and_names(self) -> dict[str, np.ndarray]:
+        """Reads every record once, and keeps what it finds in the cache directory."""
+        key = self._records.key(f"names {self._schema.label}")
+        return kept_arrays(self._cache_dir, "tfds-names", key, ("labels", "names"), self._read_all)
+
+    def _read_all(self) -> dict[str, np.ndarray]:
         labels, names = [], []
-        with progress("reading file names", len(self)) as advance:
+        with progress("reading labels", len(self)) as advance:
             for start in range(0, len(self), _NAME_BATCH):
-                places = [self.range(index) for index in range(start, min(start + _NAME_BATCH, len(self)))]
-                for place, content in zip(places, read_ranges(places), strict=True):
-                    where = f"{place.path} at byte {place.offset}"
+                places = range(start, min(start + _NAME_BATCH, len(self)))
+                for place, content in zip(places, self.read(places), strict=True):
                     if isinstance(content, OSError):
-                        raise InputError(f"cannot read {where}: {content}")
+                        raise storage_error(self.name(place), content)
                     try:
-                        features = parse_example(memoryview(content)[HEADER:-FOOTER])
+                        features = parse_example(self._records.payload(content, checked=False))
                         labels.append(_label(features, self._schema))
                     except BadImageError as error:
-                        raise InputError(f"{where}: {error}") from None
-                    if FILE_NAME_FEATURE not in features:
-                        raise InputError(f"{where} has no {FILE_NAME_FEATURE!r}, which a list of file names needs")
-                    names.append(
-                        stem(features[FILE_NAME_FEATURE].bytes_list.value[0].decode(errors="replace")).encode()
-                    )
+                        raise InputError(f"{self.name(place)}: {error}") from None
+                    value = features[FILE_NAME_FEATURE].bytes_list.value if FILE_NAME_FEATURE in features else ()
+                    names.append(stem(value[0].decode(errors="replace")).encode() if value else b"")
                 advance(len(places))
         return {"labels": np.array(labels, np.int64), "names": np.array(names, np.bytes_)}
 
+    def identity(self) -> str:
+        return digest(self._records.identity(), "\0".join(self._schema.class_names))
+
     def fingerprint(self, indices: np.ndarray) -> str:
-        return self._index.fingerprint(indices)
+        return self._records.fingerprint(indices)
+
+    def read_groups(self) -> None:
+        return None
+
+
+def float_image(encoded: bytes) -> bytes:
+    """A TIFF file of the float32 pixels that TFDS hides in a PNG of four channels: the four bytes of each
+    (tensorflow_datasets/core/features/image_feature.py).
+
+    Raises:
+        BadImageError: where it is no such PNG.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+            pixels = np.asarray(image)
+        if pixels.ndim != 3 or pixels.shape[2] != 4:
+            raise BadImageError("the record holds no float pixels, though the features say so")
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(pixels).view("<f4")[..., 0]).save(buffer, "TIFF")
+        return buffer.getvalue()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BadImageError(str(error) or type(error).__name__) from None
 
 
 def _label(features: Any, schema: Schema) -> int:
@@ -109,7 +207,7 @@ def _label(features: Any, schema: Schema) -> int:
 
 def tfds_directories(dataset_dir: str, depth: int = 2) -> list[str]:
     """Directories that hold a prepared dataset: `dataset_dir` itself, or else those at most two levels below it."""
-    names = list_names(dataset_dir)
+    names = _names_unless_images(dataset_dir)
     if INFO in names:
         return [dataset_dir]
     if depth == 0:
@@ -118,12 +216,29 @@ def tfds_directories(dataset_dir: str, depth: int = 2) -> list[str]:
     return [found for directory in below for found in tfds_directories(directory, depth - 1)]
 
 
-def open_tfds(dataset_dir: str, cache_dir: Path | None) -> Source:
+def _names_unless_images(directory: str) -> list[str]:
+    """What lies in a directory; nothing where that is images, which may be a million."""
+    if is_remote(directory):
+        return list_names(directory)
+    names = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS:
+                    return []
+                names.append(entry.name)
+    except OSError:
+        return []
+    return sorted(names)
+
+
+def open_tfds(dataset_dir: str, cache_dir: Path | None, *, evaluates: bool = False) -> Source:
     """The dataset in `dataset_dir`, in its newest version.
 
     Args:
         dataset_dir: directory of a version, of a dataset, or of several versions, on this machine or behind a URL.
         cache_dir: where the index of the records is kept.
+        evaluates: whether images to evaluate on do, without a training split.
 
     Raises:
         InputError: where files are missing, damaged, or of another kind than images with one label.
@@ -134,18 +249,32 @@ def open_tfds(dataset_dir: str, cache_dir: Path | None) -> Source:
     splits = info.get("splits")
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
         raise InputError(f"{join(directory, INFO)} lists no splits")
-    by_name = {str(split.get("name")): split for split in splits}
-    if TRAIN not in by_name:
-        raise InputError(
-            f"{join(directory, INFO)} has no split {TRAIN!r}; it has {', '.join(sorted(by_name)) or 'none'}"
-        )
+    by_split: dict[str, dict[str, Any]] = {}
+    for split in splits:
+        name = split_of_word(str(split.get("name")))
+        if name is not None and name not in by_split:
+            by_split[name] = split
+    if unread := [name for split in splits if split_of_word(name := str(split.get("name"))) is None]:
+        log.warning("the splits %s of %s are not read", ", ".join(unread), directory)
+    names = ", ".join(sorted(str(split.get("name")) for split in splits)) or "none"
+    if TRAIN not in by_split and not (evaluates and by_split):
+        raise InputError(f"{join(directory, INFO)} has no split {TRAIN!r}; it has {names}")
 
-    def examples(name: str) -> Examples:
-        return TfdsExamples(schema, _index(directory, info, by_name[name], cache_dir), cache_dir)
+    def examples(name: str) -> TfdsExamples:
+        return TfdsExamples(schema, _records(directory, info, by_split[name], cache_dir), cache_dir)
 
-    test = next((name for name in TEST_NAMES if name in by_name), None)
     title = f"{info.get('name', 'dataset')}/{info.get('version', '?')}"
-    return Source(title, "tfds", schema.class_names, examples(TRAIN), examples(test) if test else None, in_order=True)
+    train = examples(TRAIN) if TRAIN in by_split else None
+    held = {name: examples(name) for name in ("valid", "test") if name in by_split}
+    no_test = ""
+    for name in [name for name, part in held.items() if not len(part) or part.first_label() == -1]:
+        no_test = f"the split {by_split[name].get('name')!r} of {title} is not read: its images have no labels"
+        del held[name]
+    if train is None and not held:
+        raise InputError(f"{join(directory, INFO)} has no split {TRAIN!r}; it has {names}")
+    valid = held.pop("valid") if len(held) == 2 and train is not None else None
+    test = next(iter(held.values()), None)
+    return Source(title, "tfds", schema.class_names, train, test, in_order=True, valid=valid, no_test=no_test)
 
 
 def _newest_version(dataset_dir: str, found: Sequence[str]) -> str:
@@ -193,12 +322,24 @@ def _schema(directory: str) -> Schema:
             f"{path} must have one feature of type {kind}, or one called {preferred!r}; it has {', '.join(kinds)}"
         )
 
-    image, label = only("Image", "image"), only("ClassLabel", "label")
+    image = only("Image", "image")
+    if "ClassLabel" not in kinds.values() and "label" in kinds:
+        raise InputError(
+            f"the feature 'label' of {path} is a {kinds['label']}, not a ClassLabel: only images with one class each "
+            f"can be learned; declare it as tfds.features.ClassLabel and prepare the dataset again"
+        )
+    label = only("ClassLabel", "label")
     try:
         count = int(features[label]["classLabel"]["numClasses"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} does not say how many classes {label!r} has") from None
-    return Schema(image, label, _class_names(directory, label, count))
+    described = features[image].get("image")
+    dtype = str(described.get("dtype", "uint8")) if isinstance(described, dict) else "uint8"
+    if dtype not in ("uint8", "uint16", "float32"):
+        raise InputError(
+            f"the feature {image!r} of {path} has pixels of type {dtype}; uint8, uint16 and float32 are read"
+        )
+    return Schema(image, label, _class_names(directory, label, count), floats=dtype == "float32")
 
 
 def _class_names(directory: str, label: str, count: int) -> tuple[str, ...]:
@@ -215,10 +356,13 @@ def _class_names(directory: str, label: str, count: int) -> tuple[str, ...]:
     return names
 
 
-def _index(directory: str, info: dict[str, Any], split: dict[str, Any], cache_dir: Path | None) -> ShardIndex:
+def _records(directory: str, info: dict[str, Any], split: dict[str, Any], cache_dir: Path | None) -> Records:
     file_format = str(info.get("fileFormat") or "tfrecord")
-    if file_format != "tfrecord":
-        raise InputError(f"{directory} is stored as {file_format}; only tfrecord can be read")
+    if file_format not in ("tfrecord", "array_record"):
+        raise InputError(
+            f"{directory} is stored as {file_format}; only tfrecord and array_record can be read: prepare it with "
+            f"`tfds build --file_format=tfrecord`"
+        )
     try:
         expected = [int(length) for length in split["shardLengths"]]
     except (KeyError, TypeError, ValueError):
@@ -226,9 +370,14 @@ def _index(directory: str, info: dict[str, Any], split: dict[str, Any], cache_di
             f"{join(directory, INFO)} does not give the shard lengths of its split {split.get('name')!r}"
         ) from None
     template = str(split.get("filepathTemplate") or DEFAULT_TEMPLATE)
-    names = str(info.get("name")), str(split["name"])
+    names = str(info.get("name")), str(split["name"]), file_format
     shards = [join(directory, _shard_name(template, *names, number, len(expected))) for number in range(len(expected))]
+    if file_format == "array_record":
+        return open_array_records(shards, expected)
+    return TfRecords(_index(split, shards, expected, cache_dir))
 
+
+def _index(split: dict[str, Any], shards: Sequence[str], expected: Sequence[int], cache_dir: Path | None) -> ShardIndex:
     def build() -> dict[str, np.ndarray]:
         with progress(f"indexing {split['name']}", len(shards)) as advance:
 
@@ -249,11 +398,11 @@ def _index(directory: str, info: dict[str, Any], split: dict[str, Any], cache_di
     return ShardIndex(shards, arrays["counts"], arrays["places"])
 
 
-def _shard_name(template: str, dataset: str, split: str, number: int, count: int) -> str:
+def _shard_name(template: str, dataset: str, split: str, file_format: str, number: int, count: int) -> str:
     values = {
         "DATASET": dataset,
         "SPLIT": split,
-        "FILEFORMAT": "tfrecord",
+        "FILEFORMAT": file_format,
         "SHARD_INDEX": f"{number:05d}",
         "NUM_SHARDS": f"{count:05d}",
         "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}",

@@ -14,7 +14,7 @@ import numpy as np
 
 from tunas.data.crc32c import masked_crc32c
 from tunas.data.examples import BadImageError
-from tunas.data.storage import open_binary, reason, size_of
+from tunas.data.storage import open_binary, patiently, size_of, storage_error
 from tunas.errors import InputError
 
 HEADER = 12
@@ -31,25 +31,29 @@ def record_places(path: str) -> np.ndarray:
     Raises:
         InputError: with file and offset, where the file cannot be read, ends within a record, or a length's checksum is
         wrong.
+        TemporaryError: where the storage does not answer.
     """
-    places = []
     try:
-        end = size_of(path)
-        with open_binary(path) as file:
-            offset = 0
-            while offset < end:
-                file.seek(offset)
-                header = file.read(HEADER)
-                length = HEADER + _payload_length(header, path, offset) + FOOTER
-                if offset + length > end:
-                    raise InputError(
-                        f"{path} is cut short: the record at byte {offset} takes {length} bytes, {end - offset} "
-                        f"are there"
-                    )
-                places.append((offset, length))
-                offset += length
+        return patiently(lambda: _record_places(path))
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from None
+        raise storage_error(path, error) from None
+
+
+def _record_places(path: str) -> np.ndarray:
+    places = []
+    end = size_of(path)
+    with open_binary(path) as file:
+        offset = 0
+        while offset < end:
+            file.seek(offset)
+            header = file.read(HEADER)
+            length = HEADER + _payload_length(header, path, offset) + FOOTER
+            if offset + length > end:
+                raise InputError(
+                    f"{path} is cut short: the record at byte {offset} takes {length} bytes, {end - offset} are there"
+                )
+            places.append((offset, length))
+            offset += length
     return np.array(places, np.int64).reshape(-1, 2)
 
 

@@ -8,31 +8,48 @@ is a function of the step here too, and a remote shard is asked for the pieces t
 from __future__ import annotations
 
 import glob
-import hashlib
 import itertools
 import json
+import os
 import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from tunas.data.examples import IMAGE_EXTENSIONS, Source, stem
+from tunas.data.examples import Source, digest, stem
+from tunas.data.formats import IMAGE_EXTENSIONS
 from tunas.data.index import ShardIndex, kept_arrays, shards_key
+from tunas.data.labels import classes_of
 from tunas.data.progress import progress
-from tunas.data.storage import Range, concurrently, is_remote, join, list_names, open_binary, read_text, reason
+from tunas.data.shared import SharedArrays
+from tunas.data.split_names import files_by_split, split_of_word
+from tunas.data.storage import (
+    Range,
+    concurrently,
+    is_remote,
+    join,
+    list_names,
+    open_binary,
+    patiently,
+    read_ranges,
+    read_text,
+    storage_error,
+)
 from tunas.errors import InputError
 
 SEPARATOR = "::"
 """Between several patterns."""
 CLASS_NAME_FILES = ("classnames.txt", "classes.txt", "labels.txt")
-LABEL_EXTENSIONS = ("cls", "json")
+LABEL_EXTENSIONS = ("cls", "json", "txt")
+"""The first of them that an image has beside it counts."""
+JSON_NUMBERS = ("label", "cls", "class", "class_id", "class_index", "class_idx", "label_id", "target")
+JSON_NAMES = ("class_name", "label_name", "classname", "label", "class", "cls")
+"""Keys of a label in a JSON member, in the order in which they count; perhaps one level down."""
+COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 MAX_SHARDS = 1_000_000
-_TRAIN_WORDS = {"train", "training"}
-_TEST_WORDS = ({"val", "valid", "validation"}, {"test"})
-_SPLIT_WORDS = _TRAIN_WORDS | _TEST_WORDS[0] | _TEST_WORDS[1]
 
 
 class TarExamples:
@@ -40,30 +57,37 @@ class TarExamples:
 
     def __init__(self, index: ShardIndex, labels: np.ndarray, names: np.ndarray):
         self._index = index
-        self.labels = labels
-        self._names = names
+        self._tables = SharedArrays(labels=labels.astype(np.int32), names=names)
 
     def __len__(self) -> int:
         return len(self._index)
 
     def name(self, index: int) -> str:
-        return f"{self._names[index].decode(errors='replace')} in {self._index.place(index)[0]}"
+        return f"{self._tables['names'][index].decode(errors='replace')} in {self._index.place(index)[0]}"
 
-    def range(self, index: int) -> Range:
-        return Range(*self._index.place(index))
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
+        return read_ranges([Range(*self._index.place(index)) for index in indices])
 
     def parse(self, index: int, content: bytes) -> tuple[bytes, int]:
-        return content, int(self.labels[index])
+        return content, int(self._tables["labels"][index])
+
+    def labels(self) -> np.ndarray:
+        return self._tables["labels"]
 
     def file_ids(self) -> list[tuple[int, str]]:
         return [
             (label, stem(name.decode(errors="replace")))
-            for label, name in zip(self.labels.tolist(), self._names, strict=True)
+            for label, name in zip(self._tables["labels"].tolist(), self._tables["names"], strict=True)
         ]
 
+    def identity(self) -> str:
+        return digest(self._index.identity(), self._tables["labels"].tobytes(), self._tables["names"].tobytes())
+
     def fingerprint(self, indices: np.ndarray) -> str:
-        labels = np.ascontiguousarray(self.labels[indices], "<i8")
-        return self._index.fingerprint(indices) + hashlib.blake2b(labels.tobytes(), digest_size=8).hexdigest()
+        return digest(self._index.fingerprint(indices), np.ascontiguousarray(self._tables["labels"][indices]).tobytes())
+
+    def read_groups(self) -> None:
+        return None
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -101,7 +125,9 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def looks_like_webdataset(dataset_dir: str) -> bool:
-    return SEPARATOR in dataset_dir or "{" in dataset_dir or dataset_dir.endswith(".tar") or bool(_shards(dataset_dir))
+    if os.path.exists(dataset_dir) and not os.path.isdir(dataset_dir):
+        return dataset_dir.endswith((".tar", *COMPRESSED))
+    return any(path.endswith((".tar", *COMPRESSED)) for path in matching_files(dataset_dir, (".tar", *COMPRESSED)))
 
 
 def open_webdataset(dataset_dir: str, cache_dir: Path | None) -> Source:
@@ -109,72 +135,72 @@ def open_webdataset(dataset_dir: str, cache_dir: Path | None) -> Source:
 
     Args:
         dataset_dir: a directory with *.tar in it or in directories such as train/ and val/ below it, or patterns of
-            names or URLs joined by `::`. A shard belongs to training or to the test set by the words of its own name or
-            else its directory's.
+            names or URLs joined by `::`. A shard belongs to a split by the words of its own name or else its
+            directory's; where none names a split, all are one set.
         cache_dir: where the index is kept.
 
     Raises:
-        InputError: where there are no training shards, or one is missing, damaged, or holds an image without a label.
+        InputError: where there are no training shards, only some name a split, or one is missing, damaged, compressed,
+            or holds an image without a label.
     """
-    shards = _shards(dataset_dir)
-    train_shards, test_shards = _by_split(shards)
-    if not train_shards:
+    shards = matching_files(dataset_dir, (".tar", *COMPRESSED))
+    if packed := [path for path in shards if path.endswith(COMPRESSED)]:
+        raise InputError(
+            f"{packed[0]} is compressed, and images in it cannot be read at random: decompress the shards (gunzip "
+            f"*.tar.gz); images are compressed already"
+        )
+    by_split = files_by_split(shards)
+    train_shards = by_split.get("train", by_split.get("all"))
+    if not by_split:
         raise InputError(f"{dataset_dir!r} leads to no tar files with training images")
-    train = _examples("train", train_shards, cache_dir)
-    test = _examples("test", test_shards, cache_dir) if test_shards else None
-    if not len(train):
+    tables = {split: _table(split, paths, cache_dir) for split, paths in by_split.items()}
+    names, labels = _classes(shards[0], {split: table["labels"] for split, table in tables.items()})
+    parts = {
+        split: TarExamples(ShardIndex(by_split[split], table["counts"], table["places"]), labels[split], table["names"])
+        for split, table in tables.items()
+    }
+    train = parts.get("train", parts.get("all"))
+    if train is not None and not len(train):
         raise InputError(f"the tar files of {dataset_dir!r} hold no images with labels")
-    count = 1 + max(int(part.labels.max()) for part in (train, test) if part is not None and len(part))
-    names = _class_names(train_shards[0], count)
-    title = re.sub(r"[\W_]*train[\W_\d]*$", "", stem(train_shards[0].removesuffix(".tar"))) or "webdataset"
-    return Source(title, "webdataset", names, train, test)
+    title = re.sub(r"[\W_]*train[\W_\d]*$", "", stem((train_shards or shards)[0].removesuffix(".tar"))) or "webdataset"
+    held = [parts[split] for split in ("valid", "test") if split in parts and len(parts[split])]
+    valid = held[0] if len(held) == 2 and train is not None else None
+    test = held[-1] if valid is not None else held[0] if held else None
+    return Source(title, "webdataset", names, train, test, valid=valid, names_splits="all" not in parts)
 
 
-def _shards(dataset_dir: str) -> list[str]:
-    shards: list[str] = []
-    for pattern in dataset_dir.split(SEPARATOR):
-        for path in expand_braces(pattern):
-            if path.endswith(".tar") and not any(sign in path for sign in "*?["):
-                shards.append(path)
+def matching_files(dataset_dir: str, endings: tuple[str, ...]) -> list[str]:
+    """Files that patterns joined by `::` lead to: those with one of the endings in a directory, or in directories named
+    like splits below it, or what a pattern stands for. What exists is taken literally before it is read as a pattern.
+    """
+    found: list[str] = []
+    for pattern in [dataset_dir] if os.path.exists(dataset_dir) else dataset_dir.split(SEPARATOR):
+        for path in [pattern] if os.path.exists(pattern) else expand_braces(pattern):
+            if os.path.isdir(path):
+                found += _files_in(path, endings)
+            elif os.path.exists(path) or (path.endswith(endings) and not any(sign in path for sign in "*?[")):
+                found.append(path)
             elif not is_remote(path) and any(sign in path for sign in "*?["):
-                shards += sorted(glob.glob(path))
+                found += sorted(glob.glob(path))
             else:
-                shards += _tar_files(path)
-    return shards
+                found += _files_in(path, endings)
+    return found
 
 
-def _tar_files(directory: str) -> list[str]:
-    names = list_names(directory)
-    here = [join(directory, name) for name in names if name.endswith(".tar")]
-    below = [join(directory, name) for name in names if _words(name) & _SPLIT_WORDS and "." not in name]
-    return here or [join(sub, name) for sub in below for name in list_names(sub) if name.endswith(".tar")]
+def _files_in(directory: str, endings: tuple[str, ...]) -> list[str]:
+    names = [name for name in list_names(directory) if not name.startswith(".")]
+    here = [join(directory, name) for name in names if name.endswith(endings)]
+    below = [join(directory, name) for name in names if split_of_word(name) is not None]
+    return here or [join(sub, name) for sub in below for name in list_names(sub) if name.endswith(endings)]
 
 
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[^a-z]+", name.lower()))
+def _table(split: str, shards: Sequence[str], cache_dir: Path | None) -> dict[str, np.ndarray]:
+    """Counts, places, labels (as text) and names of the images in shards."""
 
-
-def _by_split(shards: Sequence[str]) -> tuple[list[str], list[str]]:
-    train: list[str] = []
-    test: tuple[list[str], list[str]] = ([], [])
-    for path in shards:
-        *_, directory, name = ("", *path.split("/"))
-        for words in (_words(name), _words(directory)):
-            kind = next((number for number, known in enumerate(_TEST_WORDS) if words & known), None)
-            if words & _TRAIN_WORDS or kind is not None:
-                break
-        if kind is None or words & _TRAIN_WORDS:
-            train.append(path)
-        else:
-            test[kind].append(path)
-    return train, test[0] or test[1]
-
-
-def _examples(split: str, shards: Sequence[str], cache_dir: Path | None) -> TarExamples:
     def build() -> dict[str, np.ndarray]:
         with progress(f"indexing {split}", len(shards)) as advance:
 
-            def members(path: str) -> list[tuple[str, int, int, int]]:
+            def members(path: str) -> list[tuple[str, int, int, str]]:
                 found = _labelled_images(path)
                 advance(1)
                 return found
@@ -184,31 +210,60 @@ def _examples(split: str, shards: Sequence[str], cache_dir: Path | None) -> TarE
         return {
             "counts": np.array([len(found) for found in per_shard], np.int64),
             "places": np.array([(offset, length) for _, offset, length, _ in rows], np.int64).reshape(-1, 2),
-            "labels": np.array([label for *_, label in rows], np.int64),
+            "labels": np.array([label for *_, label in rows], np.str_),
             "names": np.array([name.encode(errors="surrogateescape") for name, *_ in rows], np.bytes_),
         }
 
     key = shards_key("webdataset", shards)
-    arrays = kept_arrays(cache_dir, f"webdataset-{split}", key, ("counts", "places", "labels", "names"), build)
-    return TarExamples(ShardIndex(shards, arrays["counts"], arrays["places"]), arrays["labels"], arrays["names"])
+    return kept_arrays(cache_dir, f"webdataset-{split}", key, ("counts", "places", "labels", "names"), build)
 
 
-def _labelled_images(path: str) -> list[tuple[str, int, int, int]]:
-    """(member name, offset, length, label) of every image in a tar file."""
-    try:
+def _classes(shard: str, texts: dict[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """(class names, labels by split): from the numbers or names beside the images, and from a list of names beside the
+    shards where there is one."""
+    where = f"the shards beside {shard}"
+    found, labels = classes_of(list(texts.values()), where)
+    numbered = all(name.isdigit() for name in found)
+    if numbered:
+        labels = [part.astype(np.int64) for part in texts.values()]
+        found = tuple(
+            str(number) for number in range(1 + max((int(part.max()) for part in labels if len(part)), default=-1))
+        )
+    listed = _listed_class_names(shard)
+    if listed is not None:
+        path, names = listed
+        if numbered and len(names) < len(found):
+            raise InputError(f"{path} names {len(names)} classes, but the labels go up to {len(found) - 1}")
+        if not numbered:
+            if unknown := sorted(set(found) - set(names)):
+                raise InputError(f"{path} does not name the class {unknown[0]!r} of {where}")
+            places = np.array([names.index(name) for name in found], np.int64)
+            labels = [places[part] for part in labels]
+        found = names
+    return found, dict(zip(texts, labels, strict=True))
+
+
+def _labelled_images(path: str) -> list[tuple[str, int, int, str]]:
+    """(member name, offset, length, label as text) of every image in a tar file."""
+
+    def scan() -> list[tuple[str, int, int, str]]:
         with open_binary(path) as file:
             return _scan(path, file)
+
+    try:
+        return patiently(scan)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason(error)}") from None
+        raise storage_error(path, error) from None
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{path} is damaged, or no tar file: {error}") from None
 
 
-def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, int]]:
+def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, str]]:
     end = file.seek(0, 2)
     file.seek(0)
     images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
+    labels: dict[str, tuple[int, str]] = {}
+    wrong: dict[str, str] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in tar:
             if not member.isfile():
@@ -216,56 +271,78 @@ def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, int]]:
             if member.offset_data + member.size > end:
                 raise InputError(f"{path} is cut short within {member.name!r}")
             directory, slash, base = member.name.rpartition("/")
-            front, _, extension = base.partition(".")
-            key, extension = f"{directory}{slash}{front}", extension.lower()
+            if base.startswith("._"):  # which macOS puts beside every file
+                continue
+            front, _, extensions = base.partition(".")
+            key, extension = f"{directory}{slash}{front}", extensions.lower().rpartition(".")[2]
             if f".{extension}" in IMAGE_EXTENSIONS:
                 if key in images:
                     raise InputError(f"{path} holds two images called {key!r}")
                 images[key] = (member.name, member.offset_data, member.size)
-            elif extension in LABEL_EXTENSIONS and (extension == "cls" or key not in labels):
+            elif extension in LABEL_EXTENSIONS:
+                rank = LABEL_EXTENSIONS.index(extension)
+                if key in labels and labels[key][0] <= rank:
+                    continue
                 file.seek(member.offset_data)
                 label = _label(extension, file.read(member.size))
                 if label is not None:
-                    labels[key] = label
+                    labels[key] = rank, label
                 elif extension == "cls":
                     raise InputError(f"{member.name!r} in {path} must hold a label, a whole number from 0 up")
+                else:
+                    wrong[key] = member.name
         file.seek(tar.offset)
         if any(file.read(tarfile.BLOCKSIZE)):
             raise InputError(f"{path} is damaged at byte {tar.offset}: no header of a member begins there")
     if unlabelled := sorted(images.keys() - labels.keys()):
+        if unlabelled[0] in wrong:
+            raise InputError(
+                f"{wrong[unlabelled[0]]!r} in {path} holds no label: a whole number from 0 up or a class's name is "
+                f"looked for, in JSON under {', '.join(JSON_NUMBERS[:4])} or {JSON_NAMES[0]}"
+            )
         raise InputError(
             f"{path} holds {len(unlabelled)} images without a .cls or .json label, such as {unlabelled[0]!r}"
         )
-    return [(*image, labels[key]) for key, image in images.items()]
+    return [(*image, labels[key][1]) for key, image in images.items()]
 
 
-def _label(extension: str, content: bytes) -> int | None:
+def _label(extension: str, content: bytes) -> str | None:
+    """A whole number or a class's name, as text; None where there is neither."""
+    text = content.decode("utf-8-sig", errors="replace").strip()
     if extension == "cls":
-        text = content.decode(errors="replace").strip()
-        return int(text) if re.fullmatch(r"\d{1,9}", text) else None
+        return str(int(text)) if re.fullmatch(r"\d{1,9}", text) else None
+    if extension == "txt":
+        number = re.fullmatch(r"\d{1,9}", text)
+        return str(int(text)) if number else text if text and "\n" not in text else None
     try:
-        document = json.loads(content)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    value = (
-        next((document[name] for name in ("label", "cls") if name in document), None)
-        if isinstance(document, dict)
-        else None
-    )
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if isinstance(document, int) and not isinstance(document, bool) and document >= 0:
+        return str(document)
+    if not isinstance(document, dict):
+        return None
+    here = _json_label(document)
+    nested = [found for value in document.values() if isinstance(value, dict) and (found := _json_label(value))]
+    return here or (nested[0] if len(nested) == 1 else None)
 
 
-def _class_names(shard: str, count: int) -> tuple[str, ...]:
-    """From a text file beside the shards or one directory above; otherwise the numbers."""
+def _json_label(document: dict[str, Any]) -> str | None:
+    for key in JSON_NUMBERS:
+        value = document.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return str(value)
+    names = (document.get(key) for key in JSON_NAMES)
+    return next((value.strip() for value in names if isinstance(value, str) and value.strip()), None)
+
+
+def _listed_class_names(shard: str) -> tuple[str, tuple[str, ...]] | None:
+    """(path, names) of a text file beside the shards or one directory above."""
     directory = shard.rpartition("/")[0] or "."
     for place in (directory, directory.rpartition("/")[0] or "."):
         listed = set() if is_remote(place) and place.startswith("http") else set(list_names(place))
         for name in CLASS_NAME_FILES:
             if name in listed:
-                names = tuple(read_text(join(place, name)).splitlines())
-                if len(names) < count:
-                    raise InputError(
-                        f"{join(place, name)} names {len(names)} classes, but the labels go up to {count - 1}"
-                    )
-                return names
-    return tuple(str(number) for number in range(count))
+                path = join(place, name)
+                return path, tuple(read_text(path).splitlines())
+    return None

@@ -40,11 +40,13 @@ class Finding:
 
 
 def run_directories(pattern: str) -> list[Path]:
-    """Directories that match a name or a glob.
+    """Directories that match a name or a glob; one that exists is taken by its name first.
 
     Raises:
         InputError: where there are none.
     """
+    if Path(pattern).is_dir():
+        return [Path(pattern)]
     found = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_dir()]
     if not found:
         raise InputError(f"no directory matches {pattern!r}")

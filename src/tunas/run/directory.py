@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,16 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
         write_text(path / MODEL_SPEC, model_spec)
         document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
         write_text(path / PARAMS, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def check_examples(path: Path, check: Callable[[dict[str, Any], Path], None]) -> None:
+    """Calls `check` with the parameters of the run in the directory, where there is one that goes on.
+
+    Raises:
+        InputError: what `check` raises.
+    """
+    if (path / PARAMS).exists():
+        check(read_params(path), path)
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.run.device import World
 
 STREAMS = ("controller", "cost", "weights", "dropout")
@@ -35,11 +36,20 @@ def seed_global_generators(seed: int) -> None:
     torch.manual_seed(number)
 
 
+OVERDUE = 5.0
+"""Seconds that a run which is asked to stop goes on waiting for a batch."""
+
+
 class StopRequest:
     """Whether SIGTERM or SIGINT asked the run to stop after the present step."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.since = 0.0
+
+    def is_overdue(self) -> bool:
+        """Whether the run was asked so long ago that it need not wait for another batch."""
+        return self.signal is not None and time.monotonic() - self.since > OVERDUE
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         is_again = self.signal is not None and number == signal.SIGINT
@@ -48,6 +58,7 @@ class StopRequest:
         ):  # a second Ctrl-C means now; torchrun itself hands on the first one
             raise KeyboardInterrupt
         self.signal = number
+        self.since = time.monotonic()
 
 
 class Stopped(Exception):
@@ -112,10 +123,20 @@ def run_steps(
     Raises:
         Stopped: after SIGTERM or SIGINT, once the present step is done and saved.
     """
-    with stop_requests() as stop, Progress(label, steps.stop, steps.start, shown=world.is_main) as progress:
+    with (
+        stop_requests() as stop,
+        stopped_when(stop.is_overdue),
+        Progress(label, steps.stop, steps.start, shown=world.is_main) as progress,
+    ):
         began = time.perf_counter()
+        scalars: dict[str, float] = {}
         for step in steps:
-            scalars = advance(step)
+            try:
+                scalars = advance(step)
+            except WaitingStopped:
+                if scalars and world.size == 1:
+                    save(step, scalars)
+                raise Stopped(stop.signal or signal.SIGTERM, step) from None
             done = step + 1
             if step % log_every == 0 or done == steps.stop:
                 log(step, scalars)

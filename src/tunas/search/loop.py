@@ -19,7 +19,15 @@ from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import alone_in, default_directory, open_run, read_params, write_result, writing_to
+from tunas.run.directory import (
+    alone_in,
+    check_examples,
+    default_directory,
+    open_run,
+    read_params,
+    write_result,
+    writing_to,
+)
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
@@ -274,11 +282,12 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
             f"{world.size}"
         )
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-    params = plan.params(config, **objective.facts(), **task.facts(), version=tunas.__version__)
+    params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
     params["ssd"] = space.name
 
     def begin() -> None:
-        open_run(directory, params, structure_to_json(space.structure), SEARCH_HARMLESS | {"version"})
+        check_examples(directory, task.check_same)
+        open_run(directory, params, structure_to_json(space.structure), SEARCH_HARMLESS | {"version"} | task.compared)
         with writing_to(directory):
             task.describe(directory)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunas.data.config import DataConfig
+from tunas.data.identity import COMPARED, Identity, check_same_classes, check_same_dataset, identity_of
 from tunas.data.images import normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
@@ -28,6 +30,7 @@ class ImageClassification(Task):
         config: where the images are, and how they are read.
         run_dir: directory of the run, in which caches lie where no other place is given.
         label_smoothing: share of the probability spread over all classes in the labels that are learned from.
+        weights_dir: to evaluate weights alone, the directory that they lie in; the classes must be those of its run.
 
     Raises:
         InputError: where there is nothing that can be read as a dataset.
@@ -35,11 +38,22 @@ class ImageClassification(Task):
 
     unit = "images"
     quality_name = "accuracy"
+    compared = COMPARED
 
-    def __init__(self, config: DataConfig, *, run_dir: Path | None = None, label_smoothing: float = LABEL_SMOOTHING):
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        run_dir: Path | None = None,
+        label_smoothing: float = LABEL_SMOOTHING,
+        weights_dir: Path | None = None,
+    ):
         self.config = config
         self.label_smoothing = label_smoothing
-        self.data: Data = open_data(config, run_dir=run_dir, describe=False)
+        run = None if weights_dir is None else identity_in(weights_dir)
+        self.data: Data = open_data(config, run_dir=run_dir, describe=False, run=run)
+        if run is not None and run.class_names:
+            check_same_classes(self.data.identity, run, weights_dir)
         self.name = self.data.name
         self.network_arguments = {"num_classes": self.data.num_classes}
         self.cost_arguments = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
@@ -70,11 +84,30 @@ class ImageClassification(Task):
     def facts(self) -> dict[str, Any]:
         return {"dataset": self.name, **self.cost_arguments}
 
+    def identity(self) -> dict[str, Any]:
+        return self.data.identity.params()
+
+    def check_same(self, params: Mapping[str, Any], where: Path) -> None:
+        if (run := identity_of(params)) is not None:
+            check_same_dataset(self.data.identity, run, where)
+
+    def evaluated_split(self, wanted: str) -> str:
+        return "test" if self.data.alone else wanted
+
     def describe(self, directory: Path) -> None:
         write_description(self.data, self.config, directory)
 
     def left_out(self) -> str | None:
         return self.data.bad_images.report()
+
+
+def identity_in(directory: Path) -> Identity:
+    """What the run in a directory was trained on; nothing known where there is no run."""
+    try:
+        params = json.loads((directory / "params.json").read_text())
+    except (OSError, ValueError):
+        params = {}
+    return (identity_of(params) if isinstance(params, dict) else None) or Identity((), None, 0)
 
 
 def _among_top(logits: Tensor, labels: Tensor) -> Tensor:

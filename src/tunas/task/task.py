@@ -23,6 +23,7 @@ class Task:
         quality_name: what the quality is called.
         network_arguments: what building a tower's network takes beside the architecture.
         cost_arguments: what pricing a space takes beside its name.
+        compared: names of facts and of the identity that `check_same` compares.
         metrics: counted over a whole split when a network is evaluated, in this order.
     """
 
@@ -31,6 +32,7 @@ class Task:
     quality_name = "quality"
     network_arguments: Mapping[str, Any] = {}
     cost_arguments: Mapping[str, Any] = {}
+    compared: frozenset[str] = frozenset()
     metrics: Mapping[str, Metric] = {}
 
     def size(self, split: str) -> int:
@@ -73,6 +75,21 @@ class Task:
     def facts(self) -> dict[str, Any]:
         """What `params.json` keeps of it: the next session of a run must find the same."""
         return {"dataset": self.name}
+
+    def identity(self) -> dict[str, Any]:
+        """What `params.json` keeps of the examples themselves, for `check_same` to compare."""
+        return {}
+
+    def check_same(self, params: Mapping[str, Any], where: Path) -> None:
+        """Compares the examples with those of the run whose `params.json` this is, before the run goes on.
+
+        Raises:
+            InputError: naming the first difference.
+        """
+
+    def evaluated_split(self, wanted: str) -> str:
+        """The split that stands for `wanted` where weights are evaluated alone."""
+        return wanted
 
     def describe(self, directory: Path) -> None:
         """Writes into the directory of a run what a reader of its results wants to know of the examples."""

@@ -26,7 +26,15 @@ from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
-from tunas.run.directory import alone_in, check_directory, default_directory, open_run, write_result, writing_to
+from tunas.run.directory import (
+    alone_in,
+    check_directory,
+    check_examples,
+    default_directory,
+    open_run,
+    write_result,
+    writing_to,
+)
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
@@ -84,7 +92,9 @@ def train(config: TrainConfig) -> TrainResult:
         ).expanduser()
         if config.mode == "eval":
             check_directory(directory)
-            return _evaluate_only(config, architecture, open_task(config, directory), world, directory)
+            weights_dir = Path(config.checkpoint).parent if config.checkpoint else directory
+            task = open_task(config, directory, weights_dir)
+            return _evaluate_only(config, architecture, task, world, directory)
         with alone_in(directory, world):
             task = open_task(config, directory)
             plan = plan_training(config, task.size(splits(config)[0]))
@@ -93,15 +103,16 @@ def train(config: TrainConfig) -> TrainResult:
                     f"the batch of {plan.batch} {task.unit} cannot be divided among {world.size} processes; choose a "
                     f"multiple of {world.size}"
                 )
-            params = plan.params(config, **task.facts())
+            params = plan.params(config, **task.facts(), **task.identity())
             params["ssd"] = space.name
 
             def begin() -> None:
+                check_examples(directory, task.check_same)
                 open_run(
                     directory,
                     params,
                     structure_to_json(scale_filters(architecture.structure, config.filters_multiplier)),
-                    TRAIN_HARMLESS,
+                    TRAIN_HARMLESS | task.compared,
                 )
                 with writing_to(directory):
                     task.describe(directory)
@@ -377,7 +388,7 @@ def _evaluate_only(
         load_tensors(network, trained.tensors, "")
         facts = {"weights": trained.which, "step": trained.step}
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    split = splits(config)[1]
+    split = task.evaluated_split(splits(config)[1])
     evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
     world.from_main(lambda: make_directory(directory))
     return _finish(config, architecture, task, world, directory, evaluation, split, **facts)

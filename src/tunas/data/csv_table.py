@@ -1,0 +1,214 @@
+"""A table of file names and labels: a CSV file of one's own, or metadata.csv / metadata.jsonl beside the images, as
+Hugging Face's imagefolder has it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tunas.data.examples import Source
+from tunas.data.file_table import FileExamples
+from tunas.data.labels import classes_of
+from tunas.data.split_names import WORDS, named_splits, split_of_word
+from tunas.data.storage import read_text
+from tunas.errors import InputError
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+EXTENSIONS = (".csv", ".tsv", ".jsonl")
+FILE_COLUMNS = (
+    "file_name",
+    "filename",
+    "file",
+    "filepath",
+    "file_path",
+    "path",
+    "image",
+    "image_path",
+    "name",
+    "image_id",
+    "id",
+)
+LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "target", "labels", "class_id", "label_id")
+SPLIT_COLUMNS = ("split", "subset", "set", "partition", "data_set", "data set")
+"""Each in the order in which the first that is there counts; upper and lower case are the same."""
+
+
+class Row(NamedTuple):
+    """One image: its path below the table's directory, label as text, and split, `all` where none is named."""
+
+    path: str
+    label: str
+    split: str
+
+
+def metadata_files(root: Path) -> list[Path]:
+    """The metadata file of a directory, or those of its splits' directories, which must have a label column."""
+    for place in (root, *_split_places(root)):
+        if found := [place / name for name in METADATA if (place / name).is_file()]:
+            others = (
+                [p / n for p in _split_places(root) for n in METADATA if (p / n).is_file()] if place != root else []
+            )
+            paths = others or found[:1]
+            return paths if all(_has_labels(path) for path in paths) else []
+    return []
+
+
+def open_table(path: Path) -> Source:
+    """The dataset in a CSV, TSV or JSON Lines file.
+
+    Raises:
+        InputError: where columns are missing, a file is listed twice or is not there, or a split's name is unknown.
+    """
+    return _source(path.resolve().stem, path.parent, [(path, "")])
+
+
+def open_metadata(root: Path) -> Source:
+    """The dataset of an imagefolder with metadata files; the splits' directories name the splits."""
+    return _source(
+        root.resolve().name, root, [(path, os.path.relpath(path.parent, root)) for path in metadata_files(root)]
+    )
+
+
+def _source(title: str, root: Path, tables: Sequence[tuple[Path, str]]) -> Source:
+    by_split: dict[str, list[Row]] = {}
+    for path, below in tables:
+        for row in _rows(path):
+            directory = os.path.normpath(os.path.join(below, row.path)).split(os.sep)[0]
+            split = row.split if row.split != "all" else split_of_word(directory) or "all"
+            by_split.setdefault(split, []).append(row._replace(path=os.path.normpath(os.path.join(below, row.path))))
+    where = str(tables[0][0])
+    if len(by_split) > 1 and "all" in by_split:
+        raise InputError(
+            f"{where} names a split for some images but none for others, such as {by_split['all'][0].path}"
+        )
+    if not by_split:
+        raise InputError(f"{where} lists no images")
+    class_names, labels = classes_of([[row.label for row in rows] for rows in by_split.values()], where)
+    parts = {
+        split: _examples(where, root, rows, part, class_names)
+        for (split, rows), part in zip(by_split.items(), labels, strict=True)
+    }
+    train = parts.get("train", parts.get("all"))
+    held = [parts[split] for split in ("valid", "test") if split in parts]
+    valid = held[0] if len(held) == 2 and train is not None else None
+    return Source(
+        title,
+        "csv",
+        class_names,
+        train,
+        held[-1] if valid is not None else held[0] if held else None,
+        valid=valid,
+        names_splits="all" not in parts,
+    )
+
+
+def _examples(
+    where: str, root: Path, rows: Sequence[Row], labels: np.ndarray, class_names: Sequence[str]
+) -> FileExamples:
+    """Ordered by class and then by path, as class folders are.
+
+    Raises:
+        InputError: where a file is listed twice, or is not there.
+    """
+    order = sorted(range(len(rows)), key=lambda k: (int(labels[k]), rows[k].path))
+    numbers: dict[str, int] = {}
+    places = []
+    for k in order:
+        directory, _, name = rows[k].path.rpartition(os.sep)
+        places.append((numbers.setdefault(directory, len(numbers)), os.fsencode(name)))
+    paths = sorted(row.path for row in rows)
+    if twice := next((a for a, b in itertools.pairwise(paths) if a == b), None):
+        raise InputError(f"{where} lists {twice} more than once")
+    known = {directory: _names_in(root / directory) for directory in numbers}
+    missing = [path for path in paths if path.rpartition(os.sep)[2] not in known[path.rpartition(os.sep)[0]]]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(rows)} files that {where} lists are not there, such as {root / missing[0]}; paths "
+            f"are relative to the directory of the list"
+        )
+    return FileExamples(str(root), list(numbers), places, labels[order], class_names)
+
+
+def _names_in(directory: Path) -> set[str]:
+    try:
+        return set(os.listdir(directory))
+    except OSError:
+        return set()
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    for number, row in enumerate(_records(path), start=1):
+        name, label = (_value(row, columns) for columns in (FILE_COLUMNS, LABEL_COLUMNS))
+        if not name or label is None or not label.strip():
+            raise InputError(
+                f"row {number} of {path} has no {'file name' if not name else 'label'}; columns are found by name, "
+                f"such as file_name and label"
+            )
+        split = (_value(row, SPLIT_COLUMNS) or "").strip()
+        canonical = split_of_word(split) if split else "all"
+        if canonical is None:
+            raise InputError(f"row {number} of {path} is of split {split!r}; known are {', '.join(WORDS)}")
+        yield Row(name.strip(), label.strip(), canonical)
+
+
+def _value(row: Mapping[str, str], columns: Sequence[str]) -> str | None:
+    return next((row[column] for column in columns if column in row), None)
+
+
+def _records(path: Path) -> Iterator[dict[str, str]]:
+    """Rows by lower-case column name."""
+    text = read_text(str(path))
+    if path.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield _json_row(path, number, line)
+        return
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    columns = {(column or "").strip().lower() for column in reader.fieldnames or ()}
+    for kind, known in (("file names", FILE_COLUMNS), ("labels", LABEL_COLUMNS)):
+        if not columns & set(known):
+            raise InputError(
+                f"{path} has no column of {kind}: it has {', '.join(sorted(columns)) or 'none'}; name one of them "
+                f"{known[0]}"
+            )
+    for row in reader:
+        if any(row.values()):
+            yield {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
+
+
+def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"line {number} of {path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"line {number} of {path} must hold a JSON object")
+    return {str(name).lower(): str(value) for name, value in document.items() if isinstance(value, (str, int, float))}
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether there is a column of labels; captions and the like have none, and then directories are the classes."""
+    if path.suffix == ".jsonl":
+        row = next(_records(path), {})
+        return bool(set(row) & set(LABEL_COLUMNS))
+    header = read_text(str(path)).partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)
+    return bool({name.strip().strip('"').lower() for name in header.split(delimiter)} & set(LABEL_COLUMNS))
+
+
+def _split_places(root: Path) -> list[Path]:
+    try:
+        names = [name for name in sorted(os.listdir(root)) if (root / name).is_dir()]
+    except OSError:
+        return []
+    return [root / name for name in named_splits(names, str(root)).values()]

@@ -1,0 +1,473 @@
+"""Datasets of the Hugging Face hub: parquet files as the hub has them, and what `save_to_disk` writes (Arrow files).
+Read by pyarrow, an optional extra, without the `datasets` package."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tunas.data.examples import BadImageError, Source, digest, stem
+from tunas.data.index import shards_key
+from tunas.data.labels import classes_of
+from tunas.data.order import WINDOW, windows
+from tunas.data.progress import progress
+from tunas.data.shared import SharedArrays
+from tunas.data.split_names import files_by_split, split_of_word
+from tunas.data.storage import (
+    DamagedFileError,
+    asked,
+    concurrently,
+    is_remote,
+    join,
+    list_names,
+    open_binary,
+    read_text,
+    state_of,
+    storage_error,
+)
+from tunas.data.webdataset import matching_files
+from tunas.errors import InputError
+
+PARQUET = ".parquet"
+STATE, SPLITS = "state.json", "dataset_dict.json"
+"""Of `save_to_disk`: for one split, and the list of several."""
+IMAGE_COLUMNS = ("image", "img", "picture", "images", "image_bytes", "bytes", "jpg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "target", "cls")
+KEPT_ROWS = 2 * WINDOW + 500
+"""Rows whose row groups a process keeps: a window of the order and most of the next one."""
+FEW_CLASSES = 4
+"""Where row groups hold this many times fewer classes than they could, the rows are sorted by class."""
+log = logging.getLogger("tunas.data")
+
+
+class Columns(NamedTuple):
+    """What the columns are called, and the names of the classes where the file's own metadata lists them."""
+
+    image: str
+    label: str
+    is_struct: bool
+    class_names: tuple[str, ...] | None
+
+
+class ArrowExamples:
+    """Rows of parquet or Arrow files. A row group is read as a whole and kept for a while; an Arrow file is mapped.
+
+    Args:
+        files: paths.
+        groups: int64 `[row groups, 3]`: file, number of the row group in it, rows. Of an Arrow file, the whole file.
+        labels: int `[rows]`.
+        columns: what to read.
+        class_names: in the order of the labels.
+    """
+
+    def __init__(
+        self, files: Sequence[str], groups: np.ndarray, labels: np.ndarray, columns: Columns, class_names: Sequence[str]
+    ):
+        self._files = list(files)
+        self._groups = groups
+        self._ends = np.cumsum(groups[:, 2])
+        self._columns = columns
+        self._class_names = tuple(class_names)
+        self._tables = SharedArrays(labels=np.asarray(labels, np.int32))
+        self._open: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def __len__(self) -> int:
+        return len(self._tables["labels"])
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """(row group of the table, row in it)."""
+        group = int(np.searchsorted(self._ends, index, side="right"))
+        return group, index - (int(self._ends[group - 1]) if group else 0)
+
+    def name(self, index: int) -> str:
+        group, row = self._place(index)
+        file, number, _ = self._groups[group]
+        first = self._groups[(self._groups[:, 0] == file) & (self._groups[:, 1] < number), 2].sum()
+        return f"row {first + row} of {self._files[file]}"
+
+    def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
+        places = [self._place(index) for index in indices]
+        found: list[bytes | OSError] = [b""] * len(places)
+        for k in sorted(range(len(places)), key=lambda k: places[k]):
+            group, row = places[k]
+            try:
+                found[k] = self._images(group)[row].as_py() or b""
+            except OSError as error:
+                found[k] = error
+        return found
+
+    def _images(self, group: int) -> Any:
+        """The encoded images of a row group, a pyarrow array of bytes."""
+        if group in self._open:
+            self._open.move_to_end(group)
+            return self._open[group]
+        file, number, _ = self._groups[group].tolist()
+        images = asked(lambda: _image_column(self._files[file], number, self._columns))
+        self._open[group] = images
+        if not self._files[file].endswith(".arrow"):
+            while len(self._open) > 1 and sum(map(len, self._open.values())) > KEPT_ROWS:
+                self._open.popitem(last=False)
+        return images
+
+    def parse(self, index: int, content: bytes) -> tuple[bytes, int]:
+        if not content:
+            raise BadImageError("the row holds no image bytes")
+        return content, int(self._tables["labels"][index])
+
+    def labels(self) -> np.ndarray:
+        return self._tables["labels"]
+
+    def file_ids(self) -> list[tuple[int, str]]:
+        """By the paths beside the images, where all have one; otherwise by number."""
+        paths = [path for file in self._files for path in _image_paths(file, self._columns)]
+        names = [stem(path) for path in paths if path]
+        if len(names) < len(self):
+            names = [str(index) for index in range(len(self))]
+        return list(zip(self._tables["labels"].tolist(), names, strict=True))
+
+    def identity(self) -> str:
+        names = (path.rpartition("/")[2] for path in self._files)
+        return digest(*names, np.ascontiguousarray(self._groups).tobytes(), self._tables["labels"].tobytes())
+
+    def fingerprint(self, indices: np.ndarray) -> str:
+        labels = np.ascontiguousarray(self._tables["labels"][indices])
+        return digest(
+            shards_key("arrow", self._files), np.ascontiguousarray(indices, "<i8").tobytes(), labels.tobytes()
+        )
+
+    def read_groups(self) -> np.ndarray | None:
+        if all(path.endswith(".arrow") for path in self._files):
+            return None
+        return np.repeat(np.arange(len(self._groups)), self._groups[:, 2])
+
+
+def parquet_files(dataset_dir: str) -> list[str]:
+    """Parquet files in a directory, in data/ or directories of splits below it, or that a pattern leads to."""
+    if found := [path for path in matching_files(dataset_dir, (PARQUET,)) if path.endswith(PARQUET)]:
+        return found
+    for inner in ("data", "default"):
+        if found := [path for path in matching_files(join(dataset_dir, inner), (PARQUET,)) if path.endswith(PARQUET)]:
+            return found
+    return []
+
+
+def looks_like_saved(dataset_dir: str) -> bool:
+    """Whether `save_to_disk` wrote the directory."""
+    return bool({STATE, SPLITS} & set(list_names(dataset_dir)))
+
+
+def open_parquet(dataset_dir: str) -> Source:
+    """The dataset in parquet files.
+
+    Raises:
+        InputError: where pyarrow is not installed, only some files name a split, or columns are missing.
+    """
+    files = parquet_files(dataset_dir)
+    if not files:
+        raise InputError(f"{dataset_dir} leads to no parquet files")
+    return _source(_title(dataset_dir), files_by_split(files))
+
+
+def open_saved(dataset_dir: str) -> Source:
+    """The dataset that `datasets.Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote.
+
+    Raises:
+        InputError: where pyarrow is not installed, or files are missing or damaged.
+    """
+    if is_remote(dataset_dir):
+        raise InputError(f"Arrow files must lie on this machine, unlike {dataset_dir}; parquet files need not")
+    root = Path(dataset_dir)
+    if (root / SPLITS).exists():
+        listed = _json(root / SPLITS).get("splits")
+        splits = {str(name): root / str(name) for name in listed} if isinstance(listed, list) else {}
+    else:
+        splits = {"all": root}
+    by_split: dict[str, list[str]] = {}
+    for name, directory in splits.items():
+        split = "all" if name == "all" else split_of_word(name)
+        if split is None:
+            log.warning("the split %r of %s is not read", name, root)
+            continue
+        try:
+            files: Any = _json(directory / STATE)["_data_files"]
+            by_split[split] = [str(directory / os.path.basename(file["filename"])) for file in files]
+        except (KeyError, TypeError):
+            raise InputError(f"{directory / STATE} lists no data files") from None
+    return _source(_title(dataset_dir), by_split)
+
+
+def _source(title: str, by_split: dict[str, list[str]]) -> Source:
+    read = {split: _read_tables(split, files) for split, files in by_split.items()}
+    read = {split: part for split, part in read.items() if len(part[1])}
+    if not read:
+        raise InputError(f"{title} holds no rows")
+    no_test = ""
+    for split in ("valid", "test"):
+        if split in read and all(text == "-1" for text in np.unique(read[split][1])):
+            no_test = f"the split {split} of {title} is not read: its images have no labels"
+            del read[split]
+    columns = next(iter(read.values()))[2]
+    where = next(iter(by_split.values()))[0]
+    if columns.class_names is not None:
+        class_names = columns.class_names
+        labels = {split: _numbers(texts, len(class_names), where) for split, (_, texts, _) in read.items()}
+        if differing := next((s for s, (_, _, c) in read.items() if c.class_names != class_names), None):
+            raise InputError(f"the {differing} files of {title} name other classes, or in another order, than {where}")
+    else:
+        class_names, found = classes_of([texts for _, texts, _ in read.values()], where)
+        labels = dict(zip(read, found, strict=True))
+    parts = {
+        split: ArrowExamples(by_split[split], groups, labels[split], each, class_names)
+        for split, (groups, _, each) in read.items()
+    }
+    train = parts.get("train", parts.get("all"))
+    if train is not None:
+        _warn_where_sorted(title, train, len(class_names))
+    held = [parts[split] for split in ("valid", "test") if split in parts]
+    valid = held[0] if len(held) == 2 and train is not None else None
+    test = held[-1] if valid is not None else held[0] if held else None
+    return Source(
+        title, "huggingface", class_names, train, test, valid=valid, names_splits="all" not in parts, no_test=no_test
+    )
+
+
+def _warn_where_sorted(title: str, train: ArrowExamples, classes: int) -> None:
+    """Says where images that are read together are of few classes, because batches then are too (see `order.py`)."""
+    groups = train.read_groups()
+    if groups is None or windows(groups) is None:
+        return
+    pairs = len(np.unique(groups * classes + train.labels()))
+    rows = len(groups) / (groups[-1] + 1)
+    possible = min(classes, rows)
+    if possible >= 2 and pairs / (groups[-1] + 1) <= max(1.5, possible / FEW_CLASSES):
+        log.warning(
+            "the rows of %s are sorted by class, and so are batches of them: shuffle the dataset before it is written, "
+            "or write it with save_to_disk",
+            title,
+        )
+
+
+def _numbers(texts: np.ndarray, count: int, where: str) -> np.ndarray:
+    try:
+        labels = texts.astype(np.int64)
+    except ValueError:
+        raise InputError(f"the labels of {where} are not the numbers that its metadata says") from None
+    if len(labels) and not 0 <= labels.min() <= labels.max() < count:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise InputError(f"a label of {where} is {wrong}; its metadata names {count} classes, from 0 to {count - 1}")
+    return labels
+
+
+def _read_tables(split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, Columns]:
+    """(row groups as `ArrowExamples` has them, labels as text, columns) of the files of a split."""
+    with progress(f"indexing {split}", len(files)) as advance:
+
+        def table(path: str) -> tuple[list[int], np.ndarray, Columns]:
+            try:
+                found = asked(lambda: _rows_and_labels(path))
+            except OSError as error:
+                raise storage_error(path, error) from None
+            advance(1)
+            return found
+
+        read = concurrently(table, files)
+    groups = [(file, number, rows) for file, (counts, _, _) in enumerate(read) for number, rows in enumerate(counts)]
+    texts = [texts for _, texts, _ in read if len(texts)]
+    columns = read[0][2]
+    for path, (_, _, other) in zip(files, read, strict=True):
+        if other != columns:
+            raise InputError(f"{path} has other columns or class names than {files[0]}")
+    return np.array(groups, np.int64).reshape(-1, 3), np.concatenate(texts) if texts else np.empty(0, np.str_), columns
+
+
+def _rows_and_labels(path: str) -> tuple[list[int], np.ndarray, Columns]:
+    """(rows of every row group, labels as text, columns) of a file."""
+    _require_pyarrow(path)
+    import pyarrow as pa
+
+    try:
+        if path.endswith(".arrow"):
+            table = _mapped_table(path)
+            columns = _columns(path, table.schema)
+            return [len(table)], _texts(path, table.column(columns.label)), columns
+        file = _parquet(path)
+        columns = _columns(path, file.schema_arrow)
+        labels = file.read([columns.label], use_threads=False).column(columns.label)
+        rows = [file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups)]
+        return rows, _texts(path, labels), columns
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path} is damaged, or no parquet or Arrow file: {str(error).splitlines()[0]}") from None
+
+
+def _texts(path: str, column: Any) -> np.ndarray:
+    import pyarrow as pa
+
+    if column.null_count:
+        raise InputError(f"{column.null_count} rows of {path} have no label")
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (
+        pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    ):
+        raise InputError(f"the labels of {path} are of type {column.type}; whole numbers or names are read")
+    return np.asarray(
+        column.cast(pa.string()).to_numpy(zero_copy_only=False)
+        if not pa.types.is_integer(column.type)
+        else column.to_numpy(),
+        dtype=np.str_,
+    )
+
+
+def _columns(path: str, schema: Any) -> Columns:
+    """The columns of images and of labels: by the file's own metadata, or else by type and name."""
+    import pyarrow as pa
+
+    features = _features(schema)
+    kinds = {field.name: field.type for field in schema}
+
+    def is_struct(kind: Any) -> bool:
+        return pa.types.is_struct(kind) and any(child.name == "bytes" for child in kind)
+
+    def is_bytes(kind: Any) -> bool:
+        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+    images = [name for name, feature in features.items() if _type(feature) == "Image" and name in kinds]
+    images = images or [name for name, kind in kinds.items() if is_struct(kind)]
+    images = images or [name for name, kind in kinds.items() if is_bytes(kind)]
+    labels = [name for name, feature in features.items() if _type(feature) == "ClassLabel" and name in kinds]
+    labels = labels or [name for name in LABEL_COLUMNS if name in kinds]
+    image, label = (
+        _chosen(path, "images", images, IMAGE_COLUMNS, kinds),
+        _chosen(path, "labels", labels, LABEL_COLUMNS, kinds),
+    )
+    if not is_struct(kinds[image]) and not is_bytes(kinds[image]):
+        raise InputError(f"the column {image!r} of {path} is of type {kinds[image]}, which holds no encoded images")
+    names = features.get(label, {}).get("names")
+    class_names = tuple(map(str, names)) if isinstance(names, list) and names else None
+    return Columns(image, label, is_struct(kinds[image]), class_names)
+
+
+def _chosen(path: str, what: str, found: Sequence[str], preferred: Sequence[str], kinds: dict[str, Any]) -> str:
+    if len(found) == 1:
+        return found[0]
+    if name := next((name for name in preferred if name in found), None):
+        return name
+    raise InputError(
+        f"{path} must have one column of {what}, or one called {preferred[0]!r}; it has "
+        f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}"[:300]
+    )
+
+
+def _features(schema: Any) -> dict[str, Any]:
+    """What the `datasets` package notes in the schema of its files: a description by column."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return found if isinstance(found, dict) else {}
+    except (KeyError, ValueError, TypeError):
+        return {}
+
+
+def _type(feature: Any) -> str:
+    return str(feature.get("_type")) if isinstance(feature, dict) else ""
+
+
+def _image_column(path: str, number: int, columns: Columns) -> Any:
+    """The encoded images of a row group (of an Arrow file, of all of it) as a pyarrow array of bytes."""
+    import pyarrow as pa
+
+    try:
+        if path.endswith(".arrow"):
+            column = _mapped_table(path).column(columns.image)
+        else:
+            wanted = f"{columns.image}.bytes" if columns.is_struct else columns.image
+            column = _parquet(path).read_row_group(number, [wanted], use_threads=False).column(columns.image)
+    except pa.ArrowInvalid as error:
+        raise DamagedFileError(f"it is damaged: {str(error).splitlines()[0]}") from None
+    if not columns.is_struct:
+        return column
+    return pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+
+
+def _image_paths(path: str, columns: Columns) -> list[str | None]:
+    """The file names that the images of a file once had; nothing where the file does not say."""
+    if not columns.is_struct:
+        return []
+    if path.endswith(".arrow"):
+        column = _mapped_table(path).column(columns.image)
+    else:
+        names = [f"{columns.image}.path"]
+        file = _parquet(path)
+        column = (
+            file.read(names, use_threads=False).column(columns.image) if "path" in _children(file, columns) else None
+        )
+    if column is None or all(field.name != "path" for field in column.type):
+        return []
+    return [name for chunk in column.chunks for name in chunk.field("path").to_pylist()]
+
+
+def _children(file: Any, columns: Columns) -> list[str]:
+    return [field.name for field in file.schema_arrow.field(columns.image).type]
+
+
+def _parquet(path: str) -> Any:
+    import pyarrow.parquet as pq
+
+    state = "" if is_remote(path) else state_of(path)
+    if path not in _opened or _opened[path][0] != state:
+        source = open_binary(path) if is_remote(path) else path
+        _opened[path] = state, pq.ParquetFile(source, memory_map=not is_remote(path), pre_buffer=False)
+    return _opened[path][1]
+
+
+def _mapped_table(path: str) -> Any:
+    import pyarrow as pa
+
+    with pa.memory_map(path) as file:
+        try:
+            return pa.ipc.open_stream(file).read_all()
+        except pa.ArrowInvalid:
+            return pa.ipc.open_file(file).read_all()
+
+
+_opened: dict[str, tuple[str, Any]] = {}
+"""Parquet files of this process with their states, whose footers need not be read again."""
+
+
+def _forget() -> None:
+    _opened.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)  # a position in a file is not to be shared
+
+
+def _require_pyarrow(path: str) -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise InputError(f"{path} is read by pyarrow: pip install 'tunas-torch[huggingface]'") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_text(str(path)))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return document
+
+
+def _title(dataset_dir: str) -> str:
+    name = dataset_dir.rstrip("/").rpartition("/")[2]
+    return name if name and not any(sign in name for sign in "*?[{") else "huggingface"
