@@ -96,6 +96,21 @@ def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch):
     assert saved == [3]
 
 
+def test_processes_end_in_order(datasets):
+    """Exit code 0 each, or the handler that another loader of the program installs would call it a failure."""
+    streams = [streamed(datasets), streamed(datasets)]
+    for stream in streams:
+        next(stream)
+    processes = multiprocessing.active_children()
+    streams[0].close()
+    next(streams[1])
+    streams[1].close()
+    assert len(processes) == 4
+    for process in processes:
+        process.join(10)
+    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+
+
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 from tunas.data import DataConfig, open_data

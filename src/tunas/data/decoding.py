@@ -12,7 +12,6 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal
@@ -288,10 +287,22 @@ def _started(loader: DataLoader[Chunk]) -> Any:
     torch installs a handler of SIGCHLD that raises wherever the run happens to be. It does so in the main thread alone,
     so another one starts the processes; that one of them ended is noticed within seconds all the same.
     """
-    with ThreadPoolExecutor(1) as pool:
-        made = pool.submit(iter, loader).result()
-    _running.add(made)
-    return made
+    outcome: list[Any] = []
+
+    def start() -> None:
+        try:
+            outcome.append(iter(loader))
+        except BaseException as error:
+            outcome.append(error)
+
+    # No pool: a forked process would wait for the pool's thread at its end, which it is itself, and exit with 1.
+    thread = threading.Thread(target=start, name="tunas-start")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    _running.add(outcome[0])
+    return outcome[0]
 
 
 def _told(made: Any) -> Iterator[Chunk]:
@@ -323,6 +334,10 @@ def _end_all() -> None:
     for made in list(_running):
         kill(made._workers)
     _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_running.clear)  # they are the run's to end
 
 
 def kill(processes: Sequence[BaseProcess]) -> None:
