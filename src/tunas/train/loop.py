@@ -420,6 +420,8 @@ def _evaluate_only(
     if config.checkpoint is None and config.checkpoint_dir is None:
         raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
     if config.follow:
+        if config.checkpoint is not None:
+            raise InputError("--follow scores the checkpoints in --checkpoint_dir: leave out --checkpoint")
         return _follow(config, architecture, task, world, directory)
     network = _network(as_trained(config, directory), architecture, task)
     if config.checkpoint is not None:
@@ -479,11 +481,13 @@ def _finish(
         **facts,
         **task.facts(),
         f"bad_{task.unit}": task.left_out(),
+        **({"evaluation_view": dict(task.evaluation_view)} if evaluation and task.evaluation_view else {}),
         "parameters": count_parameters(scaled, **task.network_arguments),
         "macs": count_macs(scaled, **task.cost_arguments),
         **cost,
         "seed": config.seed,
         "checkpoint": config.checkpoint,
+        "init_from": config.init_from,
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
         "git_commit": git_commit(),
     }
