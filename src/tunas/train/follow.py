@@ -51,13 +51,14 @@ def followed(
     """
     if which == "best":
         raise InputError("--follow scores every new checkpoint; --which=best is for when the training has ended")
-    where = world.from_main(lambda: make_directory(directory / FOLLOWED))
+    where = directory / FOLLOWED  # made later: a training begins in an empty directory only
     events = EventLog(where) if world.is_main else None
     rows: list[Row] = []
     step = -1
     try:
         while True:
             weights, steps = world.from_main(partial(_next, directory, which, step))
+            world.from_main(lambda: make_directory(where))
             step = weights.step
             found = evaluate(weights.tensors)
             rows.append({"step": step, **{f"eval_{name}": value for name, value in found.metrics.items()}})
