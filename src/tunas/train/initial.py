@@ -145,8 +145,8 @@ def _inherited(shared: Tensor, run: Path, config: TrainConfig, architecture: Arc
             f"--init_from: the search in {run} was of {params.get('ssd')}, the architecture is of "
             f"{architecture.space.name}"
         )
-    is_tower = isinstance(architecture.space.structure, Tower)
-    supernet = SuperNet(architecture.space, **({"num_classes": int(params["num_classes"])} if is_tower else {}))
+    classes = {"num_classes": int(params["num_classes"])} if "num_classes" in params else {}
+    supernet = SuperNet(architecture.space, **classes)  # type: ignore[arg-type]
     flat = supernet.flatten()
     if flat.shape != shared.shape:
         raise InputError(f"--init_from: the checkpoint of the search in {run} does not fit {architecture.space.name}")
