@@ -1,4 +1,4 @@
-"""The evaluation view is what docs/imagenet.md says, with Pillow alone."""
+"""The evaluation view is what docs/data.md says, with Pillow alone."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 from tunas.data import DataConfig, open_data
 from tunas.data.images import decode, evaluation_view
 
-PAGE = Path(__file__).parents[2] / "docs" / "imagenet.md"
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 def snippet():
