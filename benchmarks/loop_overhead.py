@@ -53,7 +53,7 @@ def main(options: Options) -> None:
         return run
 
     search._train = timed("network", search._train)  # type: ignore[method-assign]
-    search._validate = timed("network", search._validate)  # type: ignore[method-assign]
+    search.qualities = timed("network", search.qualities)  # type: ignore[method-assign]
     first = plan.rl_delay_steps
     train = task.stream("train", plan.batch, seed=0, start_step=first)
     valid = task.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first)

@@ -182,6 +182,28 @@ def evaluation_view(pixels: Tensor, size: int) -> Tensor:
     return torch.from_numpy(np.array(resized))
 
 
+def evaluation_recipe(size: int, *, cropped: bool = True) -> dict[str, Any]:
+    """The evaluation view in words, exact enough for someone else to make the same pixels.
+
+    Args:
+        size: S.
+        cropped: False for images that are only resized, the embedded digits.
+    """
+    crop = {
+        "crop_side": "max(1, int(min(height, width) * 224 / 256))",
+        "crop_top": "(height - crop_side + 1) // 2",
+        "crop_left": "(width - crop_side + 1) // 2",
+        "resize": f"the crop to {size} x {size} by Pillow's Image.Resampling.BICUBIC",
+    }
+    resized = {"resize": f"8 x 8 to {size} x {size} by torch's interpolate, bicubic, antialias=True, rounded"}
+    return {
+        **(crop if cropped else resized),
+        "normalize": "(pixel / 255 - mean) / std, RGB",
+        "mean": list(MEAN),
+        "std": list(STD),
+    }
+
+
 def central_crop(height: int, width: int) -> Crop:
     side = max(1, int(min(height, width) * EVALUATION_CROP))
     return Crop((height - side + 1) // 2, (width - side + 1) // 2, side, side)

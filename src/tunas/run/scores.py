@@ -13,6 +13,8 @@ from tunas.files import write_text
 from tunas.run.directory import writing_to
 
 SUMMARY = "summary.csv"
+FIRST_COLUMNS = ("epoch", "step", "train_loss", "learning_rate", "reward", "entropy", "cost")
+"""Those that there are of them, before the others by name: rows out of a checkpoint have lost their order."""
 
 Row = dict[str, Any]
 """Column -> number."""
@@ -28,12 +30,13 @@ def is_due(done: int, steps: int, every: float | None) -> bool:
 
 
 def write_summary(directory: Path, rows: Sequence[Row]) -> None:
-    """Writes the rows as `summary.csv`, the columns as they first appear.
+    """Writes the rows as `summary.csv`.
 
     Raises:
         InputError: where the disk is full or the directory cannot be written.
     """
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    names = {name for row in rows for name in row}
+    columns = [name for name in FIRST_COLUMNS if name in names] + sorted(names - set(FIRST_COLUMNS))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()

@@ -10,6 +10,7 @@ from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.defaults import (
     BATCH,
     EPOCHS,
+    EVAL_EVERY,
     MOMENTUM,
     WEIGHT_DECAY,
     WEIGHT_DECAY_BF16,
@@ -57,6 +58,10 @@ class SearchConfig(TaskConfig):
     epochs: float | None = None
     """Passes over the training split. 90 where left out, 24 on the embedded digits."""
 
+    minutes: float | None = None
+    """How long the run may take, in place of epochs. A few steps are timed on this machine first, and the schedule is
+    laid out for as many as fit; a run that goes on keeps it."""
+
     train_batch_size: int | None = None
     """Images per step, over all replicas. 4096 where left out, or fewer where the dataset is small (a power of two that
     leaves at least 16 steps per epoch)."""
@@ -64,6 +69,10 @@ class SearchConfig(TaskConfig):
     replicas: int | None = None
     """Architectures sampled per step, each on its own share of the batch. One for every 128 images where left out (for
     every 16 in batches below 512, but at most 4)."""
+
+    eval_every: float | None = None
+    """Epochs between two measurements of the most likely architecture on the held-out part, with shared weights: a
+    figure to log. 1 where left out."""
 
     model_learning_rate: float = PEAK_LEARNING_RATE
     """Peak learning rate of the shared weights, per 256 images."""
@@ -172,7 +181,7 @@ class SearchConfig(TaskConfig):
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
 
 
-SEARCH_HARMLESS = HARMLESS | {"rl_cost_model_tolerance"}
+SEARCH_HARMLESS = HARMLESS | {"rl_cost_model_tolerance", "eval_every", "eval_steps"}
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,7 @@ class SearchPlan:
         learning_rate, rl_learning_rate: scaled to this batch.
         warmup_steps, rl_delay_steps, increase_ops_steps, increase_filters_steps: in steps.
         rl_growth: how many times the controller's learning rate grows.
+        eval_steps: steps between two measurements of the most likely architecture, not necessarily whole.
     """
 
     steps: int
@@ -210,6 +220,7 @@ class SearchPlan:
     precision: str
     log_every: int
     checkpoint_every: int
+    eval_steps: float
 
     def params(self, config: SearchConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says: the configuration, what follows from it, and `facts`."""
@@ -230,6 +241,7 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         "epochs",
         "train_batch_size",
         "replicas",
+        "eval_every",
         "model_learning_rate",
         "rl_learning_rate",
         "rl_cost_model_target",
@@ -314,6 +326,7 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         precision=precision,
         log_every=config.log_every or max(1, min(100, steps // 200)),
         checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
+        eval_steps=(config.eval_every or EVAL_EVERY) * train_size / batch,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from tunas.nn.supernet import SuperNet
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
+from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import (
@@ -35,6 +38,7 @@ from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
+from tunas.search.scoring import Scoring
 from tunas.space import Architecture, Space, get_space, structure_to_json
 from tunas.task.batches import as_float, on_device, piece, split
 from tunas.task.opening import open_task
@@ -110,8 +114,8 @@ class Search:
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        qualities = self._validate(
-            samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
+        qualities = self.qualities(
+            samples.indices, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
         )
         measured = self.world.gather(torch.cat([losses, qualities[:, None]], 1)).cpu().double().numpy()
         self._check_finite(step, samples, measured)
@@ -170,12 +174,12 @@ class Search:
         return 0.5 * decay * torch.dot(squares, squares.new_tensor(used.shares))
 
     @torch.no_grad()
-    def _validate(self, samples: Samples, batch: Batch, used: int) -> Tensor:
-        """`[local replicas]`: quality of each one's architecture on the first `used` examples of its share of the
-        validation batch."""
+    def qualities(self, indices: np.ndarray, batch: Batch, used: int) -> Tensor:
+        """`[local replicas]`: quality of each replica's row of `indices` on the first `used` examples of its share of
+        the validation batch."""
         qualities = []
         for replica, inputs, targets in self._shares(batch, self.plan.valid_share):
-            outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
+            outputs = self._outputs(piece(inputs, 0, used), indices[replica])
             qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
         return torch.stack(qualities)
 
@@ -274,8 +278,10 @@ def search(config: SearchConfig) -> SearchResult:
 
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
+    began = time.monotonic()
     task = open_task(config, directory)
-    plan = plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
+    config = within_minutes(config, directory, world, began, lambda config: trial(space, task, config, world))
+    plan = _plan(config, task, world)
     if plan.replicas % world.size:
         raise InputError(
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
@@ -295,6 +301,26 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
     return _run(space, task, plan, config, objective, world, directory)
 
 
+def _plan(config: SearchConfig, task: Task, world: World) -> SearchPlan:
+    return plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
+
+
+def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial:
+    """The search with its default epochs, to time its steps: its learning rates are 0."""
+    plan = dataclasses.replace(_plan(config, task, world), learning_rate=0.0, rl_learning_rate=0.0)
+    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    state = Search(space, task, plan, config, objective, world)
+    shard = (world.rank, world.size)
+
+    def step(place: float) -> None:
+        state.step(int(place * plan.steps), next(train), next(valid))
+
+    train = task.stream("train", plan.batch, seed=config.seed, shard=shard, augment=True)
+    valid = task.stream("valid", plan.valid_share * plan.replicas, seed=config.seed, shard=shard, augment=False)
+    passes = FORWARD_AND_BACKWARD + plan.valid_share / plan.share
+    return Trial(step, ended(train, valid), plan.batch, task.size("train"), task.size("valid"), plan.eval_steps, passes)
+
+
 def _run(
     space: Space,
     task: Task,
@@ -305,7 +331,8 @@ def _run(
     directory: Path,
 ) -> SearchResult:
     state = Search(space, task, plan, config, objective, world)
-    start, quality = _resume(state, directory, world)
+    scoring = Scoring(state, directory)
+    start, quality = _resume(state, scoring, directory, world)
     shard = (world.rank, world.size)
     train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     valid = task.stream(
@@ -328,10 +355,17 @@ def _run(
         def write() -> None:
             assert events is not None
             save_checkpoint(
-                directory, done, state.tensors(), {**state.numbers(), "events": events.sizes(), "quality": quality}
+                directory,
+                done,
+                state.tensors(),
+                {**state.numbers(), "events": events.sizes(), "quality": quality, "scores": scoring.rows},
             )
 
         world.from_main(write)
+
+    def score(done: int, scalars: dict[str, float]) -> None:
+        if (scores := scoring.after(done, scalars)) and events:
+            events.log(done, scores.items())
 
     def status(scalars: dict[str, float], rate: float) -> str:
         cost = (
@@ -340,7 +374,7 @@ def _run(
             else ""
         )
         return (
-            f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}{cost} "
+            f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}{scoring.status()}{cost} "
             f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} {task.unit}/s"
         )
 
@@ -352,6 +386,7 @@ def _run(
                 advance,
                 log=log,
                 save=save,
+                score=score,
                 status=status,
                 log_every=plan.log_every,
                 save_every=plan.checkpoint_every,
@@ -368,13 +403,14 @@ def _run(
     return result
 
 
-def _resume(state: Search, directory: Path, world: World) -> tuple[int, float]:
+def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> tuple[int, float]:
     """(steps done, last quality) after loading the newest whole checkpoint, if there is one."""
     found = resumed_checkpoint(directory, world)
     if found is None:
         return 0, 0.0
     tensors, numbers = found
     state.load(tensors, numbers)
+    scoring.rows = list(numbers.get("scores", []))
     return numbers["step"], numbers["quality"]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunas.data.config import DataConfig
 from tunas.data.identity import COMPARED, Identity, check_same_classes, check_same_dataset, identity_of
-from tunas.data.images import normalize
+from tunas.data.images import evaluation_recipe, normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
 from tunas.recipe.defaults import LABEL_SMOOTHING
@@ -57,6 +57,7 @@ class ImageClassification(Task):
         self.name = self.data.name
         self.network_arguments = {"num_classes": self.data.num_classes}
         self.cost_arguments = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
+        self.evaluation_view = evaluation_recipe(self.data.image_size, cropped=self.name != "digits")
         self.metrics = {
             "accuracy": Metric(lambda logits, labels: _among_top(logits, labels)[:, 0].sum()),
             "top5_accuracy": Metric(lambda logits, labels: _among_top(logits, labels).any(1).sum()),

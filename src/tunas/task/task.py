@@ -24,6 +24,7 @@ class Task:
         network_arguments: what building a tower's network takes beside the architecture.
         cost_arguments: what pricing a space takes beside its name.
         compared: names of facts and of the identity that `check_same` compares.
+        evaluation_view: how the inputs of an evaluation are made from what is stored, in words, for `result.json`.
         metrics: counted over a whole split when a network is evaluated, in this order.
     """
 
@@ -33,6 +34,7 @@ class Task:
     network_arguments: Mapping[str, Any] = {}
     cost_arguments: Mapping[str, Any] = {}
     compared: frozenset[str] = frozenset()
+    evaluation_view: Mapping[str, Any] = {}
     metrics: Mapping[str, Metric] = {}
 
     def size(self, split: str) -> int:

@@ -36,6 +36,7 @@ TRAIN_HARMLESS = HARMLESS | {
     "eval_every",
     "eval_steps",
     "which",
+    "follow",
 }
 
 
@@ -59,14 +60,22 @@ class TrainConfig(TaskConfig):
     """Weights to evaluate with --mode=eval: a checkpoint of ours, or a timm checkpoint of the same architecture
     (.safetensors or .pth). The newest in checkpoint_dir where left out."""
 
+    init_from: str | None = None
+    """Weights to start from: a training of ours (its directory, or one of its files), a timm checkpoint of the same
+    architecture (.safetensors, .pth or .pth.tar), or the directory of a search, whose shared weights the architecture
+    inherits. A classifier for other classes is replaced. More epochs of a finished run are a new run with it."""
+
+    follow: bool = False
+    """With --mode=eval: wait for each new checkpoint of a running training and score it, until the last."""
+
     which: Literal["best", "last", "ema"] | None = None
     """Which weights of checkpoint_dir --mode=eval scores: those with the best held-out accuracy (averaged ones where an
     average was kept), the newest, or the newest average. Where left out, the newest average if there is one, otherwise
     the newest."""
 
     timm_model: str | None = None
-    """Name of the timm model that --checkpoint comes from, such as tf_mobilenetv3_large_100: decides gate, padding and
-    batch norm. Where left out, timm's plain model of the same architecture."""
+    """Name of the timm model that --checkpoint or --init_from comes from, such as tf_mobilenetv3_large_100: decides
+    gate, padding and batch norm. Where left out, timm's plain model of the same architecture."""
 
     use_held_out_test_set: bool = False
     """Train on all training images and evaluate on the test set, instead of holding out a validation part. Use
@@ -74,6 +83,10 @@ class TrainConfig(TaskConfig):
 
     epochs: float | None = None
     """Passes over the training images. 90 where left out, 360 with --use_held_out_test_set."""
+
+    minutes: float | None = None
+    """How long the run may take, in place of epochs. A few steps are timed on this machine first, and the schedule is
+    laid out for as many as fit; a run that goes on keeps it."""
 
     train_batch_size: int | None = None
     """Images per step, over all devices. 4096 where left out, or fewer where the dataset is small."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import tunas
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
-from tunas.nn import Network, NetworkOptions, build_network
+from tunas.nn import Network, build_network
 from tunas.nn.layers import BN_MOMENTUM
 from tunas.nn.network import kernels
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import cosine_decay_with_linear_warmup
+from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import (
@@ -45,8 +48,10 @@ from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
 from tunas.train.evaluation import Evaluation, evaluate
+from tunas.train.follow import FOLLOWED, followed
+from tunas.train.initial import advising_init_from, as_trained, initialised
 from tunas.train.scoring import Scoring
-from tunas.train.trained import trained_weights
+from tunas.train.trained import network_options, trained_weights
 from tunas.train.weights import load_weights
 
 SHORT_RUN_STEPS = 1_000
@@ -96,7 +101,12 @@ def train(config: TrainConfig) -> TrainResult:
             task = open_task(config, directory, weights_dir)
             return _evaluate_only(config, architecture, task, world, directory)
         with alone_in(directory, world):
+            began = time.monotonic()
             task = open_task(config, directory)
+            config, initial = world.from_main(lambda: initialised(config, architecture, task, directory))
+            config = within_minutes(
+                config, directory, world, began, lambda config: trial(config, architecture, task, world)
+            )
             plan = plan_training(config, task.size(splits(config)[0]))
             if plan.batch % world.size:
                 raise InputError(
@@ -108,17 +118,36 @@ def train(config: TrainConfig) -> TrainResult:
 
             def begin() -> None:
                 check_examples(directory, task.check_same)
-                open_run(
-                    directory,
-                    params,
-                    structure_to_json(scale_filters(architecture.structure, config.filters_multiplier)),
-                    TRAIN_HARMLESS | task.compared,
-                )
+                with advising_init_from(directory, plan.epochs):
+                    open_run(
+                        directory,
+                        params,
+                        structure_to_json(scale_filters(architecture.structure, config.filters_multiplier)),
+                        TRAIN_HARMLESS | task.compared,
+                    )
                 with writing_to(directory):
                     task.describe(directory)
 
             world.from_main(begin)
-            return _train(config, plan, architecture, task, world, directory)
+            return _train(config, plan, architecture, task, world, directory, initial)
+
+
+def trial(config: TrainConfig, architecture: Architecture, task: Task, world: World) -> Trial:
+    """The training with its default epochs, to time its steps: its learning rate is 0."""
+    plan = dataclasses.replace(plan_training(config, task.size(splits(config)[0])), learning_rate=0.0)
+    network = _network(config, architecture, task, plan.dropout_rate)
+    network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = Training(network, task, plan, config, world)
+    stream = task.stream(plan.train_split, plan.batch, seed=config.seed, shard=(world.rank, world.size), augment=True)
+    return Trial(
+        step=lambda place: state.step(int(place * plan.steps), next(stream)),
+        ended=ended(stream),
+        batch=plan.batch,
+        examples=task.size(plan.train_split),
+        eval_examples=0 if config.mode == "train" else task.size(plan.eval_split),
+        eval_steps=plan.eval_steps,
+        passes=FORWARD_AND_BACKWARD,
+    )
 
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
@@ -140,8 +169,10 @@ def _network(
     if not isinstance(architecture.structure, Tower):
         return build_network(architecture)
     tower = scale_filters(architecture.tower, config.filters_multiplier)
-    options = NetworkOptions(
-        path_dropout_rate=config.path_dropout_rate, bn_momentum=bn_momentum, same_padding=config.padding == "same"
+    options = dataclasses.replace(
+        network_options(config.init_from, config.timm_model, config.padding),
+        path_dropout_rate=config.path_dropout_rate,
+        bn_momentum=bn_momentum,
     )
     return build_network(tower, **task.network_arguments, dropout_rate=dropout_rate, options=options)
 
@@ -285,11 +316,19 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> 
 
 
 def _train(
-    config: TrainConfig, plan: TrainPlan, architecture: Architecture, task: Task, world: World, directory: Path
+    config: TrainConfig,
+    plan: TrainPlan,
+    architecture: Architecture,
+    task: Task,
+    world: World,
+    directory: Path,
+    initial: dict[str, Tensor] | None = None,
 ) -> TrainResult:
     seed_global_generators(config.seed)
     momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
     network = _network(config, architecture, task, plan.dropout_rate, momentum)
+    if initial is not None:
+        network.load_state_dict(initial, strict=False)  # `initialised` has compared names and shapes
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = Training(network, task, plan, config, world)
     found = resumed_checkpoint(directory, world)
@@ -380,7 +419,11 @@ def _evaluate_only(
     facts: dict[str, Any] = {}
     if config.checkpoint is None and config.checkpoint_dir is None:
         raise InputError("--mode=eval needs weights: give --checkpoint_dir of a training, or --checkpoint FILE")
-    network = _network(config, architecture, task)
+    if config.follow:
+        if config.checkpoint is not None:
+            raise InputError("--follow scores the checkpoints in --checkpoint_dir: leave out --checkpoint")
+        return _follow(config, architecture, task, world, directory)
+    network = _network(as_trained(config, directory), architecture, task)
     if config.checkpoint is not None:
         network = load_weights(network, Path(config.checkpoint), architecture, config.timm_model)
     else:
@@ -392,6 +435,21 @@ def _evaluate_only(
     evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
     world.from_main(lambda: make_directory(directory))
     return _finish(config, architecture, task, world, directory, evaluation, split, **facts)
+
+
+def _follow(config: TrainConfig, architecture: Architecture, task: Task, world: World, directory: Path) -> TrainResult:
+    """Scores each new checkpoint of a running training, until its last."""
+    split = splits(config)[1]
+
+    def evaluated(tensors: dict[str, Tensor]) -> Evaluation:
+        network = _network(as_trained(config, directory), architecture, task)
+        load_tensors(network, tensors, "")
+        network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
+
+    evaluation, step = followed(directory, config.which, world, task.quality_name, split, evaluated)
+    where = directory / FOLLOWED
+    return _finish(config, architecture, task, world, where, evaluation, split, step=step)
 
 
 def _finish(
@@ -423,11 +481,13 @@ def _finish(
         **facts,
         **task.facts(),
         f"bad_{task.unit}": task.left_out(),
+        **({"evaluation_view": dict(task.evaluation_view)} if evaluation and task.evaluation_view else {}),
         "parameters": count_parameters(scaled, **task.network_arguments),
         "macs": count_macs(scaled, **task.cost_arguments),
         **cost,
         "seed": config.seed,
         "checkpoint": config.checkpoint,
+        "init_from": config.init_from,
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
         "git_commit": git_commit(),
     }

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from tunas.errors import InputError
-from tunas.nn import Network, build_network
+from tunas.nn import NetworkOptions, build_network
+from tunas.nn.timm_weights import timm_options
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
-from tunas.run.directory import MODEL_SPEC, read_model_spec
-from tunas.space import structure_from_json
+from tunas.run.directory import MODEL_SPEC, read_model_spec, read_params
+from tunas.space import Tower, get_space, structure_from_json
 from tunas.train.scoring import best_checkpoint
 
 Which = Literal["best", "last", "ema"]
@@ -67,7 +68,14 @@ def trained_weights(directory: Path, which: Which | None = None) -> TrainedWeigh
     return TrainedWeights(weights, which or ("ema" if is_averaged else "last"), numbers["step"])
 
 
-def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Network:
+def network_options(init_from: str | None, timm_model: str | None, padding: str) -> NetworkOptions:
+    """How the network of a training is built: as timm builds its model, where the weights come from there."""
+    if init_from is not None and timm_model is not None:
+        return timm_options(timm_model)
+    return NetworkOptions(same_padding=padding == "same")
+
+
+def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Any:
     """The network that a training came to, in eval mode on the host.
 
     Args:
@@ -75,7 +83,8 @@ def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Net
         which: `best`, `last` or `ema`, as `--which` of `tunas train`.
 
     Returns:
-        A module that gives logits `[N, num_classes]` of normalised images `[N, 3, H, W]`.
+        A module; of a tower a `Network`, which gives logits `[N, num_classes]` of normalised images `[N, 3, H, W]`.
+        That of a space of one's own with a network of its own needs the code of that space.
 
     Raises:
         InputError: where the directory holds no training, or no such weights.
@@ -84,7 +93,16 @@ def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Net
     if not (directory / MODEL_SPEC).is_file():
         raise InputError(f"{directory} holds no training: {MODEL_SPEC} is missing")
     weights = trained_weights(directory, which)
-    num_classes = weights.tensors["head.classifier.weight"].shape[0]
-    network = build_network(structure_from_json(read_model_spec(directory)), num_classes)
+    network = _built(directory, weights.tensors)
     network.load_state_dict(weights.tensors)
     return network.eval()
+
+
+def _built(directory: Path, tensors: dict[str, Tensor]) -> Any:
+    """The network that the training in `directory` built: a tower from the run alone, another model by its space."""
+    params = read_params(directory)
+    structure = structure_from_json(read_model_spec(directory), stand_ins=True)
+    if not isinstance(structure, Tower):
+        return build_network(get_space(str(params["ssd"])).architecture(str(params["indices"])))
+    options = network_options(params.get("init_from"), params.get("timm_model"), params.get("padding", "symmetric"))
+    return build_network(structure, len(tensors["head.classifier.weight"]), options=options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,6 +15,9 @@ from tunas.errors import InputError
 from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import REFERENCES, from_timm, timm_options
 from tunas.space import Architecture
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What stands before the names of a network that was wrapped when it was saved."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -26,7 +31,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, which timm's train.py adds
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from None
     except Exception as error:  # pickle raises its own kinds for files that hold more than tensors
@@ -36,7 +42,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} does not hold a state dict (names and tensors)")
-    return {name.removeprefix("module."): value for name, value in state.items()}
+    return {_plain_name(name): value for name, value in state.items()}
+
+
+def _plain_name(name: str) -> str:
+    """Without what DistributedDataParallel and torch.compile put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def is_ours(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are the names of a network of this package."""
+    return bool(tensors) and next(iter(tensors)).startswith(("tower.", "head."))
 
 
 def timm_name(architecture: Architecture) -> str:
@@ -61,7 +79,7 @@ def load_weights(network: Network, path: Path, architecture: Architecture, timm_
     tensors = read_tensors(path)
     for prefix in ("ema/", "model/", ""):
         ours = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if ours and next(iter(ours)).startswith(("tower.", "head.")):
+        if is_ours(ours):
             break
     else:
         num_classes = network.head.classifier.out_channels

@@ -1,0 +1,73 @@
+"""Held-out quality of the most likely architecture during a search, with the shared weights as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunas.run.scores import Row, is_due, write_summary
+from tunas.run.session import ended
+
+
+def held_out_quality(search: Any) -> float:
+    """Mean quality of the most likely architecture over the held-out examples.
+
+    Batch statistics are those of `valid_share` examples in random order, as when a sampled architecture is measured.
+    The order is the same each time; what is left of the split after its last whole batch is not counted.
+
+    Args:
+        search: a `tunas.search.loop.Search`, in every process.
+    """
+    plan, task, world = search.plan, search.task, search.world
+    indices = np.tile(np.asarray(search.controller.most_likely().indices), (plan.replicas, 1))
+    batch = plan.valid_share * plan.replicas
+    shard = (world.rank, world.size)
+    stream = task.stream("valid", batch, seed=search.config.seed, start_step=0, shard=shard, augment=False)
+    with ended(stream):
+        count = max(1, task.size("valid") // batch)
+        qualities = [search.qualities(indices, next(stream), plan.valid_share) for _ in range(count)]
+    return float(world.gather(torch.cat(qualities)).double().mean())
+
+
+class Scoring:
+    """The scores of a search, in one process.
+
+    Args:
+        search: a `tunas.search.loop.Search`.
+        directory: of the run, for `summary.csv`.
+    """
+
+    def __init__(self, search: Any, directory: Any):
+        self.search, self.directory = search, directory
+        self.rows: list[Row] = []
+
+    @property
+    def name(self) -> str:
+        return f"eval_{self.search.task.quality_name}"
+
+    def after(self, done: int, scalars: dict[str, float]) -> dict[str, float] | None:
+        """What to log after `done` steps whose last one had these scalars; None where no scoring is due."""
+        search, plan = self.search, self.search.plan
+        if not is_due(done, plan.steps, plan.eval_steps):
+            return None
+        quality = held_out_quality(search)
+        architecture = search.controller.most_likely()
+        row: Row = {
+            "epoch": round(done * plan.batch / search.task.size("train"), 4),
+            "step": done,
+            "train_loss": scalars["model/loss"],
+            "reward": scalars["rlcontroller/reward"],
+            "entropy": scalars["rlcontroller/entropy"],
+            "cost": search.objective.cost_of(architecture),
+            self.name: quality,
+            "indices": architecture.text,
+        }
+        self.rows = [*(old for old in self.rows if old["step"] != done), row]
+        search.world.from_main(lambda: write_summary(self.directory, self.rows))
+        return {f"eval/{search.task.quality_name}": quality}
+
+    def status(self) -> str:
+        """The last score in words, for the progress line; nothing where there is none."""
+        return f" most likely {self.rows[-1][self.name]:.3f}" if self.rows else ""

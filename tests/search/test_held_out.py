@@ -1,0 +1,69 @@
+"""Held-out quality of the most likely architecture during a search."""
+
+import csv
+
+import pytest
+import torch
+
+from jobs import SEARCH, finished, killed_and_restarted
+from tunas.data import normalize, open_data
+from tunas.nn import SuperNet
+from tunas.run.checkpoint import newest_checkpoint
+from tunas.run.events import read_events
+from tunas.search.config import SearchConfig, plan_search
+from tunas.space import get_space
+
+WORDS = (*SEARCH, "--epochs=1.5", "--eval-every=0.5", "--seed=3")
+
+
+def rows(directory):
+    with open(directory / "summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("search")
+    finished([*WORDS, f"--checkpoint-dir={directory}"])
+    return directory
+
+
+def test_the_most_likely_architecture_is_scored_on_held_out_images_with_the_shared_weights(run):
+    found = rows(run)
+    assert [int(row["step"]) for row in found] == [12, 23, 33]
+    scalars, _ = read_events(run)
+    assert all(
+        scalars[int(row["step"])]["eval/accuracy"] == pytest.approx(float(row["eval_accuracy"])) for row in found
+    )
+    space = get_space(SEARCH[1].removeprefix("--ssd="))
+    supernet = SuperNet(space, 10)
+    with torch.no_grad():
+        supernet.flatten().copy_(newest_checkpoint(run)[0]["weights"])
+    config = SearchConfig(ssd=space.name, image_size=8, train_batch_size=48, replicas=4, epochs=1.5, seed=3)
+    data = open_data(config)
+    plan = plan_search(config, data.size("train"), digits=True, on_cuda=False)
+    batch = plan.valid_share * plan.replicas
+    stream = data.stream("valid", batch, seed=3)
+    accuracies = []
+    for _ in range(max(1, data.size("valid") // batch)):
+        images, labels = next(stream)
+        for part in range(plan.replicas):
+            share = slice(part * plan.valid_share, (part + 1) * plan.valid_share)
+            with torch.no_grad():
+                logits = supernet(normalize(images[share]), space.architecture(found[-1]["indices"]))
+            accuracies.append((logits.argmax(1) == labels[share]).float().mean())
+    assert float(found[-1]["eval_accuracy"]) == pytest.approx(float(torch.stack(accuracies).mean()), abs=1e-3)
+
+
+def test_scoring_changes_nothing_of_the_search_and_survives_a_kill(run, tmp_path):
+    killed_and_restarted([*WORDS, "--checkpoint-every=5", f"--checkpoint-dir={tmp_path / 'killed'}"], kills=2)
+    assert (tmp_path / "killed" / "summary.csv").read_bytes() == (run / "summary.csv").read_bytes()
+    finished([*SEARCH, "--epochs=1.5", "--eval-every=100", "--seed=3", f"--checkpoint-dir={tmp_path / 'rarely'}"])
+    one, two = (newest_checkpoint(directory)[0] for directory in (run, tmp_path / "rarely"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_two_processes_score_as_one_does(run, tmp_path):
+    finished([*WORDS, f"--checkpoint-dir={tmp_path}"], 2)
+    for one, two in zip(rows(run), rows(tmp_path), strict=True):
+        assert float(one["eval_accuracy"]) == pytest.approx(float(two["eval_accuracy"]), abs=0.02)
