@@ -24,7 +24,7 @@ from tunas.cost.measure import (
     export,
     interleaved_times,
     measure,
-    network_and_image,
+    network_and_inputs,
     summary,
 )
 from tunas.cost.samples import (
@@ -486,8 +486,9 @@ def test_an_export_is_filled_in_and_read(space, tmp_path):
 def test_an_exported_file_is_the_network(space, tmp_path):
     onnx = pytest.importorskip("onnx")
     reference = pytest.importorskip("onnx.reference")
-    network, image = network_and_image(space.architecture("1:1:0:1:0:2"), quick(indices="1:1:0:1:0:2"))
-    content = onnx_bytes(network, (image,), Conversion(inputs=("image",), output="logits"))
+    config = quick(indices="1:1:0:1:0:2")
+    network, (image,), names = network_and_inputs(space.architecture("1:1:0:1:0:2"), config)
+    content = onnx_bytes(network, (image,), Conversion(inputs=names, output="logits"))
     (tmp_path / "n.onnx").write_bytes(content)
     onnx.checker.check_model(str(tmp_path / "n.onnx"))
     (logits,) = reference.ReferenceEvaluator(str(tmp_path / "n.onnx")).run(["logits"], {"image": image.numpy()})

@@ -30,7 +30,7 @@ def run(config: CostConfig) -> None:
 
     from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE, conditions_note, has_pixel1, load_cost_model
     from tunas.search.config import check_positive
-    from tunas.space import get_space
+    from tunas.space import Tower, get_space
 
     for flag in ("image_size", "num_classes"):
         check_positive(flag, getattr(config, flag))
@@ -44,8 +44,14 @@ def run(config: CostConfig) -> None:
         if note := conditions_note(model, config.image_size):
             print(f"note: {note}", file=sys.stderr)
     if config.cost_model is None:
+        from tunas.cost.own import example_of
+        from tunas.nn.counting import shapes
         from tunas.nn.profile import count_macs, count_parameters
 
         classes, size = config.num_classes or PIXEL1_CLASSES, config.image_size or PIXEL1_SIZE
         print(f"parameters: {count_parameters(architecture, classes):,}")
-        print(f"multiply-accumulates: {count_macs(architecture, classes, size):,} at {size} px")
+        if isinstance(space.structure, Tower):
+            print(f"multiply-accumulates: {count_macs(architecture, classes, size):,} at {size} px")
+        else:
+            example = example_of(space, None, config.image_size)
+            print(f"multiply-accumulates: {count_macs(architecture, example=example):,} for inputs {shapes(example)}")

@@ -26,7 +26,8 @@ def run(config: MeasureConfig) -> None:
     print(
         f"measured: {sample.milliseconds:.4g} ms (spread {sample.spread:.2g} ms, {sample.rounds}×{sample.repeats} runs)"
     )
-    print(f"device: {sample.backend} on {sample.device}, {config.image_size} px, {sample.clock} clock")
+    size = f"{sample.image_size} px, " if sample.image_size else ""
+    print(f"device: {sample.backend} on {sample.device}, {size}{sample.clock} clock")
     if found:
         off = f" ({100 * found.error:+.2f} % measured over predicted)" if found.unit == "ms" else ""
         print(f"predicted: {found.predicted:.4g} {found.unit}{off}")

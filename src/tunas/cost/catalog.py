@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ import numpy as np
 
 from tunas.cost.model import CostModel, CostTerm
 from tunas.errors import InputError
-from tunas.space import Space, get_space
+from tunas.named import load_named
+from tunas.space import Space, Tower, get_space
 
 if TYPE_CHECKING:
     from tunas.cost.additive import PeakCost
+    from tunas.cost.own import FunctionCost
 
 PIXEL1 = "pixel1"
 PIXEL1_DEVICE = "Pixel 1 (simulated)"
@@ -27,34 +30,46 @@ PIXEL1_DIRECTORY = Path(__file__).parent / "pixel1"
 
 
 def load_cost_model(
-    name_or_path: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] | Callable[[np.ndarray], Any],
     space: Space | str,
     *,
     image_size: int | None = None,
     num_classes: int | None = None,
-) -> CostModel | PeakCost:
+    example: Any = None,
+) -> CostModel | PeakCost | FunctionCost:
     """The cost model for `space`.
 
     Args:
         name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no
-            device; or a file that `CostModel.save` (or `tunas fit`) wrote.
+            device; a file that `CostModel.save` (or `tunas fit`) wrote; or a function, itself or as `module:name` or
+            `file.py:name`, that takes an int array `[N, num_choices]` and gives N numbers.
         space: whose architectures are priced.
         image_size: pixels a side of the networks that are priced: 224 where left out, or for a file that at which it
             was measured.
         num_classes: outputs of their classifier: 1,000 where left out, or for a file as it was measured.
+        example: of a space of one's own, the inputs of one example (first dimension 1), or a function that returns
+            them. Those of the space where left out.
 
     Raises:
         InputError: where `pixel1` has no tables for the space, or the file does not hold a model for it, or holds one
             that was measured at another image size or with other classes.
     """
     space = get_space(space) if isinstance(space, str) else space
+    if callable(name_or_path):
+        return _function_cost(space, name_or_path)
     name = os.fspath(name_or_path)
     if name == PIXEL1:
         return _load_pixel1(space)
     if name in DEVICE_FREE:
+        if not isinstance(space.structure, Tower):
+            from tunas.cost.own import counted_cost, example_of
+
+            return counted_cost(name, space, example_of(space, example, image_size))
         from tunas.cost.additive import named_cost  # imports torch
 
         return named_cost(name, space, image_size or PIXEL1_SIZE, num_classes or PIXEL1_CLASSES)
+    if ":" in name and not Path(name).is_file():
+        return _function_cost(space, load_named(name, "cost model"), name)
     if not Path(name).is_file():
         raise InputError(
             f"there is no cost model {name!r}: give {', '.join((PIXEL1, *DEVICE_FREE))}, "
@@ -94,6 +109,14 @@ def conditions_note(model: Any, image_size: int | None) -> str | None:
         f"the milliseconds of the Pixel-1 tables are those of {PIXEL1_SIZE} px, not of {image_size} px: a scale to "
         f"compare architectures on"
     )
+
+
+def _function_cost(space: Space, function: Any, name: str = "") -> FunctionCost:
+    from tunas.cost.own import FunctionCost  # imports torch
+
+    if not callable(function):
+        raise InputError(f"cannot use the cost model {name!r}: it is no function but {type(function).__name__}")
+    return FunctionCost(space, function, name)
 
 
 def has_pixel1(space: Space) -> bool:

@@ -131,8 +131,9 @@ def fit_samples(
     """
     from tunas.cost.regression import GROUPS, SpaceFeatures, fitted_times
 
-    image_size = _condition(samples, "image_size", image_size, PIXEL1_SIZE)
-    num_classes = _condition(samples, "num_classes", num_classes, PIXEL1_CLASSES)
+    if space.example is None:
+        image_size = _condition(samples, "image_size", image_size, PIXEL1_SIZE)
+        num_classes = _condition(samples, "num_classes", num_classes, PIXEL1_CLASSES)
     features = SpaceFeatures(space, image_size, num_classes)
     indices = np.array([space.architecture(sample.indices).indices for sample in samples], np.int64).reshape(
         -1, space.num_choices

@@ -33,7 +33,7 @@ from tunas.needs import need_packages
 from tunas.runtime import Conversion, Runtime, get_runtime
 from tunas.runtime.onnx_file import onnx_bytes
 from tunas.runtime.registry import INT8, Arrays, Run
-from tunas.space import Architecture, Space, get_space
+from tunas.space import Architecture, Space, Tower, get_space
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -177,7 +177,7 @@ def measure(config: MeasureConfig) -> list[Sample]:
     if config.indices is not None:
         return measured_group([space.architecture(config.indices).pruned()], runtime, config)
     assert config.out is not None
-    setup = setup_of(runtime, config)
+    setup = setup_of(space, runtime, config)
     measured = _already_measured(config.out, space, setup)
     done = {sample.indices for sample in measured}
     wanted = _wanted(space, config)
@@ -217,7 +217,7 @@ def compare(config: MeasureConfig) -> Comparison:
     architecture = space.architecture(config.indices).pruned()
     model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
     named = references_of(model)
-    changed = _changes(model.provenance, setup_of(runtime, config)) if named else ()
+    changed = _changes(model.provenance, setup_of(space, runtime, config)) if named else ()
     references = named if not changed and runtime.interleaves else []
     (sample,), slowdown = measured_with_references([architecture], references, runtime, config)
     return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown, changed)
@@ -255,8 +255,8 @@ def export(config: MeasureConfig) -> Path:
         for name, architecture in progress.track(rows, description=f"exporting {space.name}"):
             path = directory / name
             if not path.is_file():
-                network, image = network_and_image(architecture, config)
-                content = onnx_bytes(network, (image,), Conversion(inputs=INPUTS, output=OUTPUT))
+                network, inputs, names = network_and_inputs(architecture, config)
+                content = onnx_bytes(network, inputs, Conversion(inputs=names, output=OUTPUT))
                 write_whole(path, functools.partial(_write, content))
     return manifest
 
@@ -284,14 +284,17 @@ def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], conf
                 "file": name,
                 "ssd": config.ssd,
                 "indices": architecture.text,
-                "image_size": str(config.image_size),
-                "num_classes": str(config.num_classes),
+                **{name: _cell(value) for name, value in conditions_of(architecture.space, config).items()},
             }
             new.append([cells.get(column, "") for column in header])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *kept, *new])
     write_text(path, text.getvalue())
     return path
+
+
+def _cell(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _wanted(space: Space, config: MeasureConfig) -> list[Architecture]:
@@ -327,45 +330,66 @@ def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sa
     return samples
 
 
-def setup_of(runtime: Runtime, config: MeasureConfig) -> dict[str, Any]:
+def conditions_of(space: Space, config: MeasureConfig) -> dict[str, int | None]:
+    """Pixels a side and classes of the networks; None where they have an example of their own in place of images."""
+    if space.example is not None:
+        return {"image_size": None, "num_classes": None}
+    return {"image_size": config.image_size, "num_classes": config.num_classes}
+
+
+def setup_of(space: Space, runtime: Runtime, config: MeasureConfig) -> dict[str, Any]:
     """What stays the same for every row of a file: values of the columns `SETUP`."""
     threads = config.threads if runtime.sets_threads else None
     return {
         "backend": runtime.name,
         "version": runtime.version(),
         "device": runtime.describe(),
-        "image_size": config.image_size,
-        "num_classes": config.num_classes,
+        **conditions_of(space, config),
         "threads": threads,
         "clock": config.clock,
     }
 
 
-def network_and_image(architecture: Architecture, config: MeasureConfig) -> tuple[Any, Any]:
-    """The stand-alone network in eval mode, freshly initialised, and one random image `[1, 3, size, size]`."""
+def network_and_inputs(
+    architecture: Architecture, config: MeasureConfig
+) -> tuple[Any, tuple[Any, ...], tuple[str, ...]]:
+    """(stand-alone network in eval mode, freshly initialised; one tensor per input; what artifacts call these).
+
+    A tower's input is one random image `[1, 3, size, size]`; a model of one's own has its example.
+    """
     import torch
 
     from tunas.nn import build_network
+    from tunas.nn.flat import flat_network
 
+    space = architecture.space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         network = build_network(architecture, config.num_classes).eval().requires_grad_(False)
-        return network, torch.rand(1, 3, config.image_size, config.image_size)
+        if isinstance(space.structure, Tower):
+            return network, (torch.rand(1, 3, config.image_size, config.image_size),), INPUTS
+        from tunas.cost.own import example_of
+
+        return flat_network(network, example_of(space, None, config.image_size))
 
 
 def run_of(architecture: Architecture, runtime: Runtime, config: MeasureConfig) -> Run:
     """What is timed: one run of the artifact that the runtime makes of the architecture, as `tunas export` ships it."""
-    network, image = network_and_image(architecture, config)
-    calibration = random_images(config) if runtime.precision == INT8 else []
-    artifact = runtime.convert(network, (image,), Conversion(calibration, inputs=INPUTS, output=OUTPUT))
-    return runtime.open(artifact, config.threads).bound(image.numpy())
+    network, inputs, names = network_and_inputs(architecture, config)
+    arrays = tuple(part.numpy() for part in inputs)
+    calibration = random_inputs(arrays, config.seed) if runtime.precision == INT8 else []
+    artifact = runtime.convert(network, inputs, Conversion(calibration, inputs=names, output=OUTPUT))
+    return runtime.open(artifact, config.threads).bound(*arrays)
 
 
-def random_images(config: MeasureConfig) -> list[Arrays]:
-    """What the ranges of INT8 activations are taken from: `CALIBRATION_IMAGES` standard-normal images."""
-    rng = np.random.default_rng(config.seed)
-    shape = (1, 3, config.image_size, config.image_size)
-    return [(rng.standard_normal(shape, np.float32),) for _ in range(CALIBRATION_IMAGES)]
+def random_inputs(like: Arrays, seed: int) -> list[Arrays]:
+    """What the ranges of INT8 activations are taken from: `CALIBRATION_IMAGES` times standard-normal numbers in the
+    place of floating-point ones."""
+    rng = np.random.default_rng(seed)
+    return [
+        tuple(rng.standard_normal(part.shape, np.float32) if part.dtype == np.float32 else part for part in like)
+        for _ in range(CALIBRATION_IMAGES)
+    ]
 
 
 def measured_group(
@@ -382,7 +406,7 @@ def measured_group(
         runs.append(run_of(architecture, runtime, config))
         visited()
     times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], visited)
-    setup = setup_of(runtime, config)
+    setup = setup_of(architectures[0].space, runtime, config)
     turns = {"rounds": config.rounds, "repeats": config.repeats}
     return [
         Sample(architecture.space.name, architecture.text, **{**setup, **summary(of_one), **turns})

@@ -19,14 +19,16 @@ the error of leaving out each sample in turn, by which the strengths are chosen.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import linalg, optimize, sparse
 
-from tunas.cost.features import FINE_MARK, layer_tables, physical_quantities
+from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
+from tunas.cost.features import FINE_MARK, LayerTable, layer_tables, physical_quantities
 from tunas.cost.model import CostTerm
-from tunas.space import Space
+from tunas.space import Space, Tower
 
 GROUPS = ("general", "fine", "main", "own")
 STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
@@ -43,8 +45,8 @@ class SpaceFeatures:
 
     Args:
         space: the space.
-        image_size: pixels a side.
-        num_classes: outputs of the classifier.
+        image_size: pixels a side of a tower's images; of a model of one's own where it has no example.
+        num_classes: outputs of a tower's classifier.
 
     Attributes:
         amounts: physical quantities, `[entries, quantities]`.
@@ -53,27 +55,16 @@ class SpaceFeatures:
         main: which (layer, OneOf, choice) an entry belongs to, 0 or 1, sparse `[entries, choices]`.
     """
 
-    def __init__(self, space: Space, image_size: int, num_classes: int):
+    def __init__(self, space: Space, image_size: int | None, num_classes: int | None):
         self.space = space
-        columns: dict[str, int] = {}
-        layer_tables(
-            space,
-            lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0,
-            image_size,
-        )
-
-        def vector(placed: object) -> np.ndarray:
-            found = np.zeros(len(columns))
-            for name, amount in physical_quantities(placed).items():  # type: ignore[arg-type]
-                found[columns[name]] = amount
-            return found
-
-        self.tables = layer_tables(space, vector, image_size, num_classes)
-        self.names = tuple(columns)
-        self.is_fine = np.array([FINE_MARK in name for name in columns], bool)
+        if isinstance(space.structure, Tower):
+            self.names, self.tables = _tower_quantities(space, image_size or PIXEL1_SIZE, num_classes or PIXEL1_CLASSES)
+        else:
+            self.names, self.tables = _leaf_quantities(space, image_size)
+        self.is_fine = np.array([FINE_MARK in name for name in self.names], bool)
         self.shapes = [table.values.shape[:-1] for table in self.tables]
         self.starts = np.cumsum([0, *(int(np.prod(shape)) for shape in self.shapes)])
-        self.amounts = np.concatenate([table.values.reshape(-1, len(columns)) for table in self.tables])
+        self.amounts = np.concatenate([table.values.reshape(-1, len(self.names)) for table in self.tables])
         self.active: np.ndarray = np.asarray(self.amounts.any(axis=1))
         self.main = _main_effects(self.shapes)
 
@@ -86,6 +77,33 @@ class SpaceFeatures:
             entries[:, column] = self.starts[column] + (np.ravel_multi_index(chosen, shape) if shape else 0)
         rows = np.repeat(np.arange(number), len(self.tables))
         return sparse.csr_matrix((np.ones(entries.size), (rows, entries.ravel())), (number, self.starts[-1]))
+
+
+def _tower_quantities(space: Space, image_size: int, num_classes: int) -> tuple[tuple[str, ...], list[LayerTable]]:
+    """Names of the physical quantities, and a table of them for each alternative of each layer."""
+    columns: dict[str, int] = {}
+    layer_tables(
+        space,
+        lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0,
+        image_size,
+    )
+    names = tuple(columns)
+    return names, layer_tables(
+        space, lambda placed: _vector(names, physical_quantities(placed)), image_size, num_classes
+    )
+
+
+def _leaf_quantities(space: Space, image_size: int | None) -> tuple[tuple[str, ...], list[LayerTable]]:
+    """The same for each leaf module of a model of one's own."""
+    from tunas.cost.own import counted_leaves, example_of
+
+    leaves = counted_leaves(space, example_of(space, None, image_size))
+    names = leaves.names()
+    return names, leaves.tables(lambda counts: _vector(names, counts))
+
+
+def _vector(names: tuple[str, ...], quantities: Mapping[str, float]) -> np.ndarray:
+    return np.array([quantities.get(name, 0.0) for name in names])
 
 
 def _main_effects(shapes: list[tuple[int, ...]]) -> sparse.csr_matrix:

@@ -21,6 +21,7 @@ from tunas.space import Architecture, Space
 if TYPE_CHECKING:
     from tunas.cost.additive import PeakCost
     from tunas.cost.model import CostModel
+    from tunas.cost.own import FunctionCost
 
 REQUIRED = ("ssd", "indices", "milliseconds")
 SETUP = ("backend", "version", "device", "image_size", "num_classes", "threads", "clock")
@@ -205,7 +206,7 @@ def references(samples: Sequence[Sample]) -> list[dict[str, Any]]:
     return [{"indices": sample.indices, "milliseconds": sample.milliseconds} for sample in chosen]
 
 
-def references_of(model: CostModel | PeakCost) -> list[tuple[Architecture, float]]:
+def references_of(model: CostModel | PeakCost | FunctionCost) -> list[tuple[Architecture, float]]:
     """(architecture, milliseconds that it took) of the samples that a cost model names; none if it was not fitted.
 
     Raises:

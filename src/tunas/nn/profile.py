@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from tunas.errors import InputError
+from tunas.nn.counting import leaf_counts, meta_network, total_macs
 from tunas.nn.layers import layer_operations
 from tunas.nn.operations import Operation
 from tunas.space import layers
@@ -38,9 +42,25 @@ def operations_of(architecture: Architecture, num_classes: int = 1000, image_siz
 
 def count_parameters(architecture: Architecture, num_classes: int = 1000) -> int:
     """Trainable parameters of the stand-alone network."""
+    if not isinstance(architecture.space.structure, layers.Tower):
+        return sum(parameter.numel() for parameter in meta_network(architecture).parameters())
     return sum(operation.parameters for operation in operations_of(architecture, num_classes))
 
 
-def count_macs(architecture: Architecture, num_classes: int = 1000, image_size: int = 224) -> int:
-    """Multiply-accumulates of the stand-alone network's convolutions for one image of `image_size`² pixels."""
+def count_macs(
+    architecture: Architecture, num_classes: int = 1000, image_size: int = 224, *, example: Any = None
+) -> int:
+    """Multiply-accumulates of the stand-alone network for one example.
+
+    Of a tower those of its convolutions, for one image of `image_size`² pixels; of a model of one's own those of all
+    matrix products and convolutions, for `example`, or that of the space.
+
+    Raises:
+        InputError: where a model of one's own has no example, or cannot be counted.
+    """
+    if not isinstance(architecture.space.structure, layers.Tower):
+        if example is None and architecture.space.example is None:
+            raise InputError(f"counting {architecture.space.name} takes an example of its inputs")
+        inputs = example if example is not None else architecture.space.example
+        return total_macs(leaf_counts(architecture, inputs() if callable(inputs) else inputs))
     return sum(operation.macs for operation in operations_of(architecture, num_classes, image_size))
