@@ -28,6 +28,10 @@ _HOME = {
     "TrainConfig": "tunas.train.config",
     "train": "tunas.train.loop",
     "load_network": "tunas.train.trained",
+    "ExportConfig": "tunas.export.config",
+    "export": "tunas.export.export",
+    "PredictConfig": "tunas.export.predict_config",
+    "predict": "tunas.export.predict",
 }
 __all__ = [*_HOME, "__version__"]
 

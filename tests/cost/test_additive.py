@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 import tunas
 from tunas.cost import load_cost_model
-from tunas.cost.additive import macs, named_cost, parameters, peak_memory
+from tunas.cost.additive import flash, flash_int8, macs, named_cost, parameters, peak_memory
 from tunas.cost.features import without_constant_axes
 from tunas.errors import InputError
 from tunas.nn.profile import count_macs, count_parameters
@@ -206,6 +206,43 @@ def test_costs_are_found_by_name_and_carry_their_settings():
     )
     with pytest.raises(InputError, match="unknown cost 'flops'"):
         named_cost("flops", space)
+
+
+def test_flash_is_what_the_weights_take_once_batch_norms_are_folded():
+    from tunas.runtime import Conversion
+    from tunas.runtime.onnx_file import onnx_bytes
+
+    onnx = pytest.importorskip("onnx")
+    space = tunas.get_space("mobilenet_v3_like_search")
+    for number in range(3):
+        architecture = space.sample(np.random.default_rng(number))
+        network = tunas.build_network(architecture, 5).eval()
+        folded = onnx.load_from_string(onnx_bytes(network, (torch.zeros(1, 3, 32, 32),), Conversion()))
+        shipped = {i.name: i for i in folded.graph.initializer if i.data_type == onnx.TensorProto.FLOAT}
+        numbers = {name: int(np.prod(i.dims)) for name, i in shipped.items()}
+        convolutions = [node for node in folded.graph.node if node.op_type == "Conv"]
+        assert flash(space, 5).estimate(architecture) == 4 * sum(
+            numbers[name] if name in numbers else shared_size(folded, name, numbers)
+            for node in convolutions
+            for name in node.input[1:]
+        )
+        weights = sum(parameter.numel() for parameter in network.parameters() if parameter.dim() == 4)
+        channels = sum(module.out_channels for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+        assert flash_int8(space, 5).estimate(architecture) == weights + 8 * channels
+
+
+def shared_size(model, name, numbers):
+    """Of a tensor that the file holds once and names twice."""
+    (source,) = [node.input[0] for node in model.graph.node if node.op_type == "Identity" and node.output[0] == name]
+    return numbers[source] if source in numbers else shared_size(model, source, numbers)
+
+
+def test_int8_activations_take_a_quarter():
+    space = odd_space()
+    indices = space.sample(np.random.default_rng(0), 20)
+    quarter = load_cost_model("peak_memory-int8", space, image_size=64)
+    np.testing.assert_allclose(4 * quarter.estimate(indices), peak_memory(space, 64).estimate(indices))
+    assert quarter.unit == "bytes" and load_cost_model("flash-int8", space).unit == "bytes"
 
 
 def test_a_cost_table_is_read_back_as_it_was_written(tmp_path):

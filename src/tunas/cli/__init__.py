@@ -30,6 +30,8 @@ COMMANDS = {
     "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),
     "measure": Command("time architectures on a device", "tunas.cost.measure:MeasureConfig"),
     "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig"),
+    "export": Command("turn a trained network into the files that a device runs", "tunas.export.config:ExportConfig"),
+    "predict": Command("the class of images, by a training or an export", "tunas.export.predict_config:PredictConfig"),
     "quickstart": Command(
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
     ),
@@ -90,6 +92,8 @@ def _run(name: str, words: list[str]) -> int:
         config = parsed(config_type, _with_plain_booleans(config_type, words), f"tunas {name}")
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
+    except InputError as error:  # values that a configuration refuses
+        return _fail(str(error), 2)
     except BrokenPipeError:
         return _closed_pipe()
     try:

@@ -16,7 +16,8 @@ class CostConfig:
     """Colon-separated indices of an architecture."""
 
     cost_model: str | None = None
-    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. pixel1 where the space has its tables."""
+    """pixel1, params, macs, peak_memory, flash, or a file that `tunas fit` wrote. pixel1 where the space has its
+    tables."""
 
     image_size: int | None = None
     """Pixels a side: 224 where left out, or with a fitted cost model those at which it was measured."""

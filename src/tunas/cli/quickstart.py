@@ -17,7 +17,8 @@ class QuickstartConfig:
     """Search space."""
 
     cost_model: str | None = None
-    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. As for `tunas search` where left out."""
+    """pixel1, params, macs, peak_memory, flash, or a file that `tunas fit` wrote. As for `tunas search` where left
+    out."""
 
     rl_cost_model_target: float | None = None
     """The cost to land on. As for `tunas search` where left out."""

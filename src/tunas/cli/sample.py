@@ -29,7 +29,7 @@ class SampleConfig:
     """How many to find."""
 
     cost_model: str | None = None
-    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote."""
+    """pixel1, params, macs, peak_memory, flash, or a file that `tunas fit` wrote."""
 
     output_format: Literal["json", "csv"] = "json"
     """json: a list of indices and cost. csv: the columns of the released random_architectures.csv, accuracies left

@@ -26,12 +26,23 @@ def run(config: SearchConfig) -> None:
         off = result.cost / result.target - 1
         table.add_row("predicted cost", f"{result.cost:.4g} {result.unit}")
         table.add_row("target", f"{result.target:.4g} {result.unit} ({100 * off:+.2f} %)")
+    if result.at_most is not None:
+        table.add_row("at most", f"{result.at_most:.4g} {result.unit}")
+    for number, timed in enumerate(result.timed, 1):
+        then = timed.at_speed_of_then
+        verdict = "holds" if result.at_most is None or then <= result.at_most else "over"
+        table.add_row(
+            f"measured, winner {number}",
+            f"{timed.measured:.4g} ms now, {then:.4g} ms at the speed of the cost model's samples ({verdict}); "
+            f"predicted {timed.predicted:.4g} ms",
+        )
     table.add_row("steps", str(result.steps))
     table.add_row("directory", str(result.checkpoint_dir))
     console = Console(soft_wrap=True)
     console.print(table)
     print(f"indices = {result.architecture.text}")
-    if off is not None and abs(off) > FAR and config.rl_cost_model_tolerance is None and not config.constraint:
+    said = config.rl_cost_model_tolerance is not None or config.constraint or config.at_most is not None
+    if off is not None and abs(off) > FAR and not said:
         print(
             f"closer to the target: tunas analyze --dirname={result.checkpoint_dir} "
             f"--rl_cost_model_tolerance={FAR} finds the likeliest "

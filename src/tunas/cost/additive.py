@@ -1,5 +1,5 @@
-"""Costs that need no device: parameters, multiply-accumulates and peak activation memory, exact for any
-architecture."""
+"""Costs that need no device: parameters, multiply-accumulates, peak activation memory and the bytes of the weights, the
+last two in float32 and in INT8; exact for any architecture."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import Any, overload
 
 import numpy as np
 
+from tunas.cost.catalog import DEVICE_FREE
 from tunas.cost.features import Quantity, layer_tables, peak_elements, without_constant_axes
 from tunas.cost.model import CostModel, CostTerm
 from tunas.errors import InputError
+from tunas.nn.operations import Operation
 from tunas.space import Architecture, Space
 
-BYTES_PER_NUMBER = 4
-"""Activations are float32."""
-NAMES = ("params", "macs", "peak_memory")
+FLOAT32_BYTES, INT8_BYTES = 4, 1
+"""Of a weight and of an activation."""
+INT8_CHANNEL_BYTES = 4
+"""Of the scale that each output channel's weights have in INT8; the bias beside it is an int32."""
 
 
 def parameters(space: Space, num_classes: int = 1000) -> CostModel:
@@ -30,14 +33,36 @@ def macs(space: Space, image_size: int = 224, num_classes: int = 1000) -> CostMo
     return _sum_of(space, lambda placed: sum(op.macs for op in placed.operations), "MACs", image_size, num_classes)
 
 
-def peak_memory(space: Space, image_size: int = 224, num_classes: int = 1000) -> PeakCost:
-    """Peak activation memory for one float32 image, in bytes; what counts is said at
+def peak_memory(
+    space: Space, image_size: int = 224, num_classes: int = 1000, number_bytes: int = FLOAT32_BYTES
+) -> PeakCost:
+    """Peak activation memory for one image, in bytes, of which each number takes `number_bytes`; what counts is said at
     `tunas.cost.features.peak_elements`."""
-    return PeakCost(space, image_size, num_classes)
+    return PeakCost(space, image_size, num_classes, number_bytes)
+
+
+def flash(space: Space, num_classes: int = 1000) -> CostModel:
+    """Bytes of the weights as they ship in float32: batch norms are folded into the convolutions' biases."""
+    return _sum_of(space, lambda placed: sum(map(_float32_bytes, placed.operations)), "bytes", None, num_classes)
+
+
+def flash_int8(space: Space, num_classes: int = 1000) -> CostModel:
+    """Bytes of the weights as they ship in INT8: one for each weight, and for each output channel four for its scale
+    and four for its bias (SPEC §10)."""
+    return _sum_of(space, lambda placed: sum(map(_int8_bytes, placed.operations)), "bytes", None, num_classes)
+
+
+def _float32_bytes(operation: Operation) -> int:
+    return FLOAT32_BYTES * (operation.weights + operation.shipped_biases)
+
+
+def _int8_bytes(operation: Operation) -> int:
+    scales = INT8_CHANNEL_BYTES * operation.outputs if operation.weights else 0
+    return INT8_BYTES * operation.weights + scales + FLOAT32_BYTES * operation.shipped_biases
 
 
 def named_cost(name: str, space: Space, image_size: int = 224, num_classes: int = 1000) -> CostModel | PeakCost:
-    """`params`, `macs` or `peak_memory` of a space.
+    """One of `tunas.cost.catalog.DEVICE_FREE` of a space.
 
     Raises:
         InputError: where the name is another one.
@@ -48,7 +73,13 @@ def named_cost(name: str, space: Space, image_size: int = 224, num_classes: int 
         return macs(space, image_size, num_classes)
     if name == "peak_memory":
         return peak_memory(space, image_size, num_classes)
-    raise InputError(f"unknown cost {name!r}; known are {', '.join(NAMES)}")
+    if name == "peak_memory-int8":
+        return peak_memory(space, image_size, num_classes, INT8_BYTES)
+    if name == "flash":
+        return flash(space, num_classes)
+    if name == "flash-int8":
+        return flash_int8(space, num_classes)
+    raise InputError(f"unknown cost {name!r}; known are {', '.join(DEVICE_FREE)}")
 
 
 class PeakCost:
@@ -60,18 +91,17 @@ class PeakCost:
         space: whose architectures it prices.
         image_size: pixels a side.
         num_classes: outputs of the classifier.
+        number_bytes: of each number that is alive.
     """
 
     unit = "bytes"
     device = "any device"
 
-    def __init__(self, space: Space, image_size: int = 224, num_classes: int = 1000):
+    def __init__(self, space: Space, image_size: int = 224, num_classes: int = 1000, number_bytes: int = FLOAT32_BYTES):
         self.space = space
         self.provenance: Mapping[str, Any] = _provenance(image_size, num_classes)
         grouped: dict[int, list[CostTerm]] = {}
-        for table in layer_tables(
-            space, lambda placed: peak_elements(placed) * BYTES_PER_NUMBER, image_size, num_classes
-        ):
+        for table in layer_tables(space, lambda placed: peak_elements(placed) * number_bytes, image_size, num_classes):
             positions, values = without_constant_axes(table.positions, table.values)
             grouped.setdefault(table.layer, []).append(CostTerm(positions, values, table.path))
         # A layer whose worst case is below another's best case is never the peak.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PIXEL1 = "pixel1"
 PIXEL1_DEVICE = "Pixel 1 (simulated)"
-DEVICE_FREE = ("params", "macs", "peak_memory")
+DEVICE_FREE = ("params", "macs", "peak_memory", "peak_memory-int8", "flash", "flash-int8")
 """Costs that follow from the architecture alone."""
 PIXEL1_SIZE = 224
 PIXEL1_CLASSES = 1000
@@ -40,8 +40,8 @@ def load_cost_model(
     """The cost model for `space`.
 
     Args:
-        name_or_path: `pixel1` for the tables published with the paper; `params`, `macs` or `peak_memory`, which need no
-            device; a file that `CostModel.save` (or `tunas fit`) wrote; or a function, itself or as `module:name` or
+        name_or_path: `pixel1` for the tables published with the paper; one of `DEVICE_FREE`, which need no device; a
+            file that `CostModel.save` (or `tunas fit`) wrote; or a function, itself or as `module:name` or
             `file.py:name`, that takes an int array `[N, num_choices]` and gives N numbers.
         space: whose architectures are priced.
         image_size: pixels a side of the networks that are priced: 224 where left out, or for a file that at which it

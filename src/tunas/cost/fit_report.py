@@ -51,6 +51,12 @@ class FitReport:
         return float(np.quantile(self.relative_errors, 0.95))
 
     @property
+    def p95_over(self) -> float:
+        """What measured times exceed predicted ones by, relative to these: the 95th percentile, below 0 where they do
+        not."""
+        return float(np.quantile(self.measured / self.predicted - 1, 0.95))
+
+    @property
     def r_squared(self) -> float:
         around = self.measured - self.measured.mean()
         return (
@@ -91,6 +97,7 @@ class FitReport:
             "samples": len(self.measured),
             "held_out_mean_relative_error": self.mean_error,
             "held_out_p95_relative_error": self.p95_error,
+            "held_out_p95_over": self.p95_over,
             "held_out_r_squared": _finite(self.r_squared),
             "held_out_spearman": _finite(self.spearman),
             "noise_mean_relative_error": self.noise,

@@ -38,6 +38,9 @@ from tunas.space import Architecture, Space, Tower, get_space
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from tunas.cost.additive import PeakCost
+    from tunas.cost.model import CostModel
+
 MANIFEST = "manifest.csv"
 CLOCKS = {"wall": time.perf_counter_ns, "processor": time.process_time_ns}
 
@@ -217,13 +220,38 @@ def compare(config: MeasureConfig) -> Comparison:
     architecture = space.architecture(config.indices).pruned()
     model = load_cost_model(config.cost_model, space, image_size=config.image_size, num_classes=config.num_classes)
     named = references_of(model)
-    changed = _changes(model.provenance, setup_of(space, runtime, config)) if named else ()
+    changed = setup_changes(model.provenance, setup_of(space, runtime, config)) if named else ()
     references = named if not changed and runtime.interleaves else []
     (sample,), slowdown = measured_with_references([architecture], references, runtime, config)
     return Comparison(sample, model.estimate(architecture), model.unit, len(references), slowdown, changed)
 
 
-def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+def as_fitted(ssd: str, cost_model: str | None, model: CostModel | PeakCost) -> MeasureConfig:
+    """How the samples of a fitted cost model were measured, for one more architecture of the same space.
+
+    Args:
+        cost_model: path of the model.
+
+    Raises:
+        InputError: where the model was not fitted to measurements, or not to those of this device.
+    """
+    said = model.provenance
+    if not references_of(model):
+        raise InputError(
+            "--verify measures the winner as the cost model's samples were measured, and this model was not fitted to "
+            "any; give --cost_model a file that `tunas fit` wrote on this device, or leave out --verify"
+        )
+    runtime = get_runtime(str(said.get("backend")))
+    if not runtime.interleaves:
+        raise InputError(f"--verify measures in turns, which {runtime.name} cannot; leave it out")
+    settings = {name: said[name] for name in ("image_size", "num_classes", "threads", "clock") if said.get(name)}
+    made = MeasureConfig(ssd, device=runtime.name, indices="", cost_model=cost_model, **settings)
+    if changed := setup_changes(said, setup_of(model.space, runtime, made)):
+        raise InputError(f"--verify cannot measure as the cost model's samples were measured: {'; '.join(changed)}")
+    return made
+
+
+def setup_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """What differs between the set-up of a cost model's samples and this one, in words; what the model does not say is
     not compared."""
     return tuple(

@@ -33,13 +33,19 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """A stand-alone network: `forward` gives logits `[N, num_classes]` of images `[N, 3, H, W]`."""
+    """A stand-alone network: `forward` gives logits `[N, num_classes]` of images `[N, 3, H, W]`.
+
+    Attributes:
+        description: the tower that it was built from.
+        options: how.
+    """
 
     def __init__(
         self, tower: Tower, num_classes: int, *, dropout_rate: float = 0.0, options: NetworkOptions | None = None
     ):
         super().__init__()
         options = dataclasses.replace(options or NetworkOptions(), filters_base=tower.filters_base)
+        self.description, self.options = tower, options
         self.tower = TowerModule(tower, options)
         self.head = Head(self.tower.output_width, num_classes, dropout_rate)
 

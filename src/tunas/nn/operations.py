@@ -71,6 +71,16 @@ class Operation:
         return self.kernel**2 * self.inputs // self.groups * self.outputs + self.outputs * (self.bias + 2 * self.norm)
 
     @property
+    def weights(self) -> int:
+        """Numbers of the kernel alone."""
+        return self.parameters - self.outputs * (self.bias + 2 * self.norm)
+
+    @property
+    def shipped_biases(self) -> int:
+        """Biases once the batch norm is folded into the convolution: one per output channel, or none."""
+        return self.outputs if self.bias or self.norm else 0
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of the convolution."""
         return self.kernel**2 * self.inputs // self.groups * self.outputs * self.output_size**2

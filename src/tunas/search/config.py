@@ -127,12 +127,21 @@ class SearchConfig(TaskConfig):
     """Whether cost counts; False searches for accuracy alone."""
 
     cost_model: str | None = None
-    """pixel1, params, macs, peak_memory, or a file that `tunas fit` wrote. Where left out: pixel1 for the spaces that
-    have its tables, otherwise macs."""
+    """pixel1, params, macs, peak_memory, flash, or a file that `tunas fit` wrote. Where left out: pixel1 for the
+    spaces that have its tables, otherwise macs."""
 
     rl_cost_model_target: float | None = None
     """The cost to land on, in the cost model's unit. Where left out: 84 ms (proxyless spaces), 57 ms (V3-like),
     otherwise the median of random architectures."""
+
+    at_most: float | None = None
+    """In place of rl_cost_model_target: a cost that must not be exceeded; less is fine. The search aims below it by as
+    much as the cost model's held-out predictions are exceeded in 5 of 100 cases (by nothing where costs are exact), and
+    the result is predicted below that."""
+
+    verify: bool = False
+    """With at_most and a cost model that `tunas fit` made on this device: measure the winner, in turn with the model's
+    reference networks, and where it is over, search on with a lower target."""
 
     rl_cost_model_exponent: float | None = None
     """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in
@@ -145,9 +154,9 @@ class SearchConfig(TaskConfig):
 
     constraint: tuple[str, ...] = ()
     """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be
-    given several times. The name is params, macs, peak_memory, a file that `tunas fit` wrote, or latency for the cost
-    of
-    --cost_model, in place of --rl_cost_model_target. Each adds its own term to the abs reward."""
+    given several times. The name is params, macs, peak_memory, flash (the last two also as peak_memory-int8 and
+    flash-int8), a file that `tunas fit` wrote, or latency for the cost of --cost_model, in place of
+    --rl_cost_model_target. Each adds its own term to the abs reward."""
 
     num_cost_samples: int | None = None
     """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less
@@ -181,7 +190,7 @@ class SearchConfig(TaskConfig):
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
 
 
-SEARCH_HARMLESS = HARMLESS | {"rl_cost_model_tolerance", "eval_every", "eval_steps"}
+SEARCH_HARMLESS = HARMLESS | {"rl_cost_model_tolerance", "eval_every", "eval_steps", "verify"}
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,7 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         "rl_learning_rate",
         "rl_cost_model_target",
         "rl_cost_model_tolerance",
+        "at_most",
         "rl_batch_size_multiplier",
         "rl_temperature",
         "log_every",

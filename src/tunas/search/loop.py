@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import tunas
+from tunas.cost.measure import MeasureConfig, as_fitted
 from tunas.errors import DivergedError, InputError
 from tunas.nn.supernet import SuperNet
 from tunas.recipe.optimizer import rmsprop
@@ -34,9 +35,10 @@ from tunas.run.directory import (
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
+from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
-from tunas.search.objective import Objective, search_objective
+from tunas.search.objective import Objective, Outcome, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.space import Architecture, Space, get_space, structure_to_json
@@ -57,6 +59,8 @@ class SearchResult:
         checkpoint_dir: the run directory.
         steps: done in all.
         quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
+        at_most: the cap, where one was given.
+        timed: winners that were measured against it, `architecture` the last.
     """
 
     architecture: Architecture
@@ -66,6 +70,8 @@ class SearchResult:
     checkpoint_dir: Path
     steps: int
     quality: float
+    at_most: float | None = None
+    timed: tuple[Timed, ...] = ()
 
 
 class Search:
@@ -121,16 +127,8 @@ class Search:
         self._check_finite(step, samples, measured)
         empirical, regularization, quality = measured.T
 
-        outcome = self.objective.reward(quality, samples.indices)
         rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
-        cost_gradient = None
-        if plan.num_cost_samples:
-            random = generator(config.seed, "cost", step)
-            cost_gradient = self.controller.cost_gradient(
-                random, plan.num_cost_samples, self.objective.cost_reward, op_probability, filters_probability
-            )
-        learned_from = quality if plan.num_cost_samples else outcome.reward
-        update = self.controller.update(samples, learned_from, rate, config.rl_entropy_regularization, cost_gradient)
+        outcome, update = self._learn(step, samples, quality, rate, (op_probability, filters_probability))
         scalars = {
             "model/loss": float((empirical + regularization).mean()),
             "model/empirical_loss": float(empirical.mean()),
@@ -145,6 +143,34 @@ class Search:
             "rlcontroller/increase_filters_prob": filters_probability,
         }
         return scalars
+
+    def control(self, step: int, valid: Batch) -> None:
+        """One controller step on the weights as they are, after the last step of the search.
+
+        Args:
+            step: from the number of steps of the search.
+            valid: as for `step`.
+        """
+        plan = self.plan
+        samples = self.controller.sample(generator(self.config.seed, "controller", step), plan.replicas, 0.0, 0.0)
+        quality = self.world.gather(self._validate(samples, valid, plan.valid_share)).cpu().double().numpy()
+        self._learn(step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
+
+    def _learn(
+        self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
+    ) -> tuple[Outcome, dict[str, float]]:
+        """The controller's update from the qualities of the sampled architectures; their rewards, and what to log."""
+        plan = self.plan
+        outcome = self.objective.reward(quality, samples.indices)
+        cost_gradient = None
+        if plan.num_cost_samples:
+            random = generator(self.config.seed, "cost", step)
+            cost_gradient = self.controller.cost_gradient(
+                random, plan.num_cost_samples, self.objective.cost_reward, *warmups
+            )
+        learned_from = quality if plan.num_cost_samples else outcome.reward
+        entropy = self.config.rl_entropy_regularization
+        return outcome, self.controller.update(samples, learned_from, rate, entropy, cost_gradient)
 
     def _train(self, samples: Samples, batch: Batch, learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
@@ -288,6 +314,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
             f"{world.size}"
         )
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
     params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
     params["ssd"] = space.name
 
@@ -298,7 +325,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
             task.describe(directory)
 
     world.from_main(begin)
-    return _run(space, task, plan, config, objective, world, directory)
+    return _run(space, task, plan, config, objective, world, directory, measuring)
 
 
 def _plan(config: SearchConfig, task: Task, world: World) -> SearchPlan:
@@ -329,6 +356,7 @@ def _run(
     objective: Objective,
     world: World,
     directory: Path,
+    measuring: MeasureConfig | None,
 ) -> SearchResult:
     state = Search(space, task, plan, config, objective, world)
     scoring = Scoring(state, directory)
@@ -397,7 +425,7 @@ def _run(
     finally:
         if events:
             events.close()
-    result = _result(state, directory, plan.steps, quality)
+    result = _result(state, directory, plan.steps, quality, measuring)
     world.from_main(lambda: _write_result(result, state))
     warn(task.left_out())
     return result
@@ -414,13 +442,31 @@ def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> t
     return numbers["step"], numbers["quality"]
 
 
-def _result(state: Search, directory: Path, steps: int, quality: float) -> SearchResult:
+def _result(
+    state: Search, directory: Path, steps: int, quality: float, measuring: MeasureConfig | None = None
+) -> SearchResult:
+    if state.config.at_most is not None:
+        return _capped_result(state, directory, steps, quality, state.config.at_most, measuring)
     objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
     architecture = state.controller.most_likely()
     if tolerance is not None and objective.target is not None:
         architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
     return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, quality)
+
+
+def _capped_result(
+    state: Search, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
+) -> SearchResult:
+    assert state.objective.target is not None
+    winner, timed = winner_below(state, state.objective.target), []
+    if measuring is not None:
+        winner, timed = verified(state, at_most, measuring)
+    objective = state.objective
+    cost = objective.cost_of(winner)
+    return SearchResult(
+        winner, cost, objective.target, objective.unit, directory, steps, quality, at_most, tuple(timed)
+    )
 
 
 def _write_result(result: SearchResult, state: Search) -> None:
@@ -431,6 +477,8 @@ def _write_result(result: SearchResult, state: Search) -> None:
         "cost": result.cost,
         "target": result.target,
         "unit": result.unit,
+        "at_most": result.at_most,
+        "measured": [timed.document() for timed in result.timed],
         "constraints": state.objective.constraint_costs(result.architecture),
         "steps": result.steps,
         f"shared_weights_{task.quality_name}": result.quality,

@@ -11,6 +11,7 @@ import numpy as np
 
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import InputError
+from tunas.search.cap import capped_target
 from tunas.search.config import SearchConfig
 from tunas.search.reward import reward_function
 from tunas.space import Architecture, Space
@@ -129,9 +130,13 @@ def search_objective(
         for name, limit, both_sides in read
         if name != MAIN_COST
     )
+    check_cap(config, bool(main))
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
     model = load_cost_model(config.cost_model or default_cost_model(space), space, **cost_arguments)
+    if config.at_most is not None:
+        target = capped_target(model, config.at_most)
+        return Objective(config.rl_reward_function, model, target, exponent, constraints, one_sided=True)
     if main:
         limit, both_sides = main[0]
         return Objective(config.rl_reward_function, model, limit, exponent, constraints, one_sided=not both_sides)
@@ -140,6 +145,21 @@ def search_objective(
         is_packaged = config.cost_model in (None, "pixel1") and space.default_target is not None
         target = space.default_target if is_packaged else median_cost(model, space)
     return Objective(config.rl_reward_function, model, target, exponent, constraints)
+
+
+def check_cap(config: SearchConfig, has_latency_constraint: bool) -> None:
+    """Refuses --at_most and --verify together with what they exclude."""
+    if config.verify and config.at_most is None:
+        raise InputError("--verify measures whether a cap holds; give it with --at_most")
+    if config.at_most is None:
+        return
+    if config.rl_cost_model_target is not None or config.rl_cost_model_tolerance is not None or has_latency_constraint:
+        raise InputError(
+            "--at_most says what the cost may be; leave out --rl_cost_model_target, --rl_cost_model_tolerance and "
+            f"--constraint {MAIN_COST}"
+        )
+    if not config.enable_cost_model or config.rl_reward_function != "abs":
+        raise InputError("--at_most works with a cost model and the abs reward")
 
 
 def default_cost_model(space: Space) -> str:

@@ -1,0 +1,216 @@
+"""INT8 against float32: how the times of one follow those of the other, how well INT8 is predicted, and where a search
+lands that was priced in each.
+
+    python benchmarks/int8.py --work=int8 --num_architectures=200 --image_size=64
+
+Writes its measurements to `--work`, one CSV per runtime, as `tunas measure` would; what is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+import tunas
+from tunas.cost.fit import fit_samples
+from tunas.cost.measure import (
+    CLOCKS,
+    MeasureConfig,
+    interleaved_times,
+    measured_with_references,
+    progress_bar,
+    run_of,
+    settle_allocator,
+    setup_of,
+    summary,
+)
+from tunas.cost.samples import Sample, append_samples, draw_architectures, read_samples, references_of
+from tunas.runtime import get_runtime
+
+SSD = "mobilenet_v3_like_search"
+REFERENCES = ("mobilenet_v2", "mnasnet_b1", "proxylessnas_mobile", "mobilenet_v3_large")
+RUNTIMES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
+GROUP = 50
+
+
+def config_of(runtime: str, arguments: argparse.Namespace) -> MeasureConfig:
+    return MeasureConfig(
+        ssd=SSD,
+        device=runtime,
+        out="unused",
+        image_size=arguments.image_size,
+        num_classes=arguments.num_classes,
+        clock=arguments.clock,
+        rounds=arguments.rounds,
+    )
+
+
+def measured(runtime_name: str, arguments: argparse.Namespace) -> tuple[list[Sample], np.ndarray]:
+    """(samples, milliseconds `[N, 2]` by odd and even rounds) of the first N architectures, GROUP of them in turns."""
+    space, runtime, config = tunas.get_space(SSD), get_runtime(runtime_name), config_of(runtime_name, arguments)
+    path, halves_path = (arguments.work / f"{runtime_name}{ending}" for ending in (".csv", ".halves.csv"))
+    done = read_samples(path, space) if path.is_file() else []
+    halves = np.loadtxt(halves_path, delimiter=",", ndmin=2) if halves_path.is_file() else np.zeros((0, 2))
+    wanted = list(itertools.islice(draw_architectures(space, 0), arguments.num_architectures))[len(done) :]
+    settle_allocator()
+    with progress_bar() as progress:
+        task = progress.add_task(runtime_name, total=len(wanted))
+        for start in range(0, len(wanted), GROUP):
+            part = wanted[start : start + GROUP]
+            runs = []
+            for architecture in part:
+                runs.append(run_of(architecture, runtime, config))
+                progress.advance(task)
+            times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
+            setup = {**setup_of(runtime, config), "rounds": config.rounds, "repeats": config.repeats}
+            rows = [
+                Sample(space.name, architecture.text, **{**setup, **summary(of_one)})
+                for architecture, of_one in zip(part, times, strict=True)
+            ]
+            medians = np.median(times, axis=2)
+            new = np.stack([np.median(medians[:, half::2], axis=1) for half in (0, 1)], axis=1)
+            halves = np.concatenate([halves, new])
+            np.savetxt(halves_path, halves, delimiter=",")
+            append_samples(path, rows)
+            done += rows
+    return done[: arguments.num_architectures], halves[: arguments.num_architectures]
+
+
+def milliseconds(samples: Sequence[Sample]) -> np.ndarray:
+    return np.array([sample.milliseconds for sample in samples])
+
+
+def compare(family: str, measurements: dict[str, tuple[list[Sample], np.ndarray]]) -> None:
+    floats, quantised = (measurements[name] for name in (family, f"{family}-int8"))
+    ratio = milliseconds(quantised[0]) / milliseconds(floats[0])
+    repeats = [spearmanr(halves[:, 0], halves[:, 1]).statistic for _, halves in (floats, quantised)]
+    rank = spearmanr(milliseconds(floats[0]), milliseconds(quantised[0])).statistic
+    print(
+        f"{family}: {len(ratio)} architectures, INT8 / float32 {ratio.min():.2f} / {np.median(ratio):.2f} / "
+        f"{ratio.max():.2f} (min, median, max); rank correlation {rank:.3f}, of repeats {repeats[0]:.3f} (float32) and "
+        f"{repeats[1]:.3f} (INT8)"
+    )
+
+
+def fitted(runtime: str, samples: list[Sample], arguments: argparse.Namespace) -> None:
+    model, report = fit_samples(tunas.get_space(SSD), samples, arguments.image_size, arguments.num_classes)
+    model.save(arguments.work / f"{runtime}.json")
+    print(
+        f"fit of {runtime}: {len(samples)} samples, held-out mean error {report.mean_error:.2%}, 95th percentile "
+        f"{report.p95_error:.2%}, Spearman {report.spearman:.3f}, noise {report.noise or 0:.2%}"
+    )
+
+
+def searched(family: str, arguments: argparse.Namespace) -> None:
+    """A search for a time in INT8, priced in INT8 and in float32, and what both winners take in INT8."""
+    space = tunas.get_space(SSD)
+    models = {
+        name: tunas.load_cost_model(arguments.work / f"{name}.json", space) for name in (family, f"{family}-int8")
+    }
+    quantised = models[f"{family}-int8"]
+    target = float(np.median(quantised.estimate(space.sample(np.random.default_rng(1), 1001))))
+    runtime, config = get_runtime(f"{family}-int8"), config_of(f"{family}-int8", arguments)
+    for name, model in models.items():
+        result = tunas.search(
+            tunas.SearchConfig(
+                ssd=SSD,
+                checkpoint_dir=str(arguments.work / f"search-{name}"),
+                image_size=arguments.image_size,
+                epochs=arguments.epochs,
+                cost_model=str(arguments.work / f"{name}.json"),
+                rl_cost_model_target=target,
+                rl_cost_model_tolerance=0.01,
+                device="cpu",
+            )
+        )
+        winner = result.architecture.pruned()
+        (sample,), slowdown = measured_with_references([winner], references_of(quantised), runtime, config)
+        took = sample.milliseconds / slowdown
+        off = 100 * (took / target - 1)
+        print(
+            f"searched for {target:.3f} ms of INT8, priced by {name}: predicted {model.estimate(winner):.3f} ms, "
+            f"in INT8 measured {took:.3f} ms ({off:+.1f} %) at the speed of the samples, slowdown {slowdown:.3f}"
+        )
+
+
+def accuracies(arguments: argparse.Namespace) -> None:
+    """What INT8 costs in accuracy and saves in bytes, on the digits: the reference architectures and a searched one."""
+    networks = dict.fromkeys(REFERENCES, "")
+    searches = sorted(arguments.work.glob("search-*-int8/result.json"))
+    if searches:
+        networks[SSD] = json.loads(searches[0].read_text())["indices"]
+    for ssd, indices in networks.items():
+        directory = arguments.work / f"train-{ssd}"
+        epochs = arguments.training_epochs
+        tunas.train(
+            tunas.TrainConfig(ssd=ssd, indices=indices, checkpoint_dir=str(directory), epochs=epochs, device="cpu")
+        )
+        exported = tunas.export(
+            tunas.ExportConfig(
+                out=str(arguments.work / f"export-{ssd}"),
+                checkpoint_dir=str(directory),
+                runtime=RUNTIMES,
+                max_accuracy_drop=1.0,
+            )
+        )
+        by_name = {one.runtime: one for one in exported}
+        for family in ("onnxruntime", "openvino"):
+            float32, int8 = by_name[family], by_name[f"{family}-int8"]
+            print(
+                f"{ssd} under {family}: {float32.check.torch_accuracy:.2%} in PyTorch, {float32.check.accuracy:.2%} in "
+                f"float32, {int8.check.accuracy:.2%} in INT8, at {int8.size / float32.size:.0%} of the float32 file's "
+                f"{float32.size / 1e6:.1f} MB"
+            )
+
+
+def plot(arguments: argparse.Namespace, measurements: dict[str, tuple[list[Sample], np.ndarray]]) -> None:
+    from matplotlib.figure import Figure
+
+    families = [name for name in RUNTIMES if name in measurements and not name.endswith("-int8")]
+    figure = Figure(figsize=(4.5 * len(families), 4.2), layout="constrained")
+    for number, family in enumerate(families, 1):
+        axes = figure.add_subplot(1, len(families), number)
+        x, y = (milliseconds(measurements[name][0]) for name in (family, f"{family}-int8"))
+        axes.plot(x, y, ".", alpha=0.6)
+        axes.plot([0, x.max()], [0, x.max()], color="grey", linewidth=0.8)
+        axes.set(title=family, xlabel="float32, ms", ylabel="INT8, ms", xlim=(0, None), ylim=(0, None))
+    figure.savefig(arguments.work / "int8.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("int8"))
+    parser.add_argument("--num_architectures", type=int, default=200)
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--num_classes", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--families", nargs="+", default=["onnxruntime", "openvino"])
+    parser.add_argument("--training_epochs", type=float, default=24)
+    parser.add_argument("--stages", nargs="+", default=["measure", "search", "accuracy"])
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    measurements = {}
+    for family in arguments.families if "measure" in arguments.stages else ():
+        names = [name for name in RUNTIMES if name.removesuffix("-int8") == family]
+        measurements |= {name: measured(name, arguments) for name in names}
+        compare(family, measurements)
+        for name in names:
+            fitted(name, measurements[name][0], arguments)
+    if measurements:
+        plot(arguments, measurements)
+    for family in arguments.families if "search" in arguments.stages else ():
+        searched(family, arguments)
+    if "accuracy" in arguments.stages:
+        accuracies(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""`tunas export`."""
+
+from __future__ import annotations
+
+import sys
+
+from tunas.export.config import ExportConfig
+
+
+def run(config: ExportConfig) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tunas.export.export import export
+
+    exported = export(config)
+    first = exported[0].check
+    table = Table(title=f"{first.images} images, PyTorch's top-1 {first.torch_accuracy:.2%}")
+    for column in (
+        "runtime",
+        "file",
+        "size",
+        "top-1",
+        "agreement",
+        "largest logit difference",
+        "measured",
+        "predicted",
+    ):
+        table.add_column(column, justify="left" if column in ("runtime", "file") else "right")
+    for one in exported:
+        table.add_row(
+            one.runtime,
+            one.document["file"],
+            f"{one.size / 1e6:.2f} MB",
+            f"{one.check.accuracy:.2%}",
+            f"{one.check.agreement:.2%}",
+            f"{one.check.difference:.2g}",
+            f"{one.latency['milliseconds']:.3g} ms",
+            "" if one.predicted is None else f"{one.predicted[0]:.4g} {one.predicted[1]}",
+        )
+    Console(soft_wrap=True).print(table)
+    print(f"measured on: {exported[0].document['latency']['device']}, threads: {config.threads}")
+    for one in exported:
+        print(f"{one.runtime} = {one.directory}")
+    for one in exported:
+        if one.complaint:
+            print(f"tunas: {one.runtime}: {one.complaint}; it is kept as {one.directory}", file=sys.stderr)
+    return 1 if any(one.complaint for one in exported) else 0

@@ -1,0 +1,113 @@
+"""A cap that holds when it is measured: `--at_most`, and with `--verify` a winner that was timed.
+
+A cost model is wrong by a little, and a search finds what it is wrong about in its favour. So the search aims below the
+cap by what the model's own held-out residuals ask for, and where the winner still takes longer, it goes on with a
+lower target: the controller alone, on the weights as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tunas.run.session import ended
+
+if TYPE_CHECKING:
+    from tunas.cost.measure import MeasureConfig
+    from tunas.space import Architecture
+
+OVER = "held_out_p95_over"
+"""In a fitted model's provenance: what measured times exceed predicted ones by, relative to these, at the 95th
+percentile of samples that were held out."""
+ATTEMPTS = 8
+"""Winners that are measured before the search gives up."""
+STEPS_BETWEEN = 60
+"""Controller steps between two of them."""
+EXACTLY = 1e-9
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A winner that was measured.
+
+    Args:
+        indices: what.
+        predicted: cost by the model.
+        measured: milliseconds now.
+        slowdown: time that the model's samples take now over the time that they took when it was fitted.
+    """
+
+    indices: str
+    predicted: float
+    measured: float
+    slowdown: float
+
+    @property
+    def at_speed_of_then(self) -> float:
+        return self.measured / self.slowdown
+
+    def document(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "at_speed_of_then": self.at_speed_of_then}
+
+
+def margin(model: Any) -> float:
+    """What the model's predictions may be exceeded by, relative to them, in 95 of 100 cases; 0 where it is exact or
+    does not say."""
+    found = model.provenance.get(OVER, 0.0)
+    return max(0.0, float(found)) if isinstance(found, int | float) else 0.0
+
+
+def capped_target(model: Any, at_most: float) -> float:
+    """What to aim below, so that the cap holds when it is measured."""
+    return at_most / (1 + margin(model))
+
+
+def winner_below(state: Any, target: float) -> Architecture:
+    """The most likely architecture if its predicted cost is at most the target, else the likeliest near it that is.
+
+    Args:
+        state: a `tunas.search.loop.Search`.
+    """
+    model = state.objective.model
+    return state.controller.likeliest_within(lambda rows: np.maximum(model.estimate(rows), target), target, EXACTLY)
+
+
+def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Architecture, list[Timed]]:
+    """(winner, every one that was measured): the last is at most `at_most` at the speed of the model's samples, or as
+    far as `ATTEMPTS` went.
+
+    The next one is predicted below the cap over what the last one took of its prediction; weights stay as they are.
+    """
+    plan, config, world = state.plan, state.config, state.world
+    target, timed = state.objective.target, []
+    assert target is not None
+    valid = state.task.stream(
+        "valid",
+        plan.valid_share * plan.replicas,
+        seed=config.seed,
+        start_step=plan.steps,
+        shard=(world.rank, world.size),
+        augment=False,
+    )
+    step = plan.steps
+    with ended(valid):
+        while True:
+            winner = winner_below(state, target)
+            timed.append(world.from_main(lambda winner=winner: _timed(winner, measuring)))
+            if timed[-1].at_speed_of_then <= at_most or len(timed) == ATTEMPTS:
+                return winner, timed
+            target = min(target, timed[-1].predicted * at_most / timed[-1].at_speed_of_then)
+            state.objective = dataclasses.replace(state.objective, target=target)
+            for _ in range(STEPS_BETWEEN):
+                state.control(step, next(valid))
+                step += 1
+
+
+def _timed(winner: Architecture, measuring: MeasureConfig) -> Timed:
+    from tunas.cost.measure import compare
+
+    found = compare(dataclasses.replace(measuring, indices=winner.text))
+    return Timed(winner.text, found.predicted, found.sample.milliseconds, found.slowdown)
