@@ -99,7 +99,9 @@ with tempfile.TemporaryDirectory() as directory:
 memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 rows = []
 for fraction, seconds, used, loss in found:
-    work = sum((3 if train else 1) * n * macs(net, shape, i) for net, n, shape, i, train in used) if asked["count"] else 0
+    work = 0
+    for net, n, shape, i, train in used if asked["count"] else ():
+        work += (3 if train else 1) * n * macs(net, shape, i)
     rows.append([fraction, seconds, work, loss])
 print("RESULT", json.dumps({"rows": rows, "peak": peak(), "mib": memory, "threads": torch.get_num_threads()}))
 """
@@ -166,7 +168,8 @@ def main(options: Options) -> None:
         ).stdout
         subprocess.run(["tar", "-x"], cwd=older, input=archive, check=True)
         print(
-            f"{'case':18} {'revision':>10} {'warmup ms':>10} {'later ms':>10} {'whole ms':>10} {'of peak':>8} {'MiB':>6}"
+            f"{'case':18} {'revision':>10} {'warmup ms':>10} {'later ms':>10} {'whole ms':>10} {'of peak':>8} "
+            f"{'MiB':>6}"
         )
         for case in options.cases:
             extra = {name: json.loads(value) for name, value in given.items()}

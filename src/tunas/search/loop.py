@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 import tunas
+from tunas.allocator import keep_freed_memory
 from tunas.errors import DivergedError, InputError
+from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
@@ -34,6 +36,7 @@ from tunas.run.trackers import check_trackers, open_trackers
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
+from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, structure_to_json
 from tunas.task.batches import as_float, on_device, piece, split
@@ -90,14 +93,17 @@ class Search:
         )
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
+        alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
+        self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike)
 
-    def step(self, step: int, train: Batch, valid: Batch) -> dict[str, float]:
+    def step(self, step: int, train: Batch, valid: Batch | None) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
 
         Args:
             step: from 0.
             train: this process's inputs and targets of the training batch, its replicas' shares one after the other.
-            valid: the same of the validation batch.
+            valid: the same of the validation batch; None where the step measures nothing, and the controller's
+                averages stay.
 
         Raises:
             DivergedError: where a loss is not finite, naming the step and the architecture.
@@ -110,15 +116,29 @@ class Search:
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        qualities = self._validate(
-            samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
-        )
-        measured = self.world.gather(torch.cat([losses, qualities[:, None]], 1)).cpu().double().numpy()
+        if valid is not None:
+            used = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
+            qualities = self._validate(samples, valid, used)
+            losses = torch.cat([losses, qualities[:, None]], 1)
+        measured = self.world.gather(losses).cpu().double().numpy()
         self._check_finite(step, samples, measured)
-        empirical, regularization, quality = measured.T
-
-        outcome = self.objective.reward(quality, samples.indices)
         rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
+        scalars = {
+            "model/loss": float(measured[:, :2].sum(axis=1).mean()),
+            "model/empirical_loss": float(measured[:, 0].mean()),
+            "model/regularization_loss": float(measured[:, 1].mean()),
+            "model/learning_rate": learning_rate,
+            "rlcontroller/learning_rate": rate,
+            "rlcontroller/increase_ops_prob": op_probability,
+            "rlcontroller/increase_filters_prob": filters_probability,
+        }
+        if valid is None:
+            costs = self.objective.reward(np.zeros(len(samples)), samples.indices).scalars
+            undecided = {"entropy": self.controller.entropy(), "log_prob": float(samples.log_prob.mean()), **costs}
+            return {**scalars, **{f"rlcontroller/{name}": value for name, value in undecided.items()}}
+
+        quality = measured[:, 2]
+        outcome = self.objective.reward(quality, samples.indices)
         cost_gradient = None
         if plan.num_cost_samples:
             random = generator(config.seed, "cost", step)
@@ -127,20 +147,17 @@ class Search:
             )
         learned_from = quality if plan.num_cost_samples else outcome.reward
         update = self.controller.update(samples, learned_from, rate, config.rl_entropy_regularization, cost_gradient)
-        scalars = {
-            "model/loss": float((empirical + regularization).mean()),
-            "model/empirical_loss": float(empirical.mean()),
-            "model/regularization_loss": float(regularization.mean()),
-            "model/learning_rate": learning_rate,
+        return {
+            **scalars,
             "rlcontroller/validation_accuracy": float(quality.mean()),
             "rlcontroller/reward": float(outcome.reward.mean()),
             **{f"rlcontroller/{name}": value for name, value in update.items()},
             **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
-            "rlcontroller/learning_rate": rate,
-            "rlcontroller/increase_ops_prob": op_probability,
-            "rlcontroller/increase_filters_prob": filters_probability,
         }
-        return scalars
+
+    def measures(self, step: int) -> bool:
+        """Whether step `step` measures the quality of its architectures."""
+        return step >= self.plan.unmeasured_steps
 
     def _train(self, samples: Samples, batch: Batch, learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
@@ -148,39 +165,35 @@ class Search:
         gradient = self.weights.grad
         assert gradient is not None
         gradient.zero_()
-        losses = []
-        for replica, inputs, targets in self._shares(batch, plan.share):
-            loss = self.task.loss(self._outputs(inputs, samples.indices[replica]), targets)
-            (loss / plan.replicas).backward()
-            losses.append(torch.stack([loss.detach(), self._decay_weights()]))
+        total = InOrder()
+
+        def one(share: tuple[int, Any, Any]) -> tuple[Tensor, UsedKernels]:
+            replica, inputs, targets = share
+            loss = self.task.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
+            total.add(replica - self.local_replicas.start, gradients_of(loss / plan.replicas))
+            return loss.detach(), self.supernet.used
+
+        losses, used = zip(*self.lanes.map(one, self._shares(batch, plan.share)), strict=True)
+        regularization = decay_weights(used, plan.weight_decay, plan.replicas)
         self.world.sum_(gradient)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
-        return torch.stack(losses)
+        return torch.stack([torch.stack(losses), regularization], 1)
 
-    @torch.no_grad()
-    def _decay_weights(self) -> Tensor:
-        """Adds the gradient of the L2 of the kernels that the last replica used; its part of the loss."""
-        used = self.supernet.used
-        decay = self.plan.weight_decay
-        for kernel, share in zip(used.kernels, used.shares, strict=True):
-            assert kernel.grad is not None
-            kernel.grad.add_(kernel, alpha=share * decay / self.plan.replicas)
-        squares = torch.stack(torch._foreach_norm(used.kernels)).square()
-        return 0.5 * decay * torch.dot(squares, squares.new_tensor(used.shares))
-
-    @torch.no_grad()
     def _validate(self, samples: Samples, batch: Batch, used: int) -> Tensor:
         """`[local replicas]`: quality of each one's architecture on the first `used` examples of its share of the
         validation batch."""
-        qualities = []
-        for replica, inputs, targets in self._shares(batch, self.plan.valid_share):
-            outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
-            qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
-        return torch.stack(qualities)
 
-    def _outputs(self, inputs: Any, indices: np.ndarray) -> Any:
-        with autocast(self.world.device, self.plan.precision):
+        @torch.no_grad()
+        def one(share: tuple[int, Any, Any]) -> Tensor:
+            replica, inputs, targets = share
+            outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica], self.plan.valid_precision)
+            return self.task.quality(outputs, piece(targets, 0, used))
+
+        return torch.stack(self.lanes.map(one, self._shares(batch, self.plan.valid_share)))
+
+    def _outputs(self, inputs: Any, indices: np.ndarray, precision: str) -> Any:
+        with autocast(self.world.device, precision):
             outputs = self.supernet(self.task.prepare(inputs), indices)
         return as_float(outputs)
 
@@ -259,6 +272,7 @@ def search(config: SearchConfig) -> SearchResult:
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
     check_trackers(config.log_to)
+    keep_freed_memory()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:
@@ -309,14 +323,19 @@ def _run(
     shard = (world.rank, world.size)
     train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     valid = task.stream(
-        "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
+        "valid",
+        plan.valid_share * plan.replicas,
+        seed=config.seed,
+        start_step=max(start, plan.unmeasured_steps),
+        shard=shard,
+        augment=False,
     )
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
         nonlocal quality
-        scalars = state.step(step, next(train), next(valid))
-        quality = scalars["rlcontroller/validation_accuracy"]
+        scalars = state.step(step, next(train), next(valid) if state.measures(step) else None)
+        quality = scalars.get("rlcontroller/validation_accuracy", quality)
         return scalars
 
     def log(step: int, scalars: dict[str, float]) -> None:
@@ -339,10 +358,10 @@ def _run(
             if objective.model is not None
             else ""
         )
-        return (
-            f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}{cost} "
-            f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} {task.unit}/s"
-        )
+        measured = f"loss {scalars['model/loss']:.3f}"
+        if "rlcontroller/reward" in scalars:
+            measured = f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}"
+        return f"{measured}{cost} entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} {task.unit}/s"
 
     try:
         with ended(train, valid):

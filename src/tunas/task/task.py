@@ -25,6 +25,8 @@ class Task:
         cost_arguments: what pricing a space takes beside its name.
         compared: names of facts and of the identity that `check_same` compares.
         metrics: counted over a whole split when a network is evaluated, in this order.
+        draws_nothing: whether `prepare`, `loss` and `quality` are functions of their arguments alone, so that several
+            threads may call them at once with the same result.
     """
 
     name = "task"
@@ -34,6 +36,7 @@ class Task:
     cost_arguments: Mapping[str, Any] = {}
     compared: frozenset[str] = frozenset()
     metrics: Mapping[str, Metric] = {}
+    draws_nothing = False
 
     def size(self, split: str) -> int:
         """How many examples `split` lists.
