@@ -38,6 +38,7 @@ from tunas.search.schedule import (
     RL_DELAY_FRACTION,
     RL_LEARNING_RATE,
     rl_learning_rate,
+    unmeasured_steps,
     warmup_probability,
 )
 from tunas.space import Architecture, Space
@@ -61,6 +62,7 @@ class Task:
     bin: float
     slope: float
     images: int
+    delay_validation: str
 
 
 @dataclass(frozen=True)
@@ -205,8 +207,11 @@ def run(task: Task) -> Row:
     rng = np.random.default_rng([task.seed, 2])
     delay = steps_of(RL_DELAY_FRACTION, task.steps)
     initial = scaled_learning_rate(RL_LEARNING_RATE, BATCH)
+    first_measured = 0
+    if task.delay_validation == "last":
+        first_measured = unmeasured_steps(delay, controller.momentum, controller.beta2)
     start = time.perf_counter()
-    for step in range(task.steps):
+    for step in range(first_measured, task.steps):
         op = warmup_probability(step, steps_of(OP_WARMUP_FRACTION, task.steps))
         filters = warmup_probability(step, steps_of(FILTERS_WARMUP_FRACTION, task.steps))
         samples = controller.sample(rng, REPLICAS, op, filters)
@@ -235,7 +240,7 @@ def run(task: Task) -> Row:
     _, landed_off_target, _, landed_regret = figures(controller.likeliest_within(costs.estimate, target, TOLERANCE))
     mean_off_target = 100 * (costs.estimate(controller.sample(rng, 4096).indices).mean() / target - 1)
     gap = best_accuracy - accuracy
-    speed = task.steps / seconds
+    speed = (task.steps - first_measured) / seconds
     return Row(
         task,
         cost,
@@ -267,18 +272,24 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, default=VALIDATION_IMAGES, help="that a replica's accuracy is measured on"
     )
+    parser.add_argument(
+        "--delay-validation",
+        choices=("last", "all"),
+        default="last",
+        help="steps of the controller's delay that measure accuracies, as --rl_delay_validation of a search",
+    )
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     if args.cost_samples and args.rewards != ["abs"]:
         parser.error("--cost-samples needs --rewards abs: in the others cost and quality are multiplied")
 
-    options = (args.steps, args.cost_samples, args.bin, args.slope, args.images)
+    options = (args.steps, args.cost_samples, args.bin, args.slope, args.images, args.delay_validation)
     tasks = [
         Task(*combination, *options) for combination in itertools.product(args.spaces, args.rewards, range(args.seeds))
     ]
     print(
         f"{args.steps} steps, {REPLICAS} replicas of {args.images} images, {args.cost_samples} cost samples, slope "
-        f"{args.slope}"
+        f"{args.slope}, {args.delay_validation} validation in the delay"
     )
     print(
         f"{'space':29} {'reward':9} seed       ms   off %  mean % accuracy   regret      gap within %  regret   "

@@ -27,6 +27,9 @@ def test_imagenet_gets_the_published_settings():
     assert (found.rl_baseline_momentum, found.rl_adam_beta2, found.rl_cost_model_exponent) == (0.95, 0.999, -0.10)
     assert (found.weight_decay, found.precision, found.num_cost_samples) == (4e-5, "fp32", 0)
     assert (found.log_every, found.checkpoint_every, found.delay_valid_share) == (100, 500, 512)
+    assert found.unmeasured_steps == 27_050 // 4 - 2000 and plan(rl_delay_validation="all").unmeasured_steps == 0
+    assert found.valid_precision == "fp32" and plan(precision="bf16").valid_precision == "bf16"
+    assert plan(valid_precision="bf16").precision == "fp32"
 
 
 def test_the_v3_like_space_computes_in_bfloat16_on_cuda_with_its_own_weight_decay():

@@ -172,6 +172,30 @@ def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_
     assert scalars["rlcontroller/reward"] == pytest.approx(rewards.mean())
 
 
+def test_the_first_part_of_the_delay_measures_nothing_and_leaves_the_averages():
+    measuring = {"validation_accuracy", "reward", "step_baseline", "baseline", "advantage", "empirical_loss"}
+    prepared = Prepared(rl_adam_beta2=0.0, rl_baseline_momentum=0.5)
+    state, unmeasured = prepared.search, prepared.plan.unmeasured_steps
+    assert 0 < unmeasured == prepared.plan.rl_delay_steps - 4
+    for step in range(unmeasured):
+        assert not state.measures(step)
+        scalars = state.step(step, prepared.batches(step)[0], None)
+        assert state.controller.num_updates == 0 and not state.controller.second_moment.any()
+        assert not {f"rlcontroller/{name}" for name in measuring} & scalars.keys()
+        assert scalars["rlcontroller/learning_rate"] == 0 and scalars["rlcontroller/estimated_cost"] > 0
+    assert state.measures(unmeasured)
+    prepared.step(unmeasured)
+    assert state.controller.num_updates == 1 and state.controller.second_moment.any()
+
+
+def test_measuring_nothing_changes_no_weight():
+    one, other = Prepared(), Prepared()
+    for step in range(3):
+        one.step(step)
+        other.search.step(step, other.batches(step)[0], None)
+    assert torch.equal(one.search.weights, other.search.weights)
+
+
 def test_the_controller_waits_for_its_delay():
     prepared = Prepared()
     for step in range(prepared.plan.rl_delay_steps):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from tunas.allocator import keep_freed_memory
 from tunas.data.augmentation import PUBLISHED, Augmentation
 from tunas.data.chunk import Chunk
 from tunas.data.examples import BadImageError, Examples
@@ -355,6 +356,7 @@ def _begin_worker(worker: int) -> None:
     run that is killed says nothing. torch notices by the number of the parent process, which is the fork server's where
     that is how processes start; so we wait for the run itself too.
     """
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
     run = multiprocessing.parent_process()

@@ -120,7 +120,7 @@ class Sliceable(nn.Module):
             leaf = parameter.detach()[region].requires_grad_(parameter.requires_grad)
             if parameter.grad is not None:
                 leaf.grad = parameter.grad[region]
-            self._leaves[name, sizes] = leaf
+            leaf = self._leaves.setdefault((name, sizes), leaf)  # another thread may have been faster
         return leaf
 
 

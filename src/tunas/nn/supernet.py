@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,7 +66,7 @@ class SuperNet(nn.Module):
                     module.register_forward_hook(_note_kernel)
         self._never_asked = dict.fromkeys(range(space.num_choices), 0)
         self.flat: nn.Parameter | None = None
-        self.used = UsedKernels()
+        self._last = _LastForward()
 
     def forward(self, inputs: Any, architecture: Architecture | Sequence[int]) -> Any:
         """What the network gives under one architecture: of a tower logits `[N, num_classes]` of images `[N, 3, H, W]`.
@@ -75,11 +76,16 @@ class SuperNet(nn.Module):
         """
         indices = self._indices(architecture)
         asked = _Asked(indices) if self._never_asked else indices
-        with recording_kernels() as self.used:
+        with recording_kernels() as self._last.used:
             features = self.network(inputs, asked) if self.is_own else self.tower(inputs, asked)[0]
         if isinstance(asked, _Asked):
             self._check_asked(asked)
         return features if self.is_own else self.head(features)
+
+    @property
+    def used(self) -> UsedKernels:
+        """What the last `forward` of this thread used."""
+        return self._last.used
 
     @property
     def is_own(self) -> bool:
@@ -171,7 +177,11 @@ class SuperNet(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle of the supernet is not flat."""
-        return self.__dict__ | {"flat": None, "used": UsedKernels()}
+        return {name: value for name, value in self.__dict__.items() if name != "_last"} | {"flat": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._last = _LastForward()
 
     def _indices(self, architecture: Architecture | Sequence[int]) -> Sequence[int]:
         if isinstance(architecture, Architecture):
@@ -228,6 +238,13 @@ def _differently_built(path: str) -> InputError:
         f"{path} of the stand-alone network has no counterpart, or a smaller one, in the network that is built for the "
         f"whole space: build the same modules with and without choices, and put what differs into for_each_choice"
     )
+
+
+class _LastForward(threading.local):
+    """What the last forward pass of a thread used."""
+
+    def __init__(self) -> None:
+        self.used = UsedKernels()
 
 
 class _Asked(Sequence[int]):

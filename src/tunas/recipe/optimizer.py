@@ -5,14 +5,71 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from timm.optim.rmsprop_tf import RMSpropTF
+from torch import Tensor
 
 DECAY = 0.9
 EPSILON = 1.0
 """Inside the square root."""
+PIECE = 2**16
+"""Numbers per thread that are worked on at a time: a quarter of a megabyte, so that the five vectors of a step stay in
+the processor's cache from one operation to the next."""
+
+
+class PiecewiseRMSprop(RMSpropTF):
+    """timm's RMSpropTF with the same arithmetic in pieces and in place, for plain float parameters on a processor.
+
+    Over a vector of many millions of numbers every temporary of that size comes from memory and goes back to it. State
+    and results are the same bit for bit. On other devices it is timm's own multi-tensor form.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if closure is not None or not all(self._is_plain(p) for p in parameters):
+            return super().step(closure)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, group)
+        return None
+
+    @staticmethod
+    def _is_plain(parameter: Tensor) -> bool:
+        gradient = parameter.grad
+        assert gradient is not None
+        return parameter.device.type == "cpu" and gradient.layout == torch.strided
+
+    def _step_one(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["square_avg"] = torch.ones_like(parameter)
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        state["step"] += 1
+        vectors = [parameter, parameter.grad, state["square_avg"], state["momentum_buffer"]]
+        for pieces in zip(*map(_pieces, vectors), strict=True):
+            _step_piece(*pieces, group)
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """A long vector in pieces; any other tensor, which is a layer's and no longer than a few, as it is."""
+    return tensor.split(PIECE * torch.get_num_threads()) if tensor.dim() == 1 else (tensor,)
+
+
+def _step_piece(weights: Tensor, gradient: Tensor, square: Tensor, momentum: Tensor, group: dict[str, Any]) -> None:
+    if group["weight_decay"]:
+        gradient = gradient.add(weights, alpha=group["weight_decay"])
+    scratch = gradient * gradient
+    square.add_(scratch.sub_(square), alpha=1.0 - group["alpha"])
+    torch.add(square, group["eps"], out=scratch).sqrt_()
+    momentum.mul_(group["momentum"]).addcdiv_(gradient, scratch, value=group["lr"])
+    weights.sub_(momentum)
 
 
 def rmsprop(parameters: Iterable[Any], momentum: float) -> RMSpropTF:
     """The optimiser of parameters or parameter groups: squared average from one, learning rate inside the momentum and
     0 until set."""
-    return RMSpropTF(parameters, lr=0.0, alpha=DECAY, eps=EPSILON, momentum=momentum)
+    kind = PiecewiseRMSprop if momentum > 0 else RMSpropTF
+    return kind(parameters, lr=0.0, alpha=DECAY, eps=EPSILON, momentum=momentum)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import tunas
+from tunas.allocator import keep_freed_memory
 from tunas.cost.measure import MeasureConfig, as_fitted
 from tunas.errors import DivergedError, InputError
+from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
 from tunas.recipe.optimizer import rmsprop
 from tunas.recipe.precision import autocast
@@ -39,6 +41,7 @@ from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, Outcome, search_objective
+from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.space import Architecture, Space, get_space, structure_to_json
@@ -100,14 +103,17 @@ class Search:
         )
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
+        alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
+        self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike)
 
-    def step(self, step: int, train: Batch, valid: Batch) -> dict[str, float]:
+    def step(self, step: int, train: Batch, valid: Batch | None) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
 
         Args:
             step: from 0.
             train: this process's inputs and targets of the training batch, its replicas' shares one after the other.
-            valid: the same of the validation batch.
+            valid: the same of the validation batch; None where the step measures nothing, and the controller's
+                averages stay.
 
         Raises:
             DivergedError: where a loss is not finite, naming the step and the architecture.
@@ -120,29 +126,40 @@ class Search:
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
         losses = self._train(samples, train, learning_rate)
-        qualities = self.qualities(
-            samples.indices, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
-        )
-        measured = self.world.gather(torch.cat([losses, qualities[:, None]], 1)).cpu().double().numpy()
+        if valid is not None:
+            used = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
+            qualities = self.qualities(samples.indices, valid, used)
+            losses = torch.cat([losses, qualities[:, None]], 1)
+        measured = self.world.gather(losses).cpu().double().numpy()
         self._check_finite(step, samples, measured)
-        empirical, regularization, quality = measured.T
-
         rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
-        outcome, update = self._learn(step, samples, quality, rate, (op_probability, filters_probability))
         scalars = {
-            "model/loss": float((empirical + regularization).mean()),
-            "model/empirical_loss": float(empirical.mean()),
-            "model/regularization_loss": float(regularization.mean()),
+            "model/loss": float(measured[:, :2].sum(axis=1).mean()),
+            "model/empirical_loss": float(measured[:, 0].mean()),
+            "model/regularization_loss": float(measured[:, 1].mean()),
             "model/learning_rate": learning_rate,
-            "rlcontroller/validation_accuracy": float(quality.mean()),
-            "rlcontroller/reward": float(outcome.reward.mean()),
-            **{f"rlcontroller/{name}": value for name, value in update.items()},
-            **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
             "rlcontroller/learning_rate": rate,
             "rlcontroller/increase_ops_prob": op_probability,
             "rlcontroller/increase_filters_prob": filters_probability,
         }
-        return scalars
+        if valid is None:
+            costs = self.objective.reward(np.zeros(len(samples)), samples.indices).scalars
+            undecided = {"entropy": self.controller.entropy(), "log_prob": float(samples.log_prob.mean()), **costs}
+            return {**scalars, **{f"rlcontroller/{name}": value for name, value in undecided.items()}}
+
+        quality = measured[:, 2]
+        outcome, update = self._learn(step, samples, quality, rate, (op_probability, filters_probability))
+        return {
+            **scalars,
+            "rlcontroller/validation_accuracy": float(quality.mean()),
+            "rlcontroller/reward": float(outcome.reward.mean()),
+            **{f"rlcontroller/{name}": value for name, value in update.items()},
+            **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
+        }
+
+    def measures(self, step: int) -> bool:
+        """Whether step `step` measures the quality of its architectures."""
+        return step >= self.plan.unmeasured_steps
 
     def control(self, step: int, valid: Batch) -> None:
         """One controller step on the weights as they are, after the last step of the search.
@@ -153,7 +170,7 @@ class Search:
         """
         plan = self.plan
         samples = self.controller.sample(generator(self.config.seed, "controller", step), plan.replicas, 0.0, 0.0)
-        quality = self.world.gather(self._validate(samples, valid, plan.valid_share)).cpu().double().numpy()
+        quality = self.world.gather(self.qualities(samples.indices, valid, plan.valid_share)).cpu().double().numpy()
         self._learn(step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
 
     def _learn(
@@ -178,39 +195,35 @@ class Search:
         gradient = self.weights.grad
         assert gradient is not None
         gradient.zero_()
-        losses = []
-        for replica, inputs, targets in self._shares(batch, plan.share):
-            loss = self.task.loss(self._outputs(inputs, samples.indices[replica]), targets)
-            (loss / plan.replicas).backward()
-            losses.append(torch.stack([loss.detach(), self._decay_weights()]))
+        total = InOrder()
+
+        def one(share: tuple[int, Any, Any]) -> tuple[Tensor, UsedKernels]:
+            replica, inputs, targets = share
+            loss = self.task.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
+            total.add(replica - self.local_replicas.start, gradients_of(loss / plan.replicas))
+            return loss.detach(), self.supernet.used
+
+        losses, used = zip(*self.lanes.map(one, self._shares(batch, plan.share)), strict=True)
+        regularization = decay_weights(used, plan.weight_decay, plan.replicas)
         self.world.sum_(gradient)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
-        return torch.stack(losses)
+        return torch.stack([torch.stack(losses), regularization], 1)
 
-    @torch.no_grad()
-    def _decay_weights(self) -> Tensor:
-        """Adds the gradient of the L2 of the kernels that the last replica used; its part of the loss."""
-        used = self.supernet.used
-        decay = self.plan.weight_decay
-        for kernel, share in zip(used.kernels, used.shares, strict=True):
-            assert kernel.grad is not None
-            kernel.grad.add_(kernel, alpha=share * decay / self.plan.replicas)
-        squares = torch.stack(torch._foreach_norm(used.kernels)).square()
-        return 0.5 * decay * torch.dot(squares, squares.new_tensor(used.shares))
-
-    @torch.no_grad()
     def qualities(self, indices: np.ndarray, batch: Batch, used: int) -> Tensor:
         """`[local replicas]`: quality of each replica's row of `indices` on the first `used` examples of its share of
         the validation batch."""
-        qualities = []
-        for replica, inputs, targets in self._shares(batch, self.plan.valid_share):
-            outputs = self._outputs(piece(inputs, 0, used), indices[replica])
-            qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
-        return torch.stack(qualities)
 
-    def _outputs(self, inputs: Any, indices: np.ndarray) -> Any:
-        with autocast(self.world.device, self.plan.precision):
+        @torch.no_grad()
+        def one(share: tuple[int, Any, Any]) -> Tensor:
+            replica, inputs, targets = share
+            outputs = self._outputs(piece(inputs, 0, used), indices[replica], self.plan.valid_precision)
+            return self.task.quality(outputs, piece(targets, 0, used))
+
+        return torch.stack(self.lanes.map(one, self._shares(batch, self.plan.valid_share)))
+
+    def _outputs(self, inputs: Any, indices: np.ndarray, precision: str) -> Any:
+        with autocast(self.world.device, precision):
             outputs = self.supernet(self.task.prepare(inputs), indices)
         return as_float(outputs)
 
@@ -289,6 +302,7 @@ def search(config: SearchConfig) -> SearchResult:
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
     check_trackers(config.log_to)
+    keep_freed_memory()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:
@@ -364,14 +378,19 @@ def _run(
     shard = (world.rank, world.size)
     train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
     valid = task.stream(
-        "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
+        "valid",
+        plan.valid_share * plan.replicas,
+        seed=config.seed,
+        start_step=max(start, plan.unmeasured_steps),
+        shard=shard,
+        augment=False,
     )
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
         nonlocal quality
-        scalars = state.step(step, next(train), next(valid))
-        quality = scalars["rlcontroller/validation_accuracy"]
+        scalars = state.step(step, next(train), next(valid) if state.measures(step) else None)
+        quality = scalars.get("rlcontroller/validation_accuracy", quality)
         return scalars
 
     def log(step: int, scalars: dict[str, float]) -> None:
@@ -401,10 +420,11 @@ def _run(
             if objective.model is not None
             else ""
         )
-        return (
-            f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}{scoring.status()}{cost} "
-            f"entropy {scalars['rlcontroller/entropy']:.1f} {rate * plan.batch:.0f} {task.unit}/s"
-        )
+        measured = f"loss {scalars['model/loss']:.3f}"
+        if "rlcontroller/reward" in scalars:
+            measured = f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}"
+        entropy = scalars["rlcontroller/entropy"]
+        return f"{measured}{scoring.status()}{cost} entropy {entropy:.1f} {rate * plan.batch:.0f} {task.unit}/s"
 
     try:
         with ended(train, valid):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 from tunas.errors import InputError
 from tunas.recipe.schedule import steps_of
 
@@ -12,6 +14,8 @@ RL_LEARNING_RATE_GROWTH = 10.0
 """How many times larger the controller's learning rate is at the end (SPEC §3.7)."""
 RL_DELAY_FRACTION = 0.25
 """Part of the steps before the controller starts to learn (SPEC §3.7)."""
+MEMORIES = 2.0
+"""Part of the delay that measures accuracies, in memories of the controller's longer average."""
 OP_WARMUP_FRACTION = 0.25
 FILTERS_WARMUP_FRACTION = 0.25
 """Parts of the steps over which the probabilities of enabling all ops and the widest filters fall (SPEC §3.2)."""
@@ -21,6 +25,15 @@ def warmup_probability(step: int, warmup_steps: int) -> float:
     """Probability of enabling a whole OneOf: linear from 1 at step 0 to 0 at `warmup_steps`; 0 without a warmup (SPEC
     §3.2)."""
     return max(0.0, 1.0 - step / warmup_steps) if warmup_steps > 0 else 0.0
+
+
+def unmeasured_steps(delay_steps: int, momentum: float, beta2: float) -> int:
+    """How many steps of the controller's delay can go by before accuracies have to be measured for its averages.
+
+    Both averages take their bias towards the start out, so that a shorter past only makes them noisier. Twice the
+    memory of the longer one leaves 86 % of the weight of an endless past (SPEC §3.7).
+    """
+    return max(0, delay_steps - math.ceil(MEMORIES / (1 - max(momentum, beta2))))
 
 
 def rl_learning_rate(

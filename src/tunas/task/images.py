@@ -39,6 +39,7 @@ class ImageClassification(Task):
     unit = "images"
     quality_name = "accuracy"
     compared = COMPARED
+    draws_nothing = True
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ class Task:
         compared: names of facts and of the identity that `check_same` compares.
         evaluation_view: how the inputs of an evaluation are made from what is stored, in words, for `result.json`.
         metrics: counted over a whole split when a network is evaluated, in this order.
+        draws_nothing: whether `prepare`, `loss` and `quality` are functions of their arguments alone, so that several
+            threads may call them at once with the same result.
     """
 
     name = "task"
@@ -36,6 +38,7 @@ class Task:
     compared: frozenset[str] = frozenset()
     evaluation_view: Mapping[str, Any] = {}
     metrics: Mapping[str, Metric] = {}
+    draws_nothing = False
 
     def size(self, split: str) -> int:
         """How many examples `split` lists.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tunas
+from tunas.allocator import keep_freed_memory
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
@@ -89,6 +90,7 @@ def train(config: TrainConfig) -> TrainResult:
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
     check_trackers(config.log_to)
+    keep_freed_memory()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)

@@ -1,0 +1,133 @@
+"""Several replicas of a step at the same time, with a result that does not depend on how many.
+
+A processor's threads are better used by one replica each than by all of them on every small operation of one. Every
+replica's gradients are tensors of their own, added to the shared ones in the order of the replicas, whichever is ready
+first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunas.nn.ops import UsedKernels
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Lanes:
+    """Threads, each of which works on one replica at a time.
+
+    Args:
+        count: how many; one works in the thread that asks.
+        threads: of torch, that each may use.
+    """
+
+    def __init__(self, count: int, threads: int = 1):
+        self.count = count
+        self._pool: ThreadPoolExecutor | None = None
+        if count > 1:
+            self._pool = ThreadPoolExecutor(
+                count, "tunas-replica", initializer=torch.set_num_threads, initargs=(threads,)
+            )
+
+    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """`work` of every item, in their order.
+
+        Raises:
+            Exception: what `work` raised for the first of the items for which it did.
+        """
+        return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
+
+
+def lanes_for(replicas: int, device: torch.device, *, wanted: int | None, alike: bool) -> Lanes:
+    """As many lanes as pay: on a processor one for each of its threads, elsewhere one.
+
+    Args:
+        replicas: of this process in a step.
+        wanted: a number of lanes to take instead.
+        alike: whether a replica computes the same in any thread, drawing no random numbers.
+    """
+    threads = torch.get_num_threads()
+    count = min(replicas, wanted or threads) if device.type == "cpu" and alike else 1
+    return Lanes(count, max(1, threads // count))
+
+
+class InOrder:
+    """Adds replicas' gradients to the shared ones as replica 0, 1, 2, … whichever of them comes first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._next = 0
+
+    @torch.no_grad()
+    def add(self, number: int, gradients: list[tuple[Tensor, Tensor]]) -> None:
+        """(weight, its gradient) of replica `number`; each weight has a `.grad` to add to."""
+        with self._lock:
+            self._waiting[number] = gradients
+            while (ready := self._waiting.pop(self._next, None)) is not None:
+                for weight, gradient in ready:
+                    assert weight.grad is not None
+                    weight.grad.add_(gradient)
+                self._next += 1
+
+
+def gradients_of(loss: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(weight, gradient) of every weight, or slice of one, that the loss depends on; `.grad` is left alone."""
+    weights = weights_behind(loss)
+    return list(zip(weights, torch.autograd.grad(loss, weights), strict=True))
+
+
+def weights_behind(loss: Tensor) -> list[Tensor]:
+    """The leaves of the graph of a loss, in an order that the graph alone decides."""
+    found: list[Tensor] = []
+    seen: set[Any] = {loss.grad_fn}
+    left = [loss.grad_fn]
+    while left:
+        node: Any = left.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None and variable.is_leaf:
+            found.append(variable)
+            continue
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                left.append(following)
+    return found
+
+
+@torch.no_grad()
+def decay_weights(used: Sequence[UsedKernels], decay: float, replicas: int) -> Tensor:
+    """Adds the gradient of the L2 of the kernels that replicas used, each of them once for all that used it.
+
+    Args:
+        used: of every replica of this process.
+        decay: weight of ½‖w‖² in the loss.
+        replicas: of all processes, whose mean is taken.
+
+    Returns:
+        `[len(used)]`: each one's part of the loss.
+    """
+    place: dict[int, int] = {}
+    kernels: list[Tensor] = []
+    for kernel in itertools.chain.from_iterable(of_one.kernels for of_one in used):
+        if id(kernel) not in place:
+            place[id(kernel)] = len(kernels)
+            kernels.append(kernel)
+    shares = np.zeros((len(used), len(kernels)), np.float32)
+    for row, of_one in zip(shares, used, strict=True):
+        np.add.at(row, [place[id(kernel)] for kernel in of_one.kernels], of_one.shares)
+    for kernel, share in zip(kernels, shares.sum(axis=0, dtype=np.float64).tolist(), strict=True):
+        assert kernel.grad is not None
+        kernel.grad.add_(kernel, alpha=share * decay / replicas)
+    squares = torch.stack(torch._foreach_norm(kernels)).square()
+    return 0.5 * decay * (torch.from_numpy(shares).to(squares.device) @ squares)

@@ -1,0 +1,79 @@
+"""Replicas side by side give what they give one after the other."""
+
+import threading
+import time
+
+import pytest
+import torch
+from test_loop import Prepared
+
+from tunas.search.replicas import InOrder, Lanes, gradients_of, lanes_for
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_any_number_of_lanes_takes_the_same_step_bit_for_bit(step):
+    alone, shared = Prepared(parallel_replicas=1), Prepared(parallel_replicas=3)
+    assert (alone.search.lanes.count, shared.search.lanes.count) == (1, 3)
+    for number in range(step, step + 3):
+        assert alone.step(number) == shared.step(number)
+    assert torch.equal(alone.search.weights, shared.search.weights)
+    assert torch.equal(alone.search.weights.grad, shared.search.weights.grad)
+
+
+def test_gradients_are_added_in_the_order_of_the_replicas():
+    """Float sums depend on their order; the last one is ready first here."""
+    torch.manual_seed(0)
+    pieces = [torch.randn(1000) * 10**power for power in range(4)]
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    weight.grad = torch.zeros(1000)
+    total = InOrder()
+    for number in (3, 1, 0, 2):
+        total.add(number, [(weight, pieces[number])])
+    expected = torch.zeros(1000)
+    for one in pieces:
+        expected += one
+    assert torch.equal(weight.grad, expected)
+
+
+def test_gradients_of_leaves_what_backward_would_add():
+    used, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    scale = torch.nn.Parameter(torch.tensor(2.0))
+    found = dict(gradients_of((used * used * scale).sum() + 0 * used.sum()))
+    assert used.grad is None and unused not in found
+    assert torch.equal(found[used], torch.full((3,), 4.0)) and found[scale] == 3
+
+
+def test_lanes_work_at_the_same_time_and_answer_in_order():
+    lanes, meeting = Lanes(2), threading.Barrier(2, timeout=30)
+
+    def work(item):
+        if item < 2:
+            meeting.wait()
+        time.sleep(0.02 * (3 - item))
+        return item, torch.get_num_threads()
+
+    threads = torch.get_num_threads()
+    assert lanes.map(work, range(4)) == [(item, 1) for item in range(4)]
+    assert torch.get_num_threads() == threads
+
+
+def test_what_a_replica_raises_is_raised():
+    def work(item):
+        raise ValueError(item)
+
+    with pytest.raises(ValueError, match="0"):
+        Lanes(2).map(work, range(3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "replicas", "wanted", "alike", "count"),
+    [
+        ("cpu", 4, 2, True, 2),
+        ("cpu", 1, None, True, 1),
+        ("cpu", 2, 8, True, 2),
+        ("cpu", 4, 2, False, 1),
+        ("cuda", 4, 2, True, 1),
+    ],
+)
+def test_lanes_are_for_processors_and_for_replicas_that_are_alike_anywhere(kind, replicas, wanted, alike, count):
+    assert lanes_for(replicas, torch.device(kind), wanted=wanted, alike=alike).count == count

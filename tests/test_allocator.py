@@ -1,0 +1,40 @@
+"""Freed memory stays with the process where glibc has it."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CHURN = """
+import resource, sys
+from tunas.allocator import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+import torch
+def churn():
+    for _ in range(20):
+        torch.ones(16 * 2**20)  # 64 MiB
+churn()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+churn()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings")
+def test_large_blocks_are_not_faulted_in_again_at_every_operation():
+    faults = {
+        name: int(subprocess.run([sys.executable, "-c", CHURN, name], capture_output=True, check=True).stdout)
+        for name in ("kept", "plain")
+    }
+    assert faults["kept"] < faults["plain"] / 10
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    from tunas import allocator
+
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
+    assert allocator.keep_freed_memory() is False
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    assert allocator.keep_freed_memory() is False
