@@ -36,7 +36,7 @@ from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Architecture, Space, get_space, structure_to_json
-from tunas.task.batches import as_float, on_device, piece, split
+from tunas.task.batches import as_float, on_device, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 
@@ -91,12 +91,12 @@ class Search:
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
 
-    def step(self, step: int, train: Batch, valid: Batch) -> dict[str, float]:
+    def step(self, step: int, train: list[Batch], valid: list[Batch]) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
 
         Args:
             step: from 0.
-            train: this process's inputs and targets of the training batch, its replicas' shares one after the other.
+            train: inputs and targets for each of this process's replicas, of the training batch.
             valid: the same of the validation batch.
 
         Raises:
@@ -142,14 +142,14 @@ class Search:
         }
         return scalars
 
-    def _train(self, samples: Samples, batch: Batch, learning_rate: float) -> Tensor:
+    def _train(self, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
         plan = self.plan
         gradient = self.weights.grad
         assert gradient is not None
         gradient.zero_()
         losses = []
-        for replica, inputs, targets in self._shares(batch, plan.share):
+        for replica, inputs, targets in self._shares(batch):
             loss = self.task.loss(self._outputs(inputs, samples.indices[replica]), targets)
             (loss / plan.replicas).backward()
             losses.append(torch.stack([loss.detach(), self._decay_weights()]))
@@ -170,11 +170,11 @@ class Search:
         return 0.5 * decay * torch.dot(squares, squares.new_tensor(used.shares))
 
     @torch.no_grad()
-    def _validate(self, samples: Samples, batch: Batch, used: int) -> Tensor:
+    def _validate(self, samples: Samples, batch: list[Batch], used: int) -> Tensor:
         """`[local replicas]`: quality of each one's architecture on the first `used` examples of its share of the
         validation batch."""
         qualities = []
-        for replica, inputs, targets in self._shares(batch, self.plan.valid_share):
+        for replica, inputs, targets in self._shares(batch):
             outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
             qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
         return torch.stack(qualities)
@@ -184,9 +184,9 @@ class Search:
             outputs = self.supernet(self.task.prepare(inputs), indices)
         return as_float(outputs)
 
-    def _shares(self, batch: Batch, share: int) -> Iterator[tuple[int, Any, Any]]:
-        inputs, targets = (split(on_device(part, self.world.device), share) for part in batch)
-        return zip(self.local_replicas, inputs, targets, strict=True)
+    def _shares(self, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
+        for replica, share in zip(self.local_replicas, batch, strict=True):
+            yield replica, *on_device(share, self.world.device)
 
     def _check_finite(self, step: int, samples: Samples, measured: np.ndarray) -> None:
         finite = np.isfinite(measured).all(axis=1)
@@ -306,11 +306,10 @@ def _run(
 ) -> SearchResult:
     state = Search(space, task, plan, config, objective, world)
     start, quality = _resume(state, directory, world)
-    shard = (world.rank, world.size)
-    train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
-    valid = task.stream(
-        "valid", plan.valid_share * plan.replicas, seed=config.seed, start_step=start, shard=shard, augment=False
-    )
+    streamed: dict[str, Any] = {"seed": config.seed, "start_step": start, "shard": (world.rank, world.size)}
+    local = len(state.local_replicas)
+    train = task.share_stream("train", plan.batch, local, **streamed, augment=True)
+    valid = task.share_stream("valid", plan.valid_share * plan.replicas, local, **streamed)
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,8 +67,15 @@ class ImageClassification(Task):
     def size(self, split: str) -> int:
         return self.data.size(split)
 
-    def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:
+    def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:  # type: ignore[override]
         return self.data.stream(split, batch_size, **how)
+
+    def share_stream(self, split: str, batch_size: int, shares: int, **how: Any) -> Iterator[list[Batch]]:  # type: ignore[override]
+        batches: Any = self.data.stream(split, batch_size, **how)
+        with contextlib.closing(batches):
+            for images, labels in batches:
+                size = len(labels) // shares
+                yield list(zip(images.split(size), labels.split(size), strict=True))
 
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         return self.data.once(split, batch_size, shard=shard)
