@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ from tunas.space import Architecture, Space, get_space, structure_to_json
 from tunas.task.batches import as_float, on_device, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
+from tunas.task.trial import try_task
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Search:
             generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
-        losses = self._train(samples, train, learning_rate)
+        losses = self._train(step, samples, train, learning_rate)
         qualities = self._validate(
             samples, valid, plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
         )
@@ -142,7 +144,7 @@ class Search:
         }
         return scalars
 
-    def _train(self, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
+    def _train(self, step: int, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
         plan = self.plan
         gradient = self.weights.grad
@@ -150,6 +152,8 @@ class Search:
         gradient.zero_()
         losses = []
         for replica, inputs, targets in self._shares(batch):
+            random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
+            torch.manual_seed(int(random.integers(2**62)))
             loss = self.task.loss(self._outputs(inputs, samples.indices[replica]), targets)
             (loss / plan.replicas).backward()
             losses.append(torch.stack([loss.detach(), self._decay_weights()]))
@@ -177,7 +181,7 @@ class Search:
         for replica, inputs, targets in self._shares(batch):
             outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
             qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
-        return torch.stack(qualities)
+        return torch.stack(qualities).to(self.world.device, torch.float32)
 
     def _outputs(self, inputs: Any, indices: np.ndarray) -> Any:
         with autocast(self.world.device, self.plan.precision):
@@ -193,9 +197,10 @@ class Search:
         if not finite.all():
             replica = int(finite.argmin())
             text = ":".join(map(str, samples.indices[replica].tolist()))
+            named = zip(("loss", "loss", self.task.quality_name), measured[replica].tolist(), strict=True)
+            name, value = next((name, value) for name, value in named if not math.isfinite(value))
             raise DivergedError(
-                f"the loss is {measured[replica, 0]} at step {step}, architecture {text} (-1 stands for all "
-                f"choices at once); "
+                f"the {name} is {value} at step {step}, architecture {text} (-1 stands for all choices at once); "
                 "the last checkpoint is kept: lower --model_learning_rate and start a new run"
             )
 
@@ -248,10 +253,14 @@ class Search:
         self.controller.load_state_dict({**numbers["controller"], **arrays})
 
 
-def search(config: SearchConfig) -> SearchResult:
+def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
     """Runs a search, or goes on with the one in `config.checkpoint_dir`.
 
     Under `torchrun` every process calls this with the same configuration.
+
+    Args:
+        config: what the search is told.
+        task: what is learned; where left out, what `config` says.
 
     Raises:
         InputError: where the configuration cannot be carried out.
@@ -270,17 +279,20 @@ def search(config: SearchConfig) -> SearchResult:
             world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))
         ).expanduser()
         with alone_in(directory, world):
-            return _search(space, config, world, directory)
+            return _search(space, config, world, directory, task)
 
 
-def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
-    task = open_task(config, directory)
+def _search(space: Space, config: SearchConfig, world: World, directory: Path, task: Task | None) -> SearchResult:
+    task = open_task(config, directory, task)
     plan = plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
         raise InputError(
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
             f"{world.size}"
         )
+    if not task.is_proven:
+        supernet = SuperNet(space, **task.network_arguments).to(world.device).eval()
+        try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
     params["ssd"] = space.name

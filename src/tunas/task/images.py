@@ -37,6 +37,7 @@ class ImageClassification(Task):
         InputError: where there is nothing that can be read as a dataset.
     """
 
+    is_proven = True
     unit = "images"
     quality_name = "accuracy"
     compared = COMPARED
@@ -57,7 +58,7 @@ class ImageClassification(Task):
             check_same_classes(self.data.identity, run, weights_dir)
         self.name = self.data.name
         self.network_arguments = {"num_classes": self.data.num_classes}
-        self.cost_arguments = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
+        self.cost_arguments: dict[str, Any] = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
         self.metrics = {
             "accuracy": Metric(lambda logits, labels: _among_top(logits, labels)[:, 0].sum()),
             "top5_accuracy": Metric(lambda logits, labels: _among_top(logits, labels).any(1).sum()),
@@ -90,7 +91,7 @@ class ImageClassification(Task):
         return (outputs.argmax(1) == targets).float().mean()
 
     def facts(self) -> dict[str, Any]:
-        return {"dataset": self.name, **self.cost_arguments}
+        return {"dataset": self.name, "image_size": self.data.image_size, "num_classes": self.data.num_classes}
 
     def identity(self) -> dict[str, Any]:
         return self.data.identity.params()

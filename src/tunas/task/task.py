@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Task:
         network_arguments: what building a tower's network takes beside the architecture.
         cost_arguments: what pricing a space takes beside its name.
         compared: names of facts and of the identity that `check_same` compares.
+        is_proven: whether every network of a tower is known to fit it.
         metrics: those counted over a whole split, in this order.
 
     Raises:
@@ -59,8 +61,8 @@ class Task:
     unit = "examples"
     quality_name = "quality"
     num_workers = 0
+    is_proven = False
     network_arguments: Mapping[str, Any] = {}
-    cost_arguments: Mapping[str, Any] = {}
     compared: frozenset[str] = frozenset()
     metrics: Mapping[str, Any] = {}
 
@@ -104,6 +106,27 @@ class Task:
             if not isinstance(metric, Metric) and not (hasattr(metric, "update") and hasattr(metric, "compute")):
                 raise InputError(f"the metric {key!r} must be a tunas.Metric or a torchmetrics object, not {metric!r}")
             self.metrics[key] = metric
+
+    @functools.cached_property
+    def cost_arguments(self) -> Mapping[str, Any]:
+        """By what a network is counted: the prepared inputs of one example, or of a tower their size.
+
+        Raises:
+            InputError: where a tower shall learn from something other than square images.
+        """
+        batches: Any = self.once("train", 1)
+        with contextlib.closing(batches):
+            inputs, _ = next(batches)
+        example = self.prepare(inputs)
+        if not self.network_arguments:
+            return {"example": example}
+        if not (isinstance(example, Tensor) and example.dim() == 4 and example.shape[2] == example.shape[3]):
+            what = list(example.shape) if isinstance(example, Tensor) else type(example).__name__
+            raise InputError(
+                f"num_classes of {self.name} is for a tower, which takes square images [N, 3, S, S], not {what}; leave "
+                f"it out for a model of your own"
+            )
+        return {"image_size": example.shape[3], **self.network_arguments}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {', '.join(f'{s} {self.size(s)}' for s in self.splits)})"

@@ -43,6 +43,7 @@ from tunas.space.layers import scale_filters
 from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
+from tunas.task.trial import try_task
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
 from tunas.train.evaluation import Evaluation, evaluate
 from tunas.train.scoring import Scoring
@@ -73,10 +74,14 @@ class TrainResult:
     unit: str
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
     """Trains and evaluates one architecture, or goes on with the run in `config.checkpoint_dir`.
 
     Under `torchrun` every process calls this with the same configuration.
+
+    Args:
+        config: what the training is told.
+        task: what is learned; where left out, what `config` says.
 
     Raises:
         InputError: where the configuration cannot be carried out.
@@ -93,10 +98,10 @@ def train(config: TrainConfig) -> TrainResult:
         if config.mode == "eval":
             check_directory(directory)
             weights_dir = Path(config.checkpoint).parent if config.checkpoint else directory
-            task = open_task(config, directory, weights_dir)
+            task = open_task(config, directory, weights_dir, task)
             return _evaluate_only(config, architecture, task, world, directory)
         with alone_in(directory, world):
-            task = open_task(config, directory)
+            task = open_task(config, directory, task)
             plan = plan_training(config, task.size(splits(config)[0]))
             if plan.batch % world.size:
                 raise InputError(
@@ -105,6 +110,9 @@ def train(config: TrainConfig) -> TrainResult:
                 )
             params = plan.params(config, **task.facts(), **task.identity())
             params["ssd"] = space.name
+            if not task.is_proven:
+                network = _network(config, architecture, task).to(world.device).eval()
+                try_task(task, plan.train_split, world.device, network)
 
             def begin() -> None:
                 check_examples(directory, task.check_same)
