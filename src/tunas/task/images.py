@@ -18,7 +18,7 @@ from tunas.data.images import normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
 from tunas.recipe.defaults import LABEL_SMOOTHING
-from tunas.task.metric import Metric
+from tunas.task.metric import Metric, accuracy
 from tunas.task.task import Batch, Task
 
 TOP = 5
@@ -88,7 +88,7 @@ class ImageClassification(Task):
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     def quality(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets).float().mean()
+        return accuracy(outputs, targets)
 
     def facts(self) -> dict[str, Any]:
         return {"dataset": self.name, "image_size": self.data.image_size, "num_classes": self.data.num_classes}

@@ -218,7 +218,8 @@ class Task:
     def facts(self) -> dict[str, Any]:
         """What `params.json` keeps of it: the next session of a run must find the same."""
         sizes = {f"{split}_{self.unit}": self.size(split) for split in self.splits if split != "full_train"}
-        return {"dataset": self.name, **self.network_arguments, **sizes}
+        counted = {name: value for name, value in self.cost_arguments.items() if name != "example"}
+        return {"dataset": self.name, **counted, **sizes}
 
     def identity(self) -> dict[str, Any]:
         """What `params.json` keeps of the examples themselves, for `check_same` to compare."""

@@ -108,11 +108,11 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
                     f"the batch of {plan.batch} {task.unit} cannot be divided among {world.size} processes; choose a "
                     f"multiple of {world.size}"
                 )
-            params = plan.params(config, **task.facts(), **task.identity())
-            params["ssd"] = space.name
             if not task.is_proven:
                 network = _network(config, architecture, task).to(world.device).eval()
                 try_task(task, plan.train_split, world.device, network)
+            params = plan.params(config, **task.facts(), **task.identity())
+            params["ssd"] = space.name
 
             def begin() -> None:
                 check_examples(directory, task.check_same)
@@ -430,6 +430,7 @@ def _finish(
         **({**evaluation.metrics, task.unit: evaluation.examples} if evaluation else {}),
         **facts,
         **task.facts(),
+        "quality_name": task.quality_name,
         f"bad_{task.unit}": task.left_out(),
         "parameters": count_parameters(scaled, **task.network_arguments),
         "macs": count_macs(scaled, **task.cost_arguments),
