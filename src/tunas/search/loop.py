@@ -36,7 +36,7 @@ from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, search_objective
 from tunas.search.schedule import rl_learning_rate, warmup_probability
-from tunas.space import Architecture, Space, get_space, structure_to_json
+from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
 from tunas.task.batches import as_float, on_device, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
@@ -151,6 +151,7 @@ class Search:
         assert gradient is not None
         gradient.zero_()
         losses = []
+        self._set_training(True)
         for replica, inputs, targets in self._shares(batch):
             random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
             torch.manual_seed(int(random.integers(2**62)))
@@ -178,10 +179,16 @@ class Search:
         """`[local replicas]`: quality of each one's architecture on the first `used` examples of its share of the
         validation batch."""
         qualities = []
+        self._set_training(False)
         for replica, inputs, targets in self._shares(batch):
             outputs = self._outputs(piece(inputs, 0, used), samples.indices[replica])
             qualities.append(self.task.quality(outputs, piece(targets, 0, used)))
         return torch.stack(qualities).to(self.world.device, torch.float32)
+
+    def _set_training(self, on: bool) -> None:
+        """Lets the dropout of a model of one's own know; a tower has none here, and batch norm has no state."""
+        if self.supernet.is_own:
+            self.supernet.train(on)
 
     def _outputs(self, inputs: Any, indices: np.ndarray) -> Any:
         with autocast(self.world.device, self.plan.precision):
@@ -290,7 +297,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
             f"{world.size}"
         )
-    if not task.is_proven:
+    if not (task.is_proven and isinstance(space.structure, Tower)):
         supernet = SuperNet(space, **task.network_arguments).to(world.device).eval()
         try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)

@@ -61,8 +61,8 @@ def trained_alike(
         entries += [(f"random {number + 1}", other) for number, (other, _) in enumerate(others)]
     rows = []
     for name, entry in entries:
-        settings = {"indices": entry.text, "checkpoint_dir": str(root / name.replace(" ", "-"))}
-        quality = _quality(dataclasses.replace(config, **settings), task)
+        own = dataclasses.replace(config, indices=entry.text, checkpoint_dir=str(root / name.replace(" ", "-")))
+        quality = _quality(own, task)
         rows.append(Row(name, entry, float(model.estimate(entry)), quality))
     return rows
 
