@@ -290,7 +290,7 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
 
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path, task: Task | None) -> SearchResult:
-    task = open_task(config, directory, task)
+    task = open_task(config, directory, task=task)
     plan = plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
     if plan.replicas % world.size:
         raise InputError(

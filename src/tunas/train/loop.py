@@ -101,7 +101,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
             task = open_task(config, directory, weights_dir, task)
             return _evaluate_only(config, architecture, task, world, directory)
         with alone_in(directory, world):
-            task = open_task(config, directory, task)
+            task = open_task(config, directory, task=task)
             plan = plan_training(config, task.size(splits(config)[0]))
             if plan.batch % world.size:
                 raise InputError(
