@@ -55,8 +55,8 @@ def main(options: Options) -> None:
     search._train = timed("network", search._train)  # type: ignore[method-assign]
     search.qualities = timed("network", search.qualities)  # type: ignore[method-assign]
     first = plan.rl_delay_steps
-    train = task.stream("train", plan.batch, seed=0, start_step=first)
-    valid = task.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first)
+    train = task.share_stream("train", plan.batch, plan.replicas, seed=0, start_step=first)
+    valid = task.share_stream("valid", plan.valid_share * plan.replicas, plan.replicas, seed=0, start_step=first)
     following = timed("data", next)
     with tempfile.TemporaryDirectory() as directory:
         log = EventLog(Path(directory))

@@ -99,8 +99,11 @@ def measured(rank: int, size: int, port: int, options: Options, results) -> None
         objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
         search = Search(space, task, plan, config, objective, timed)
         shard, first = (rank, size), plan.steps // 2  # past the warmups
-        train = task.stream("train", plan.batch, seed=0, start_step=first, shard=shard)
-        valid = task.stream("valid", plan.valid_share * plan.replicas, seed=0, start_step=first, shard=shard)
+        local = plan.replicas // size
+        train = task.share_stream("train", plan.batch, local, seed=0, start_step=first, shard=shard)
+        valid = task.share_stream(
+            "valid", plan.valid_share * plan.replicas, local, seed=0, start_step=first, shard=shard
+        )
         for step in range(2 + options.steps):
             if step == 2:
                 timed.start()

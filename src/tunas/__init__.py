@@ -25,6 +25,8 @@ _HOME = {
     "build_network": "tunas.nn",
     "SearchConfig": "tunas.search.config",
     "search": "tunas.search.loop",
+    "Task": "tunas.task",
+    "Metric": "tunas.task",
     "TrainConfig": "tunas.train.config",
     "train": "tunas.train.loop",
     "load_network": "tunas.train.trained",

@@ -67,8 +67,11 @@ class Prepared:
         self.search = Search(self.space, self.task, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
 
     def batches(self, step):
-        train = self.task.stream("train", self.plan.batch, seed=0, start_step=step)
-        valid = self.task.stream("valid", self.plan.valid_share * self.plan.replicas, seed=0, start_step=step)
+        plan = self.plan
+        train = self.task.share_stream("train", plan.batch, plan.replicas, seed=0, start_step=step)
+        valid = self.task.share_stream(
+            "valid", plan.valid_share * plan.replicas, plan.replicas, seed=0, start_step=step
+        )
         return next(train), next(valid)
 
     def step(self, step):
@@ -101,17 +104,16 @@ def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2(step):
     state, plan = prepared.search, prepared.plan
     indices = prepared.samples(step).indices
     assert (indices == ALL).any() == (step == 2)
-    (images, labels), valid = prepared.batches(step)
+    train, valid = prepared.batches(step)
     by_hand = Prepared().search
     by_hand.weights.grad.zero_()
     losses = []
-    for replica in range(4):
-        part = slice(12 * replica, 12 * (replica + 1))
-        logits = by_hand.supernet(normalize(images[part]), indices[replica])
-        loss = F.cross_entropy(logits, labels[part], label_smoothing=0.1)
+    for replica, (images, labels) in enumerate(train):
+        logits = by_hand.supernet(normalize(images), indices[replica])
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
         losses.append((loss.item(), 0.01 * by_hand.supernet.l2().item()))
         ((loss + 0.01 * by_hand.supernet.l2()) / 4).backward()
-    scalars = state.step(step, (images, labels), valid)
+    scalars = state.step(step, train, valid)
     assert torch.allclose(state.weights.grad, by_hand.weights.grad, atol=1e-6)
     assert scalars["model/empirical_loss"] == pytest.approx(np.mean(losses, 0)[0], rel=1e-5)
     assert scalars["model/regularization_loss"] == pytest.approx(np.mean(losses, 0)[1], rel=1e-5)
@@ -156,15 +158,13 @@ def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_
     prepared = Prepared(num_cost_samples=0)
     state, step = prepared.search, 12
     indices = prepared.samples(step).indices
-    train, (images, labels) = prepared.batches(step)
-    scalars = state.step(step, train, (images, labels))
+    train, valid = prepared.batches(step)
+    scalars = state.step(step, train, valid)
     accuracies = []
     with torch.no_grad():
-        for replica in range(4):
-            share = prepared.plan.valid_share
-            part = slice(share * replica, share * (replica + 1))
-            logits = state.supernet(normalize(images[part]), indices[replica])
-            accuracies.append(float((logits.argmax(1) == labels[part]).float().mean()))
+        for replica, (images, labels) in enumerate(valid):
+            logits = state.supernet(normalize(images), indices[replica])
+            accuracies.append(float((logits.argmax(1) == labels).float().mean()))
     cost = state.objective.model.estimate(indices)
     assert scalars["rlcontroller/validation_accuracy"] == pytest.approx(np.mean(accuracies))
     assert scalars["rlcontroller/estimated_cost"] == pytest.approx(cost.mean())

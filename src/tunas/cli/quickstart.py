@@ -49,10 +49,10 @@ def run(config: QuickstartConfig) -> None:
         directory,
         config.ssd,
         config.rl_cost_model_target,
-        config.train_epochs,
-        config.random,
-        config.seed,
-        config.cost_model,
+        train_epochs=config.train_epochs,
+        random=config.random,
+        seed=config.seed,
+        cost_model=config.cost_model,
     )
     write_text(directory / "comparison.json", rows_as_json(rows) + "\n")
     table = Table(title=f"{config.ssd}, target {target:.4g} {unit}, embedded digits")
@@ -60,7 +60,7 @@ def run(config: QuickstartConfig) -> None:
         table.add_column(column, justify="left" if column == "architecture" else "right")
     for row in rows:
         table.add_row(
-            row.name, f"{row.cost:.4g}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.accuracy:.2f} %"
+            row.name, f"{row.cost:.4g}", f"{100 * (row.cost / target - 1):+.2f} %", f"{100 * row.quality:.2f} %"
         )
     Console(soft_wrap=True).print(table)
     print(f"searched indices = {rows[0].architecture.text}")

@@ -213,7 +213,7 @@ def _no_skip(skip: bool, inputs: int, outputs: int, stride: int) -> str:
 
 def _stride(layer: Any) -> int:
     conv = layer.conv.conv if isinstance(layer, ConvLayer) else layer.depthwise.conv
-    return int(conv.stride[0])
+    return int(conv.stride[0])  # type: ignore[index]
 
 
 def _known(act: str | None) -> str:

@@ -50,7 +50,7 @@ class PiecewiseRMSprop(RMSpropTF):
         state["step"] += 1
         vectors = [parameter, parameter.grad, state["square_avg"], state["momentum_buffer"]]
         for pieces in zip(*map(_pieces, vectors), strict=True):
-            _step_piece(*pieces, group)
+            _step_piece(*pieces, group=group)
 
 
 def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
@@ -58,7 +58,7 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     return tensor.split(PIECE * torch.get_num_threads()) if tensor.dim() == 1 else (tensor,)
 
 
-def _step_piece(weights: Tensor, gradient: Tensor, square: Tensor, momentum: Tensor, group: dict[str, Any]) -> None:
+def _step_piece(weights: Tensor, gradient: Tensor, square: Tensor, momentum: Tensor, *, group: dict[str, Any]) -> None:
     if group["weight_decay"]:
         gradient = gradient.add(weights, alpha=group["weight_decay"])
     scratch = gradient * gradient

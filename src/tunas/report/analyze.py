@@ -15,6 +15,7 @@ from tunas.run.events import read_events
 from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space, space_names, structure_from_json
+from tunas.task.pricing import cost_arguments
 
 PATH_LOGITS = "rlpathlogits/"
 
@@ -128,9 +129,7 @@ def cost_model_of(space: Space, params: dict[str, Any], name: str | None = None)
     if name is None and not params.get("enable_cost_model", True):
         return None
     name = name or params.get("cost_model") or default_cost_model(space)
-    return load_cost_model(
-        name, space, image_size=params.get("image_size", 224), num_classes=params.get("num_classes", 1000)
-    )
+    return load_cost_model(name, space, **cost_arguments(params))
 
 
 def _cost(

@@ -84,13 +84,13 @@ def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Arch
     plan, config, world = state.plan, state.config, state.world
     target, timed = state.objective.target, []
     assert target is not None
-    valid = state.task.stream(
+    valid = state.task.share_stream(
         "valid",
         plan.valid_share * plan.replicas,
+        len(state.local_replicas),
         seed=config.seed,
         start_step=plan.steps,
         shard=(world.rank, world.size),
-        augment=False,
     )
     step = plan.steps
     with ended(valid):

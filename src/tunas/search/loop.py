@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,10 +45,11 @@ from tunas.search.objective import Objective, Outcome, search_objective
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
-from tunas.space import Architecture, Space, get_space, structure_to_json
-from tunas.task.batches import as_float, on_device, piece, split
+from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
+from tunas.task.batches import as_float, on_device, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
+from tunas.task.trial import try_task
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,12 @@ class Search:
         alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
         self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike)
 
-    def step(self, step: int, train: Batch, valid: Batch | None) -> dict[str, float]:
+    def step(self, step: int, train: list[Batch], valid: list[Batch] | None) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
 
         Args:
             step: from 0.
-            train: this process's inputs and targets of the training batch, its replicas' shares one after the other.
+            train: inputs and targets for each of this process's replicas, of the training batch.
             valid: the same of the validation batch; None where the step measures nothing, and the controller's
                 averages stay.
 
@@ -125,7 +127,7 @@ class Search:
             generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability
         )
         learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
-        losses = self._train(samples, train, learning_rate)
+        losses = self._train(step, samples, train, learning_rate)
         if valid is not None:
             used = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
             qualities = self.qualities(samples.indices, valid, used)
@@ -161,7 +163,7 @@ class Search:
         """Whether step `step` measures the quality of its architectures."""
         return step >= self.plan.unmeasured_steps
 
-    def control(self, step: int, valid: Batch) -> None:
+    def control(self, step: int, valid: list[Batch]) -> None:
         """One controller step on the weights as they are, after the last step of the search.
 
         Args:
@@ -189,28 +191,32 @@ class Search:
         entropy = self.config.rl_entropy_regularization
         return outcome, self.controller.update(samples, learned_from, rate, entropy, cost_gradient)
 
-    def _train(self, samples: Samples, batch: Batch, learning_rate: float) -> Tensor:
+    def _train(self, step: int, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
         plan = self.plan
         gradient = self.weights.grad
         assert gradient is not None
         gradient.zero_()
         total = InOrder()
+        self._set_training(True)
 
         def one(share: tuple[int, Any, Any]) -> tuple[Tensor, UsedKernels]:
             replica, inputs, targets = share
+            if self.lanes.count == 1:  # several work on what draws nothing
+                random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
+                torch.manual_seed(int(random.integers(2**62)))
             loss = self.task.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
             total.add(replica - self.local_replicas.start, gradients_of(loss / plan.replicas))
             return loss.detach(), self.supernet.used
 
-        losses, used = zip(*self.lanes.map(one, self._shares(batch, plan.share)), strict=True)
+        losses, used = zip(*self.lanes.map(one, self._shares(batch)), strict=True)
         regularization = decay_weights(used, plan.weight_decay, plan.replicas)
         self.world.sum_(gradient)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return torch.stack([torch.stack(losses), regularization], 1)
 
-    def qualities(self, indices: np.ndarray, batch: Batch, used: int) -> Tensor:
+    def qualities(self, indices: np.ndarray, batch: list[Batch], used: int) -> Tensor:
         """`[local replicas]`: quality of each replica's row of `indices` on the first `used` examples of its share of
         the validation batch."""
 
@@ -220,25 +226,33 @@ class Search:
             outputs = self._outputs(piece(inputs, 0, used), indices[replica], self.plan.valid_precision)
             return self.task.quality(outputs, piece(targets, 0, used))
 
-        return torch.stack(self.lanes.map(one, self._shares(batch, self.plan.valid_share)))
+        self._set_training(False)
+        qualities = torch.stack(self.lanes.map(one, self._shares(batch)))
+        return qualities.to(self.world.device, torch.float32)
+
+    def _set_training(self, on: bool) -> None:
+        """Lets the dropout of a model of one's own know; a tower has none here, and batch norm has no state."""
+        if self.supernet.is_own:
+            self.supernet.train(on)
 
     def _outputs(self, inputs: Any, indices: np.ndarray, precision: str) -> Any:
         with autocast(self.world.device, precision):
             outputs = self.supernet(self.task.prepare(inputs), indices)
         return as_float(outputs)
 
-    def _shares(self, batch: Batch, share: int) -> Iterator[tuple[int, Any, Any]]:
-        inputs, targets = (split(on_device(part, self.world.device), share) for part in batch)
-        return zip(self.local_replicas, inputs, targets, strict=True)
+    def _shares(self, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
+        for replica, share in zip(self.local_replicas, batch, strict=True):
+            yield replica, *on_device(share, self.world.device)
 
     def _check_finite(self, step: int, samples: Samples, measured: np.ndarray) -> None:
         finite = np.isfinite(measured).all(axis=1)
         if not finite.all():
             replica = int(finite.argmin())
             text = ":".join(map(str, samples.indices[replica].tolist()))
+            named = zip(("loss", "loss", self.task.quality_name), measured[replica].tolist(), strict=True)
+            name, value = next((name, value) for name, value in named if not math.isfinite(value))
             raise DivergedError(
-                f"the loss is {measured[replica, 0]} at step {step}, architecture {text} (-1 stands for all "
-                f"choices at once); "
+                f"the {name} is {value} at step {step}, architecture {text} (-1 stands for all choices at once); "
                 "the last checkpoint is kept: lower --model_learning_rate and start a new run"
             )
 
@@ -291,10 +305,14 @@ class Search:
         self.controller.load_state_dict({**numbers["controller"], **arrays})
 
 
-def search(config: SearchConfig) -> SearchResult:
+def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
     """Runs a search, or goes on with the one in `config.checkpoint_dir`.
 
     Under `torchrun` every process calls this with the same configuration.
+
+    Args:
+        config: what the search is told.
+        task: what is learned; where left out, what `config` says.
 
     Raises:
         InputError: where the configuration cannot be carried out.
@@ -314,12 +332,12 @@ def search(config: SearchConfig) -> SearchResult:
             world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))
         ).expanduser()
         with alone_in(directory, world):
-            return _search(space, config, world, directory)
+            return _search(space, config, world, directory, task)
 
 
-def _search(space: Space, config: SearchConfig, world: World, directory: Path) -> SearchResult:
+def _search(space: Space, config: SearchConfig, world: World, directory: Path, task: Task | None) -> SearchResult:
     began = time.monotonic()
-    task = open_task(config, directory)
+    task = open_task(config, directory, task=task)
     config = within_minutes(config, directory, world, began, lambda config: trial(space, task, config, world))
     plan = _plan(config, task, world)
     if plan.replicas % world.size:
@@ -327,6 +345,9 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path) -
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
             f"{world.size}"
         )
+    if not (task.is_proven and isinstance(space.structure, Tower)):
+        supernet = SuperNet(space, **task.network_arguments).to(world.device).eval()
+        try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
     params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
@@ -356,8 +377,9 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
     def step(place: float) -> None:
         state.step(int(place * plan.steps), next(train), next(valid))
 
-    train = task.stream("train", plan.batch, seed=config.seed, shard=shard, augment=True)
-    valid = task.stream("valid", plan.valid_share * plan.replicas, seed=config.seed, shard=shard, augment=False)
+    local = len(state.local_replicas)
+    train = task.share_stream("train", plan.batch, local, seed=config.seed, shard=shard, augment=True)
+    valid = task.share_stream("valid", plan.valid_share * plan.replicas, local, seed=config.seed, shard=shard)
     passes = FORWARD_AND_BACKWARD + plan.valid_share / plan.share
     return Trial(step, ended(train, valid), plan.batch, task.size("train"), task.size("valid"), plan.eval_steps, passes)
 
@@ -375,16 +397,11 @@ def _run(
     state = Search(space, task, plan, config, objective, world)
     scoring = Scoring(state, directory)
     start, quality = _resume(state, scoring, directory, world)
-    shard = (world.rank, world.size)
-    train = task.stream("train", plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
-    valid = task.stream(
-        "valid",
-        plan.valid_share * plan.replicas,
-        seed=config.seed,
-        start_step=max(start, plan.unmeasured_steps),
-        shard=shard,
-        augment=False,
-    )
+    streamed: dict[str, Any] = {"seed": config.seed, "shard": (world.rank, world.size)}
+    local = len(state.local_replicas)
+    train = task.share_stream("train", plan.batch, local, start_step=start, **streamed, augment=True)
+    first = max(start, plan.unmeasured_steps)
+    valid = task.share_stream("valid", plan.valid_share * plan.replicas, local, start_step=first, **streamed)
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
@@ -479,7 +496,8 @@ def _capped_result(
     state: Search, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
 ) -> SearchResult:
     assert state.objective.target is not None
-    winner, timed = winner_below(state, state.objective.target), []
+    timed: list[Timed] = []
+    winner = winner_below(state, state.objective.target)
     if measuring is not None:
         winner, timed = verified(state, at_most, measuring)
     objective = state.objective

@@ -135,8 +135,8 @@ def search_objective(
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
     model = load_cost_model(config.cost_model or default_cost_model(space), space, **cost_arguments)
     if config.at_most is not None:
-        target = capped_target(model, config.at_most)
-        return Objective(config.rl_reward_function, model, target, exponent, constraints, one_sided=True)
+        capped = capped_target(model, config.at_most)
+        return Objective(config.rl_reward_function, model, capped, exponent, constraints, one_sided=True)
     if main:
         limit, both_sides = main[0]
         return Objective(config.rl_reward_function, model, limit, exponent, constraints, one_sided=not both_sides)

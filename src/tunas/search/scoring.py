@@ -24,7 +24,7 @@ def held_out_quality(search: Any) -> float:
     indices = np.tile(np.asarray(search.controller.most_likely().indices), (plan.replicas, 1))
     batch = plan.valid_share * plan.replicas
     shard = (world.rank, world.size)
-    stream = task.stream("valid", batch, seed=search.config.seed, start_step=0, shard=shard, augment=False)
+    stream = task.share_stream("valid", batch, len(search.local_replicas), seed=search.config.seed, shard=shard)
     with ended(stream):
         count = max(1, task.size("valid") // batch)
         qualities = [search.qualities(indices, next(stream), plan.valid_share) for _ in range(count)]

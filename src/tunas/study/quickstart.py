@@ -1,48 +1,38 @@
-"""The whole way on the embedded digits: search, analyze, train, evaluate, and compare with random architectures of the
-same cost."""
+"""The whole way: search, train, evaluate, and compare with random architectures of the same cost."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
+import os
 
 from tunas.cost.catalog import load_cost_model
-from tunas.data.config import DIGITS_SIZE
 from tunas.errors import InputError
 from tunas.files import make_directory
-from tunas.report.analyze import analyze
-from tunas.run.directory import RESULT, read_json_object
 from tunas.search.config import SearchConfig
 from tunas.search.loop import search
 from tunas.search.objective import default_cost_model
-from tunas.space import Architecture, get_space
-from tunas.study.sample import random_architectures
+from tunas.space import get_space
+from tunas.study.alike import Row, trained_alike
+from tunas.task import Task, TaskConfig
+from tunas.task.opening import open_task
 from tunas.train.config import TrainConfig
-from tunas.train.loop import train
 
 WINDOW = 0.02
 """Random architectures cost within this part of the target."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One trained architecture: `name`, its indices, its predicted cost and its accuracy on the test part."""
-
-    name: str
-    architecture: Architecture
-    cost: float
-    accuracy: float
-
-
 def quickstart(
-    directory: Path,
+    directory: str | os.PathLike[str],
     ssd: str,
-    target: float | None,
+    target: float | None = None,
+    *,
     train_epochs: float,
-    random: int,
-    seed: int,
+    search_epochs: float | None = None,
+    random: int = 8,
+    seed: int = 0,
     cost_model: str | None = None,
+    tolerance: float | None = None,
+    task: Task | None = None,
 ) -> tuple[list[Row], float, str]:
     """Searches, trains the winner and `random` random architectures of the same cost alike: (rows, the winner first;
     target; unit).
@@ -51,56 +41,46 @@ def quickstart(
 
     Args:
         target: cost to land on; where None, what `tunas search` would take.
-        train_epochs: of each stand-alone training.
-        cost_model: as `--cost_model` of `tunas search`.
+        train_epochs: of each stand-alone training, on all that is not for the test.
+        search_epochs: of the search; where None, what `tunas search` would take.
+        cost_model, tolerance: as `--cost_model` and `--rl_cost_model_tolerance` of `tunas search`.
+        task: what is learned; the embedded digits where left out.
 
     Raises:
         InputError: as `search` and `train`.
     """
     if random < 0:
         raise InputError(f"random must be 0 or more, not {random}")
-    space = get_space(ssd)
-    make_directory(directory)
-    run = directory / "search"
-    target = search(
-        SearchConfig(ssd=ssd, rl_cost_model_target=target, cost_model=cost_model, checkpoint_dir=str(run), seed=seed)
-    ).target
-    assert target is not None
-    found = analyze(run)
-    model = load_cost_model(cost_model or default_cost_model(space), space, image_size=DIGITS_SIZE, num_classes=10)
-    entries = [("searched", found.architecture)]
-    low, high = target * (1 - WINDOW), target * (1 + WINDOW)
-    for number, (architecture, _) in enumerate(
-        random_architectures(space, model, low, high, random, seed) if random else []
-    ):
-        entries.append((f"random {number + 1}", architecture))
-    rows = []
-    for name, architecture in entries:
-        config = TrainConfig(
+    space, directory = get_space(ssd), make_directory(directory)
+    learned = open_task(TaskConfig(), task=task)
+    result = search(
+        SearchConfig(
             ssd=ssd,
-            indices=architecture.text,
-            checkpoint_dir=str(directory / name.replace(" ", "-")),
-            use_held_out_test_set=True,
-            epochs=train_epochs,
-            dropout_rate=0.0,
+            rl_cost_model_target=target,
+            rl_cost_model_tolerance=tolerance,
+            cost_model=cost_model,
+            epochs=search_epochs,
+            checkpoint_dir=str(directory / "search"),
             seed=seed,
-        )
-        rows.append(Row(name, architecture, float(model.estimate(architecture)), _test_accuracy(config)))
-    return rows, target, model.unit
-
-
-def _test_accuracy(config: TrainConfig) -> float:
-    """Trains unless the result is there already."""
-    done = Path(str(config.checkpoint_dir)) / RESULT
-    if done.is_file():
-        document = read_json_object(done)
-        if (document.get("indices"), document.get("epochs")) == (config.indices, config.epochs):
-            return float(document["accuracy"])
-    return float(train(config).document["accuracy"])
+        ),
+        task,
+    )
+    assert result.target is not None
+    model = load_cost_model(cost_model or default_cost_model(space), space, **learned.cost_arguments)
+    config = TrainConfig(
+        ssd=ssd,
+        checkpoint_dir=str(directory),
+        use_held_out_test_set=True,
+        epochs=train_epochs,
+        dropout_rate=0.0,
+        seed=seed,
+    )
+    rows = trained_alike(result.architecture, model, config, task, random=random, window=WINDOW, around=result.target)
+    return rows, result.target, model.unit
 
 
 def rows_as_json(rows: list[Row]) -> str:
     return json.dumps(
-        [{"name": r.name, "indices": r.architecture.text, "cost": r.cost, "test_accuracy": r.accuracy} for r in rows],
+        [{"name": r.name, "indices": r.architecture.text, "cost": r.cost, "test_accuracy": r.quality} for r in rows],
         indent=2,
     )

@@ -45,7 +45,7 @@ class Trained:
         kind: `random`, `searched`, or the name of an ablation.
         architecture: of the study's space.
         cost: predicted.
-        accuracy: on held-out or test examples, 0 to 1.
+        accuracy: on held-out or test examples, 0 to 1; of a task of one's own its quality.
         epochs: of its training.
         seconds: of its training, and for a winner of its search.
     """
@@ -179,7 +179,7 @@ def _trained(out: Path, name: str, kind: str, architecture: Architecture, cost: 
     if result.get("indices") != architecture.text:
         raise InputError(f"{directory} holds a training of another architecture than this study's; name another --out")
     search_seconds = 0.0 if kind == "random" else seconds_of(out / f"search-{name}")
-    accuracy, epochs = float(result["accuracy"]), float(result["epochs"])
+    accuracy, epochs = float(result[result.get("quality_name", "accuracy")]), float(result["epochs"])
     return Trained(name, kind, architecture, cost, accuracy, epochs, seconds_of(directory), search_seconds)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tunas.task.config import TaskConfig
     from tunas.task.images import ImageClassification
-    from tunas.task.metric import Metric
+    from tunas.task.metric import Metric, accuracy
     from tunas.task.task import Task
 
 _HOME = {
@@ -19,8 +19,9 @@ _HOME = {
     "Metric": "tunas.task.metric",
     "Task": "tunas.task.task",
     "TaskConfig": "tunas.task.config",
+    "accuracy": "tunas.task.metric",
 }
-__all__ = ["ImageClassification", "Metric", "Task", "TaskConfig"]
+__all__ = ["ImageClassification", "Metric", "Task", "TaskConfig", "accuracy"]
 
 
 def __getattr__(name: str) -> Any:

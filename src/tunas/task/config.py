@@ -9,4 +9,8 @@ from tunas.data.config import DataConfig
 
 @dataclass(frozen=True)
 class TaskConfig(DataConfig):
-    """What is learned: the labelled images of `DataConfig`."""
+    """What is learned: the labelled images of `DataConfig`, or another task."""
+
+    task: str | None = None
+    """A task of your own: module:name or file.py:name of a tunas.Task, or of a function that returns one. The labelled
+    images that dataset_dir holds where left out."""

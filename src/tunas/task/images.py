@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from tunas.data.images import evaluation_recipe, normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
 from tunas.recipe.defaults import LABEL_SMOOTHING
-from tunas.task.metric import Metric
+from tunas.task.metric import Metric, accuracy
 from tunas.task.task import Batch, Task
 
 TOP = 5
@@ -36,6 +37,7 @@ class ImageClassification(Task):
         InputError: where there is nothing that can be read as a dataset.
     """
 
+    is_proven = True
     unit = "images"
     quality_name = "accuracy"
     compared = COMPARED
@@ -57,7 +59,7 @@ class ImageClassification(Task):
             check_same_classes(self.data.identity, run, weights_dir)
         self.name = self.data.name
         self.network_arguments = {"num_classes": self.data.num_classes}
-        self.cost_arguments = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
+        self.cost_arguments: dict[str, Any] = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
         self.evaluation_view = evaluation_recipe(self.data.image_size, cropped=self.name != "digits")
         self.metrics = {
             "accuracy": Metric(lambda logits, labels: _among_top(logits, labels)[:, 0].sum()),
@@ -68,8 +70,15 @@ class ImageClassification(Task):
     def size(self, split: str) -> int:
         return self.data.size(split)
 
-    def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:
+    def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:  # type: ignore[override]
         return self.data.stream(split, batch_size, **how)
+
+    def share_stream(self, split: str, batch_size: int, shares: int, **how: Any) -> Iterator[list[Batch]]:  # type: ignore[override]
+        batches: Any = self.data.stream(split, batch_size, **how)
+        with contextlib.closing(batches):
+            for images, labels in batches:
+                size = len(labels) // shares
+                yield list(zip(images.split(size), labels.split(size), strict=True))
 
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         return self.data.once(split, batch_size, shard=shard)
@@ -81,10 +90,10 @@ class ImageClassification(Task):
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     def quality(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets).float().mean()
+        return accuracy(outputs, targets)
 
     def facts(self) -> dict[str, Any]:
-        return {"dataset": self.name, **self.cost_arguments}
+        return {"dataset": self.name, "image_size": self.data.image_size, "num_classes": self.data.num_classes}
 
     def identity(self) -> dict[str, Any]:
         return self.data.identity.params()

@@ -9,6 +9,11 @@ from typing import Any
 from torch import Tensor
 
 
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The part of the examples, 0 to 1, whose likeliest class is their label; classes along the second dimension."""
+    return (logits.argmax(1) == labels).float().mean()
+
+
 def mean(sums: Tensor, examples: int) -> float:
     """The sum over all examples, divided by their number."""
     return float(sums) / examples

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tunas.errors import InputError
 from tunas.recipe.precision import autocast
 from tunas.run.device import World
 from tunas.task.batches import as_float, length, on_device
+from tunas.task.metric import Metric
 from tunas.task.task import Task
 
 
@@ -35,28 +39,91 @@ def evaluate(
     Args:
         network: takes what `task.prepare` gives; is left in eval mode.
         batch_size: per process; the last one may be smaller.
+
+    Raises:
+        InputError: where a metric is not one number, or cannot be added up over the processes.
     """
     network.eval()
-    sums: dict[str, Tensor] = {}
+    counters = {name: _counter(name, metric, world) for name, metric in task.metrics.items()}
     examples = torch.zeros((), dtype=torch.float64)
-    for inputs, targets in task.once(split, batch_size, shard=(world.rank, world.size)):
-        examples += length(targets)
-        inputs, targets = on_device(inputs, world.device), on_device(targets, world.device)
+
+    def outputs_of(inputs: Any) -> Any:
         with autocast(world.device, precision):
             outputs = network(task.prepare(inputs))
-        outputs = as_float(outputs)
-        for name, metric in task.metrics.items():
-            counted = metric.count(outputs, targets).double().cpu()
-            sums[name] = sums[name] + counted if name in sums else counted
-    for total in (*sums.values(), examples):
-        _add_up(total, world)
-    count = int(examples)
-    return Evaluation({name: metric.result(sums[name], count) for name, metric in task.metrics.items()}, count)
+        return as_float(outputs)
+
+    for batch in task.once(split, batch_size, shard=(world.rank, world.size)):
+        examples += length(batch)
+        inputs, targets = on_device(batch, world.device)
+        outputs = outputs_of(inputs)
+        for counter in counters.values():
+            counter.add(outputs, targets)
+    if not examples:  # fewer examples than processes: this one still has to know what is added up
+        inputs, targets = on_device(next(task.once(split, 1)), world.device)
+        outputs = outputs_of(inputs)
+        for counter in counters.values():
+            counter.add_nothing(outputs, targets)
+    count = int(_added_up(examples, world))
+    return Evaluation({name: counter.result(count) for name, counter in counters.items()}, count)
 
 
-def _add_up(sums: Tensor, world: World) -> None:
-    """Replaces the sums of this process by those of all."""
-    if world.size > 1:
-        on_its_device = sums.reshape(-1).to(world.device)
-        world.sum_(on_its_device)
-        sums.copy_(on_its_device.view(sums.shape))
+class _Sums:
+    """Counts for a `Metric`."""
+
+    def __init__(self, metric: Metric, world: World):
+        self.metric, self.world = metric, world
+        self.sums: Tensor | None = None
+
+    def add(self, outputs: Any, targets: Any) -> None:
+        counted = self.metric.count(outputs, targets).double().cpu()
+        self.sums = counted if self.sums is None else self.sums + counted
+
+    def add_nothing(self, outputs: Any, targets: Any) -> None:
+        """Zeros in the shape of what this batch would add."""
+        self.sums = torch.zeros_like(self.metric.count(outputs, targets), dtype=torch.float64, device="cpu")
+
+    def result(self, examples: int) -> float:
+        assert self.sums is not None
+        return self.metric.result(_added_up(self.sums, self.world), examples)
+
+
+class _Foreign:
+    """Counts by a torchmetrics object, which itself adds up over the processes."""
+
+    def __init__(self, name: str, metric: Any, world: World):
+        if world.size > 1 and not hasattr(metric, "sync"):
+            raise InputError(
+                f"the metric {name!r} cannot be added up over {world.size} processes; give a tunas.Metric or a "
+                f"torchmetrics object"
+            )
+        self.name, self.metric = name, copy.deepcopy(metric)
+        if hasattr(self.metric, "reset"):
+            self.metric.reset()
+        if hasattr(self.metric, "to"):
+            self.metric = self.metric.to(world.device)
+
+    def add(self, outputs: Any, targets: Any) -> None:
+        self.metric.update(outputs, targets)
+
+    def add_nothing(self, outputs: Any, targets: Any) -> None:
+        """Its state is what it starts from."""
+
+    def result(self, examples: int) -> float:
+        value = self.metric.compute()
+        if isinstance(value, dict) or (isinstance(value, Tensor) and value.numel() != 1):
+            what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else "a dict"
+            raise InputError(f"the metric {self.name!r} must be one number, not {what}")
+        return float(value)
+
+
+def _counter(name: str, metric: Any, world: World) -> _Sums | _Foreign:
+    return _Sums(metric, world) if isinstance(metric, Metric) else _Foreign(name, metric, world)
+
+
+def _added_up(sums: Tensor, world: World) -> Tensor:
+    """The sums of all processes."""
+    if world.size == 1:
+        return sums
+    on_its_device = sums.reshape(-1).to(world.device)
+    world.sum_(on_its_device)
+    return on_its_device.cpu().view(sums.shape)

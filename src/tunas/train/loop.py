@@ -47,6 +47,7 @@ from tunas.space.layers import scale_filters
 from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
+from tunas.task.trial import try_task
 from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
 from tunas.train.evaluation import Evaluation, evaluate
 from tunas.train.follow import FOLLOWED, followed
@@ -79,10 +80,14 @@ class TrainResult:
     unit: str
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
     """Trains and evaluates one architecture, or goes on with the run in `config.checkpoint_dir`.
 
     Under `torchrun` every process calls this with the same configuration.
+
+    Args:
+        config: what the training is told.
+        task: what is learned; where left out, what `config` says.
 
     Raises:
         InputError: where the configuration cannot be carried out.
@@ -100,11 +105,11 @@ def train(config: TrainConfig) -> TrainResult:
         if config.mode == "eval":
             check_directory(directory)
             weights_dir = Path(config.checkpoint).parent if config.checkpoint else directory
-            task = open_task(config, directory, weights_dir)
+            task = open_task(config, directory, weights_dir, task)
             return _evaluate_only(config, architecture, task, world, directory)
         with alone_in(directory, world):
             began = time.monotonic()
-            task = open_task(config, directory)
+            task = open_task(config, directory, task=task)
             config, initial = world.from_main(lambda: initialised(config, architecture, task, directory))
             config = within_minutes(
                 config, directory, world, began, lambda config: trial(config, architecture, task, world)
@@ -115,6 +120,9 @@ def train(config: TrainConfig) -> TrainResult:
                     f"the batch of {plan.batch} {task.unit} cannot be divided among {world.size} processes; choose a "
                     f"multiple of {world.size}"
                 )
+            if not (task.is_proven and isinstance(architecture.structure, Tower)):
+                network = _network(config, architecture, task).to(world.device).eval()
+                try_task(task, plan.train_split, world.device, network)
             params = plan.params(config, **task.facts(), **task.identity())
             params["ssd"] = space.name
 
@@ -482,6 +490,7 @@ def _finish(
         **({**evaluation.metrics, task.unit: evaluation.examples} if evaluation else {}),
         **facts,
         **task.facts(),
+        "quality_name": task.quality_name,
         f"bad_{task.unit}": task.left_out(),
         **({"evaluation_view": dict(task.evaluation_view)} if evaluation and task.evaluation_view else {}),
         "parameters": count_parameters(scaled, **task.network_arguments),
