@@ -90,6 +90,7 @@ class Prepared:
 def test_every_scalar_of_the_specification_is_logged(tmp_path):
     search(SearchConfig(**SETTINGS, checkpoint_dir=str(tmp_path)))
     scalars, _ = read_events(tmp_path)
+    assert scalars.pop(22).keys() == {"eval/accuracy"}  # of the likeliest architecture, after the last step
     assert list(scalars) == list(range(22)) and all(values.keys() >= SCALARS for values in scalars.values())
     space = get_space(TINY)
     logits = {f"rlpathlogits/{point.path}/{choice}" for point in space.points for choice in range(point.size)}
