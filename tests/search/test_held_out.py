@@ -33,7 +33,7 @@ def test_the_most_likely_architecture_is_scored_on_held_out_images_with_the_shar
     assert [int(row["step"]) for row in found] == [12, 23, 33]
     scalars, _ = read_events(run)
     assert all(
-        scalars[int(row["step"])]["eval/accuracy"] == pytest.approx(float(row["eval_accuracy"])) for row in found
+        scalars[int(row["step"]) - 1]["eval/accuracy"] == pytest.approx(float(row["eval_accuracy"])) for row in found
     )
     space = get_space(SEARCH[1].removeprefix("--ssd="))
     supernet = SuperNet(space, 10)
@@ -67,3 +67,10 @@ def test_two_processes_score_as_one_does(run, tmp_path):
     finished([*WORDS, f"--checkpoint-dir={tmp_path}"], 2)
     for one, two in zip(rows(run), rows(tmp_path), strict=True):
         assert float(one["eval_accuracy"]) == pytest.approx(float(two["eval_accuracy"]), abs=0.02)
+
+
+def test_a_step_in_the_events_is_whole_also_where_only_its_score_is_due(tmp_path):
+    finished([*SEARCH, "--epochs=0.5", "--eval-every=0.2", "--log-every=100", f"--checkpoint-dir={tmp_path}"])
+    scalars, _ = read_events(tmp_path)
+    assert list(scalars) == [0, 4, 8, 10]
+    assert len({frozenset(values.keys() - {"eval/accuracy"}) for values in scalars.values()}) == 1

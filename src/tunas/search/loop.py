@@ -429,7 +429,10 @@ def _run(
 
     def score(done: int, scalars: dict[str, float]) -> None:
         if (scores := scoring.after(done, scalars)) and events:
-            events.log(done, scores.items())
+            step = done - 1
+            is_logged = step % plan.log_every == 0 or done == plan.steps
+            whole = [] if is_logged else [*scalars.items(), *state.controller.logit_names()]
+            events.log(step, [*whole, *scores.items()])
 
     def status(scalars: dict[str, float], rate: float) -> str:
         cost = (
