@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 import tunas
 from tunas.cost import load_cost_model
-from tunas.cost.additive import flash, flash_int8, macs, named_cost, parameters, peak_memory
+from tunas.cost.additive import NAMED, flash, flash_int8, macs, named_cost, parameters, peak_memory
+from tunas.cost.catalog import DEVICE_FREE
 from tunas.cost.features import without_constant_axes
 from tunas.errors import InputError
 from tunas.nn.profile import count_macs, count_parameters
@@ -204,6 +205,7 @@ def test_costs_are_found_by_name_and_carry_their_settings():
     assert load_cost_model("macs", space, image_size=64, num_classes=3).estimate(architecture) == count_macs(
         architecture, 3, 64
     )
+    assert tuple(NAMED) == DEVICE_FREE
     with pytest.raises(InputError, match="unknown cost 'flops'"):
         named_cost("flops", space)
 

@@ -3,12 +3,11 @@ last two in float32 and in INT8; exact for any architecture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import numpy as np
 
-from tunas.cost.catalog import DEVICE_FREE
 from tunas.cost.features import Quantity, layer_tables, peak_elements, without_constant_axes
 from tunas.cost.model import CostModel, CostTerm
 from tunas.errors import InputError
@@ -61,25 +60,26 @@ def _int8_bytes(operation: Operation) -> int:
     return INT8_BYTES * operation.weights + scales + FLOAT32_BYTES * operation.shipped_biases
 
 
+NAMED: dict[str, Callable[[Space, int, int], CostModel | PeakCost]] = {
+    "params": lambda space, image_size, num_classes: parameters(space, num_classes),
+    "macs": lambda space, image_size, num_classes: macs(space, image_size, num_classes),
+    "peak_memory": lambda space, image_size, num_classes: peak_memory(space, image_size, num_classes),
+    "peak_memory-int8": lambda space, image_size, num_classes: peak_memory(space, image_size, num_classes, INT8_BYTES),
+    "flash": lambda space, image_size, num_classes: flash(space, num_classes),
+    "flash-int8": lambda space, image_size, num_classes: flash_int8(space, num_classes),
+}
+"""What `--cost_model` and `--constraint` call them: `tunas.cost.catalog.DEVICE_FREE`."""
+
+
 def named_cost(name: str, space: Space, image_size: int = 224, num_classes: int = 1000) -> CostModel | PeakCost:
-    """One of `tunas.cost.catalog.DEVICE_FREE` of a space.
+    """The cost of that name, of a space.
 
     Raises:
-        InputError: where the name is another one.
+        InputError: where there is none.
     """
-    if name == "params":
-        return parameters(space, num_classes)
-    if name == "macs":
-        return macs(space, image_size, num_classes)
-    if name == "peak_memory":
-        return peak_memory(space, image_size, num_classes)
-    if name == "peak_memory-int8":
-        return peak_memory(space, image_size, num_classes, INT8_BYTES)
-    if name == "flash":
-        return flash(space, num_classes)
-    if name == "flash-int8":
-        return flash_int8(space, num_classes)
-    raise InputError(f"unknown cost {name!r}; known are {', '.join(DEVICE_FREE)}")
+    if name not in NAMED:
+        raise InputError(f"unknown cost {name!r}; known are {', '.join(NAMED)}")
+    return NAMED[name](space, image_size, num_classes)
 
 
 class PeakCost:
