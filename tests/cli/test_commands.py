@@ -274,5 +274,5 @@ def test_other_parameters_are_refused_with_the_differences(
     words = ["search", f"--ssd={tiny_space}", f"--checkpoint_dir={finished_search}", *SMALL_RUN]
     assert main([*words, "--seed=7", "--model_momentum=0.5"]) == 2
     error = capsys.readouterr().err
-    assert "seed was 0 and is now 7" in error and "model_momentum was 0.9 and is now 0.5" in error
+    assert "seed was 0 and is now 7" in error and "recipe.momentum was 0.9 and is now 0.5" in error
     assert main([*words, "--num_workers=1"]) == 0

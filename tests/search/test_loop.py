@@ -142,7 +142,7 @@ def test_weights_are_stepped_by_rmsprop_in_tensorflows_form():
 
 
 def test_weights_that_no_architecture_uses_get_a_zero_gradient_and_still_move_by_their_momentum():
-    prepared = Prepared()
+    prepared = Prepared(recipe="published")
     state = prepared.search
     prepared.step(0)
     before, momentum = state.weights.detach().clone(), state.tensors()["momentum_buffer"].clone()

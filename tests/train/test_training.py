@@ -9,6 +9,7 @@ import torch
 
 from jobs import TINY, TRAIN, Job, finished
 from tunas.errors import DivergedError, InputError
+from tunas.recipe.lesson import Lesson
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
 from tunas.run.events import read_events
@@ -51,7 +52,8 @@ def training(config, task):
     plan = plan_training(config, task.size("train"))
     torch.manual_seed(0)
     architecture = get_space(config.ssd).architecture(config.indices)
-    return Training(_network(config, architecture, task, plan.dropout_rate), task, plan, config, ALONE), plan
+    lesson = Lesson(task, plan.used_recipe)
+    return Training(_network(config, architecture, task, plan), lesson, plan, config, ALONE), plan
 
 
 def test_one_step_in_parts_is_the_mean_of_the_parts_gradients(tmp_path):

@@ -25,6 +25,7 @@ COMMANDS = {
         "the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig"
     ),
     "train": Command("train one architecture from scratch, and evaluate it", "tunas.train.config:TrainConfig"),
+    "teach": Command("write a teacher's logits of a dataset, once", "tunas.recipe.config:TeachConfig"),
     "sample": Command("random architectures within a range of costs", "tunas.cli.sample:SampleConfig"),
     "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig"),
     "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),

@@ -26,6 +26,9 @@ class Augmentation:
         hflip: chance of mirroring left and right.
         randaugment: magnitude of two operations of RandAugment, 0 to 30; 0 does without.
         random_erasing: chance that a rectangle is blanked (Zhong et al. 2017).
+        views: how many different views of an example there are, epoch e showing the (e mod views)-th; None for a new
+            one in every epoch.
+        views_seed: of these views, in place of the run's.
     """
 
     crop_scale: tuple[float, float] | None = CROP_SCALE
@@ -34,6 +37,12 @@ class Augmentation:
     hflip: float = HFLIP
     randaugment: int = 0
     random_erasing: float = 0.0
+    views: int | None = None
+    views_seed: int = 0
+
+    def drawn_from(self, seed: int, epoch: int) -> tuple[int, int]:
+        """(seed, epoch) that the view of a run's epoch is drawn from."""
+        return (seed, epoch) if self.views is None else (self.views_seed, epoch % self.views)
 
 
 PUBLISHED = Augmentation()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import math
@@ -248,6 +249,7 @@ def augmented_view(
         uint8 `[S, S, 3]`.
     """
     height, width, _ = pixels.shape
+    seed, epoch = augmentation.drawn_from(seed, epoch)
     view = training_view(pixels, random_crop(height, width, seed, epoch, example, augmentation, whole=whole), size)
     if not augmentation.randaugment and not augmentation.random_erasing:
         return view
@@ -308,11 +310,19 @@ def random_crop(
         epoch: of the run.
         example: index in the whole training set, so that it does not matter in which split the image is.
         augmentation: how large crops are, where they lie, and how often they are mirrored.
-        whole: the evaluation view shows the whole image, rather than its central crop.
+        whole: the evaluation view shows the whole image, which is then taken as the central crop of a larger one.
     """
+    if whole:
+        beyond = round(min(height, width) * (1 / EVALUATION_CROP - 1) / 2)
+        larger = (height + 2 * beyond, width + 2 * beyond)
+        if augmentation.crop_scale is None:
+            part = min(height, width) ** 2 / math.prod(larger)
+            augmentation = dataclasses.replace(augmentation, crop_scale=(part, part))
+        crop = random_crop(*larger, seed, epoch, example, augmentation)
+        return crop._replace(top=crop.top - beyond, left=crop.left - beyond)
     draws = uniform(random_words(3 + 2 * CROP_TRIES, seed, AUGMENTATION, epoch, example)).tolist()
     flip = draws[0] < augmentation.hflip
-    sides = _drawn_sides(height, width, augmentation, whole, draws[3:])
+    sides = _drawn_sides(height, width, augmentation, draws[3:])
     crop_height, crop_width = sides or _greatest_sides(height, width, augmentation.crop_ratio)
     if augmentation.shift is not None:
         down, right = (augmentation.shift * (2 * draw - 1) for draw in draws[1:3])
@@ -325,13 +335,11 @@ def random_crop(
     return Crop(top, left, crop_height, crop_width, flip)
 
 
-def _drawn_sides(
-    height: int, width: int, augmentation: Augmentation, whole: bool, draws: list[float]
-) -> tuple[int, int] | None:
+def _drawn_sides(height: int, width: int, augmentation: Augmentation, draws: list[float]) -> tuple[int, int] | None:
     """Height and width of the first drawn crop that fits into the image; None where none of them does."""
     low, high = (math.log(ratio) for ratio in augmentation.crop_ratio)
     if augmentation.crop_scale is None:
-        side = min(height, width) if whole else central_crop(height, width).height
+        side = central_crop(height, width).height
         least = greatest = side * side / (height * width)
     else:
         least, greatest = augmentation.crop_scale

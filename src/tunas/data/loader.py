@@ -378,6 +378,32 @@ class Data:
         order = stream_order(len(part), batch_size, seed, SPLITS.index(split), start_step, shard, part.groups(augment))
         return part.random_batches(order, seed, augment)
 
+    def given(
+        self, split: str, order: Order, *, seed: int = 0, augment: bool | Augmentation = False
+    ) -> Iterator[Batch]:
+        """The views of given examples of `split`, a batch for each (epochs, places) pair of equally many.
+
+        Args:
+            split: one of `SPLITS`.
+            order: int64 arrays `[n]`, of the same n each time; places count in the split.
+            seed, augment: as for `stream`.
+        """
+        return self._part(split).random_batches(order, seed, augment)
+
+    def keys(self, split: str) -> np.ndarray:
+        """int64 `[size]`: the index in the whole training set of every example of `train`, `valid` or `full_train`."""
+        return self._part(split).keys
+
+    def keys_stream(
+        self, split: str, batch_size: int, *, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+    ) -> Order:
+        """Epochs and keys of the examples that `stream` yields for the same arguments, int64 `[B / n]` each."""
+        part = self._part(split)
+        keys = part.keys
+        order = stream_order(len(part), batch_size, seed, SPLITS.index(split), start_step, shard, part.groups(True))
+        for epochs, places in order:
+            yield epochs, keys[places]
+
     def once(self, split: str, batch_size: int, *, shard: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
         """Every image of `split` exactly once over all shards, with the evaluation crop, in a fixed order; skipped ones
         not at all.

@@ -1,13 +1,18 @@
-"""RMSProp in TensorFlow's form, for shared and for stand-alone weights (SPEC §3.3)."""
+"""Optimisers of shared and of stand-alone weights: RMSProp in TensorFlow's form (SPEC §3.3), and timm's."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch import Tensor
+
+from tunas.errors import InputError
+
+RMSPROP = "rmsprop"
 
 DECAY = 0.9
 EPSILON = 1.0
@@ -73,3 +78,53 @@ def rmsprop(parameters: Iterable[Any], momentum: float) -> RMSpropTF:
     0 until set."""
     kind = PiecewiseRMSprop if momentum > 0 else RMSpropTF
     return kind(parameters, lr=0.0, alpha=DECAY, eps=EPSILON, momentum=momentum)
+
+
+def optimizer_named(name: str, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+    """`rmsprop`, or the optimiser that timm's `create_optimizer_v2` knows by this name; its learning rate is set by
+    whoever steps it.
+
+    Args:
+        name: rmsprop, sgd, adamw, …
+        groups: parameter groups, each with its own `weight_decay`.
+        momentum: of optimisers that have one.
+
+    Raises:
+        InputError: where there is no such optimiser, or it cannot be stepped like the others.
+    """
+    if name == RMSPROP:
+        return rmsprop(groups, momentum)
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    if name not in list_optimizers():
+        near = difflib.get_close_matches(name, [RMSPROP, *list_optimizers()], n=1)
+        raise InputError(
+            f"timm has no optimiser {name!r}" + (f"; did you mean {near[0]!r}?" if near else ", and neither have we")
+        )
+    try:
+        _step_once(create_optimizer_v2([{"params": [_example()], "weight_decay": 0.0}], opt=name, lr=1e-3))
+        return create_optimizer_v2(groups, opt=name, lr=1e-3, momentum=momentum)
+    except Exception as error:  # each refuses in a way of its own
+        raise InputError(f"the optimiser {name} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def _example() -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.ones(8, 4))
+
+
+def _step_once(optimizer: torch.optim.Optimizer) -> None:
+    """Steps on an example; what it keeps between steps must be tensors and numbers, which checkpoints hold."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for kept in optimizer.state_dict()["state"].values():
+        for name, value in kept.items():
+            if not isinstance(value, torch.Tensor | int | float):
+                raise TypeError(f"it keeps {name} between steps, which is no tensor")
+
+
+def clip_gradients(parameters: Iterable[torch.Tensor], greatest: float) -> None:
+    """Scales the gradients so that the norm of all of them together is at most `greatest`; 0 lets them be."""
+    if greatest > 0:
+        torch.nn.utils.clip_grad_norm_(list(parameters), greatest)

@@ -45,3 +45,18 @@ def cosine_decay_with_linear_warmup(peak: float, step: int, max_step: int, warmu
     if step >= max_step:
         return 0.0
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (max_step - warmup_steps)))
+
+
+def scheduled_learning_rate(shape: str, peak: float, step: int, max_step: int, warmup_steps: int = 0) -> float:
+    """The weights' learning rate: linear from 0 to `peak` over `warmup_steps`, then by `shape`: cosine (half a cosine
+    to 0 at `max_step`), linear (a line to 0) or constant.
+
+    Raises:
+        InputError: where the warmup is longer than the whole.
+    """
+    cosine = cosine_decay_with_linear_warmup(peak, step, max_step, warmup_steps)
+    if shape == "cosine" or step < warmup_steps:
+        return cosine
+    if shape == "constant":
+        return peak
+    return peak * max(0.0, (max_step - step) / max(1, max_step - warmup_steps))

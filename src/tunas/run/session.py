@@ -18,7 +18,7 @@ import torch
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.run.device import World
 
-STREAMS = ("controller", "cost", "weights", "dropout")
+STREAMS = ("controller", "cost", "weights", "dropout", "mixing")
 """Independent sources of random numbers in a run."""
 
 

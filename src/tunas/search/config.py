@@ -6,17 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.defaults import (
-    BATCH,
-    EPOCHS,
-    EVAL_EVERY,
-    MOMENTUM,
-    WEIGHT_DECAY,
-    WEIGHT_DECAY_BF16,
-    auto_batch_size,
-)
-from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.recipe.choose import Mirrors, Recipe, as_params, chosen_recipe
+from tunas.recipe.config import RecipeConfig
+from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
+from tunas.recipe.schedule import scaled_learning_rate, steps_of
 from tunas.run.harmless import HARMLESS
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
@@ -45,7 +40,7 @@ SHORTEST_BETA2 = 0.9
 
 
 @dataclass(frozen=True)
-class SearchConfig(TaskConfig):
+class SearchConfig(TaskConfig, RecipeConfig):
     """Search an architecture that lands on the wanted cost: one weight-shared network, a learned controller (TuNAS)."""
 
     ssd: str = "proxylessnas_search"
@@ -74,17 +69,17 @@ class SearchConfig(TaskConfig):
     """Epochs between two measurements of the most likely architecture on the held-out part, with shared weights: a
     figure to log. 1 where left out."""
 
-    model_learning_rate: float = PEAK_LEARNING_RATE
-    """Peak learning rate of the shared weights, per 256 images."""
+    model_learning_rate: float | None = None
+    """Peak learning rate of the shared weights, per 256 images. The recipe's where left out (published: 0.165)."""
 
-    model_warmup_steps_fraction: float = LEARNING_RATE_WARMUP_FRACTION
-    """Part of the steps over which the weights' learning rate rises."""
+    model_warmup_steps_fraction: float | None = None
+    """Part of the steps over which the weights' learning rate rises. The recipe's where left out (published: 0.025)."""
 
-    model_momentum: float = MOMENTUM
-    """Momentum of RMSProp."""
+    model_momentum: float | None = None
+    """Momentum of the weights' optimiser. The recipe's where left out (published: 0.9)."""
 
     model_weight_decay: float | None = None
-    """L2 on the convolution kernels in use. 4e-5 where left out, 3e-5 under bf16."""
+    """L2 on the convolution kernels in use, whatever the optimiser. 4e-5 where left out, 3e-5 under bf16."""
 
     rl_learning_rate: float | None = None
     """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4, and
@@ -246,6 +241,7 @@ class SearchPlan:
     increase_ops_steps: int
     increase_filters_steps: int
     num_cost_samples: int
+    used_recipe: Recipe
     precision: str
     valid_precision: str
     log_every: int
@@ -254,15 +250,45 @@ class SearchPlan:
 
     def params(self, config: SearchConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says: the configuration, what follows from it, and `facts`."""
-        return {**dataclasses.asdict(config), **dataclasses.asdict(self), **facts}
+        decided = dataclasses.asdict(self)
+        return {**dataclasses.asdict(config), **as_params(decided.pop("used_recipe")), **decided, **facts}
 
 
 def auto_replicas(batch: int) -> int:
     return batch // REPLICA_BATCH if batch >= 4 * REPLICA_BATCH else min(4, max(1, batch // SMALLEST_REPLICA_BATCH))
 
 
-def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda: bool) -> SearchPlan:
+def search_precision(config: SearchConfig, on_cuda: bool) -> str:
+    """fp32 or bf16."""
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if on_cuda and config.ssd == "mobilenet_v3_like_search" else "fp32"
+
+
+def search_recipe(
+    config: SearchConfig, train_size: int, image_size: int | None, on_cuda: bool, mirrors: Mirrors | None = None
+) -> Recipe:
+    """How this search learns the shared weights; arguments and errors as of `chosen_recipe`. Layers are not dropped,
+    and L2 is what it is as published with any optimiser."""
+    given = {
+        "learning_rate": config.model_learning_rate,
+        "warmup_fraction": config.model_warmup_steps_fraction,
+        "momentum": config.model_momentum,
+        "weight_decay": config.model_weight_decay,
+        "path_dropout_rate": 0.0,
+        "ema_horizon": 0.0,
+    }
+    bf16 = search_precision(config, on_cuda) == "bf16"
+    return chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
+
+
+def plan_search(
+    config: SearchConfig, train_size: int, *, digits: bool, on_cuda: bool, recipe: Recipe | None = None
+) -> SearchPlan:
     """What follows from the configuration for a training split of `train_size` images.
+
+    Args:
+        recipe: how weights are learned; where left out, what the rules give for images of ImageNet's size.
 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
@@ -286,7 +312,7 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         check_positive(name, getattr(config, name))
     for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):
         check_not_negative(name, getattr(config, name))
-    if not 0 <= config.model_momentum < 1:
+    if config.model_momentum is not None and not 0 <= config.model_momentum < 1:
         raise InputError(f"model_momentum must be at least 0 and below 1, not {config.model_momentum}")
     schedule.check_warmups(
         config.increase_ops_warmup_steps_fraction,
@@ -323,10 +349,8 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
             "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
             "a cost model"
         )
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if on_cuda and config.ssd == "mobilenet_v3_like_search" else "fp32"
-    decay = config.model_weight_decay
+    precision = search_precision(config, on_cuda)
+    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda)
     if config.rl_learning_rate is None:
         published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
         as_far = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
@@ -346,16 +370,19 @@ def plan_search(config: SearchConfig, train_size: int, *, digits: bool, on_cuda:
         unmeasured_steps=0
         if config.rl_delay_validation == "all"
         else schedule.unmeasured_steps(delay, momentum, beta2),
-        valid_precision=precision if config.valid_precision == "auto" else config.valid_precision,
+        valid_precision=search_precision(config, on_cuda)
+        if config.valid_precision == "auto"
+        else config.valid_precision,
         steps=steps,
         batch=batch,
         replicas=replicas,
         share=share,
         valid_share=valid_share,
         delay_valid_share=share if digits and multiplier is None else valid_share,
-        learning_rate=scaled_learning_rate(config.model_learning_rate, batch),
-        warmup_steps=steps_of(config.model_warmup_steps_fraction, steps),
-        weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if precision == "bf16" else WEIGHT_DECAY,
+        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
+        warmup_steps=steps_of(recipe.warmup_fraction, steps),
+        weight_decay=recipe.weight_decay,
+        used_recipe=recipe,
         rl_learning_rate=rl_learning_rate,
         rl_growth=schedule.RL_LEARNING_RATE_GROWTH if config.use_exponential_rl_learning_rate_schedule else 1.0,
         rl_delay_steps=delay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +21,12 @@ from tunas.cost.measure import MeasureConfig, as_fitted
 from tunas.errors import DivergedError, InputError
 from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
-from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.choose import Recipe
+from tunas.recipe.lesson import Lesson
+from tunas.recipe.opening import opened_lesson
+from tunas.recipe.optimizer import RMSPROP, clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
-from tunas.recipe.schedule import cosine_decay_with_linear_warmup
+from tunas.recipe.schedule import scheduled_learning_rate
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
@@ -39,7 +43,7 @@ from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
 from tunas.search.cap import Timed, verified, winner_below
-from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
+from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search, search_recipe
 from tunas.search.controller import Controller, Samples
 from tunas.search.objective import Objective, Outcome, search_objective
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
@@ -87,8 +91,16 @@ class Search:
     """
 
     def __init__(
-        self, space: Space, task: Task, plan: SearchPlan, config: SearchConfig, objective: Objective, world: World
+        self,
+        space: Space,
+        task: Task,
+        plan: SearchPlan,
+        config: SearchConfig,
+        objective: Objective,
+        world: World,
+        lesson: Lesson | None = None,
     ):
+        self.lesson = lesson or Lesson(task, plan.used_recipe)
         self.task, self.plan, self.config, self.objective, self.world = task, plan, config, objective, world
         seed_global_generators(config.seed)
         self.supernet = SuperNet(
@@ -99,7 +111,9 @@ class Search:
         )
         self.supernet.to(world.device)
         self.weights = self.supernet.flatten()
-        self.optimizer = rmsprop([self.weights], config.model_momentum)
+        recipe = plan.used_recipe
+        groups = [{"params": [self.weights], "weight_decay": 0.0}]  # L2 is in the gradient: `decay_weights`
+        self.optimizer = optimizer_named(recipe.optimizer, groups, recipe.momentum)
         self.controller = Controller(
             space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2
         )
@@ -126,7 +140,9 @@ class Search:
         samples = self.controller.sample(
             generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability
         )
-        learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
+        learning_rate = scheduled_learning_rate(
+            plan.used_recipe.scheduler, plan.learning_rate, step, plan.steps, plan.warmup_steps
+        )
         losses = self._train(step, samples, train, learning_rate)
         if valid is not None:
             used = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
@@ -205,13 +221,14 @@ class Search:
             if self.lanes.count == 1:  # several work on what draws nothing
                 random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
                 torch.manual_seed(int(random.integers(2**62)))
-            loss = self.task.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
+            loss = self.lesson.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
             total.add(replica - self.local_replicas.start, gradients_of(loss / plan.replicas))
             return loss.detach(), self.supernet.used
 
-        losses, used = zip(*self.lanes.map(one, self._shares(batch)), strict=True)
+        losses, used = zip(*self.lanes.map(one, self._lessons(step, batch)), strict=True)
         regularization = decay_weights(used, plan.weight_decay, plan.replicas)
         self.world.sum_(gradient)
+        clip_gradients([self.weights], plan.used_recipe.clip_grad)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         return torch.stack([torch.stack(losses), regularization], 1)
@@ -223,7 +240,8 @@ class Search:
         @torch.no_grad()
         def one(share: tuple[int, Any, Any]) -> Tensor:
             replica, inputs, targets = share
-            outputs = self._outputs(piece(inputs, 0, used), indices[replica], self.plan.valid_precision)
+            seen = self.task.prepare(piece(inputs, 0, used))
+            outputs = self._outputs(seen, indices[replica], self.plan.valid_precision)
             return self.task.quality(outputs, piece(targets, 0, used))
 
         self._set_training(False)
@@ -237,12 +255,18 @@ class Search:
 
     def _outputs(self, inputs: Any, indices: np.ndarray, precision: str) -> Any:
         with autocast(self.world.device, precision):
-            outputs = self.supernet(self.task.prepare(inputs), indices)
+            outputs = self.supernet(inputs, indices)
         return as_float(outputs)
 
     def _shares(self, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
         for replica, share in zip(self.local_replicas, batch, strict=True):
             yield replica, *on_device(share, self.world.device)
+
+    def _lessons(self, step: int, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
+        """The training shares as the network takes them."""
+        seed = int(generator(self.config.seed, "mixing", step).integers(2**62))
+        for replica, inputs, targets in self._shares(batch):
+            yield replica, *self.lesson.prepared(inputs, targets, seed + replica)
 
     def _check_finite(self, step: int, samples: Samples, measured: np.ndarray) -> None:
         finite = np.isfinite(measured).all(axis=1)
@@ -265,11 +289,14 @@ class Search:
             for name, value in controller.items()
             if isinstance(value, np.ndarray)
         }
+        found = {"weights": self.weights, **{f"controller/{name}": array for name, array in arrays.items()}}
+        if self.plan.used_recipe.optimizer != RMSPROP:
+            kept = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
+            return {**found, **{f"optimizer/{name}": value for name, value in kept.items()}}
         return {
-            "weights": self.weights,
+            **found,
             "square_avg": state.get("square_avg", torch.ones_like(self.weights)),
             "momentum_buffer": state.get("momentum_buffer", torch.zeros_like(self.weights)),
-            **{f"controller/{name}": array for name, array in arrays.items()},
         }
 
     def numbers(self) -> dict[str, Any]:
@@ -284,18 +311,22 @@ class Search:
         Raises:
             InputError: where they do not fit this search.
         """
-        for name in ("weights", "square_avg", "momentum_buffer"):
+        is_published = self.plan.used_recipe.optimizer == RMSPROP
+        for name in ("weights", "square_avg", "momentum_buffer") if is_published else ("weights",):
             if name not in tensors or tensors[name].shape != self.weights.shape:
                 raise InputError(f"the checkpoint's {name} do not fit this search space")
         self.weights.copy_(tensors["weights"])
         state = self.optimizer.state_dict()
-        state["state"] = {
-            0: {
+        if is_published:
+            kept = {
                 "step": torch.tensor(float(numbers["step"])),
                 "square_avg": tensors["square_avg"].clone(),
                 "momentum_buffer": tensors["momentum_buffer"].clone(),
             }
-        }
+        else:
+            prefix = "optimizer/"
+            kept = {name.removeprefix(prefix): tensors[name].clone() for name in tensors if name.startswith(prefix)}
+        state["state"] = {0: kept} if kept else {}
         self.optimizer.load_state_dict(state)
         arrays = {
             name.removeprefix("controller/"): array.numpy()
@@ -350,7 +381,18 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
-    params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
+    size, on_cuda = task.size("train"), world.device.type == "cuda"
+    lesson, decided = opened_lesson(
+        config,
+        task,
+        world,
+        directory,
+        lambda image_size, mirrors: search_recipe(config, size, image_size, on_cuda, mirrors),
+    )
+    plan = _plan(config, task, world, lesson.recipe)
+    params = plan.params(
+        config, **objective.facts(), **task.facts(), **task.identity(), **decided, version=tunas.__version__
+    )
     params["ssd"] = space.name
 
     def begin() -> None:
@@ -360,11 +402,14 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
             task.describe(directory)
 
     world.from_main(begin)
-    return _run(space, task, plan, config, objective, world, directory, measuring)
+    if world.is_main:
+        print(lesson.said(), file=sys.stderr)
+    return _run(space, lesson, plan, config, objective, world, directory, measuring)
 
 
-def _plan(config: SearchConfig, task: Task, world: World) -> SearchPlan:
-    return plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=world.device.type == "cuda")
+def _plan(config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:
+    on_cuda = world.device.type == "cuda"
+    return plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=on_cuda, recipe=recipe)
 
 
 def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial:
@@ -386,7 +431,7 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
 
 def _run(
     space: Space,
-    task: Task,
+    lesson: Lesson,
     plan: SearchPlan,
     config: SearchConfig,
     objective: Objective,
@@ -394,12 +439,13 @@ def _run(
     directory: Path,
     measuring: MeasureConfig | None,
 ) -> SearchResult:
-    state = Search(space, task, plan, config, objective, world)
+    task = lesson.task
+    state = Search(space, task, plan, config, objective, world, lesson)
     scoring = Scoring(state, directory)
     start, quality = _resume(state, scoring, directory, world)
     streamed: dict[str, Any] = {"seed": config.seed, "shard": (world.rank, world.size)}
     local = len(state.local_replicas)
-    train = task.share_stream("train", plan.batch, local, start_step=start, **streamed, augment=True)
+    train = lesson.share_stream("train", plan.batch, local, start_step=start, **streamed)
     first = max(start, plan.unmeasured_steps)
     valid = task.share_stream("valid", plan.valid_share * plan.replicas, local, start_step=first, **streamed)
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None

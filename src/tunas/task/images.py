@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class ImageClassification(Task):
         if run is not None and run.class_names:
             check_same_classes(self.data.identity, run, weights_dir)
         self.name = self.data.name
+        self.guessing_loss = math.log(self.data.num_classes)
         self.network_arguments = {"num_classes": self.data.num_classes}
         self.cost_arguments: dict[str, Any] = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
         self.evaluation_view = evaluation_recipe(self.data.image_size, cropped=self.name != "digits")

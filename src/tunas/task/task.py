@@ -52,6 +52,8 @@ class Task:
         compared: names of facts and of the identity that `check_same` compares.
         evaluation_view: how the inputs of an evaluation are made from what is stored, in words, for `result.json`.
         is_proven: whether every network of a tower is known to fit it.
+        data: where the examples are labelled images, these (`tunas.data.Data`); None where they are not.
+        guessing_loss: what the metric `loss` is where nothing has been learned; None where that is not known.
         metrics: those counted over a whole split, in this order.
         draws_nothing: whether `prepare`, `loss` and `quality` are functions of their arguments alone, so that several
             threads may call them at once with the same result.
@@ -69,6 +71,8 @@ class Task:
     compared: frozenset[str] = frozenset()
     evaluation_view: Mapping[str, Any] = {}
     draws_nothing = False
+    data: Any = None
+    guessing_loss: float | None = None
     metrics: Mapping[str, Any] = {}
 
     def __init__(

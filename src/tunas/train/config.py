@@ -6,17 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.defaults import (
-    EPOCHS,
-    EVAL_EVERY,
-    LABEL_SMOOTHING,
-    MOMENTUM,
-    WEIGHT_DECAY,
-    WEIGHT_DECAY_BF16,
-    auto_batch_size,
-)
-from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.recipe.choose import Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
+from tunas.recipe.config import RecipeConfig
+from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, LABEL_SMOOTHING, auto_batch_size
+from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.run.harmless import HARMLESS
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import TaskConfig
@@ -41,7 +36,7 @@ TRAIN_HARMLESS = HARMLESS | {
 
 
 @dataclass(frozen=True)
-class TrainConfig(TaskConfig):
+class TrainConfig(TaskConfig, RecipeConfig):
     """Train one architecture from scratch and evaluate it; or evaluate a checkpoint."""
 
     ssd: str = "proxylessnas_mobile"
@@ -102,17 +97,22 @@ class TrainConfig(TaskConfig):
     """Epochs between two evaluations during the training; the best weights are kept beside the last. 1 where left out;
     with --use_held_out_test_set only the end is evaluated, so that nothing is chosen by the test set."""
 
-    base_learning_rate: float = PEAK_LEARNING_RATE
-    """Peak learning rate per 256 images."""
+    base_learning_rate: float | None = None
+    """Peak learning rate per 256 images. The recipe's where left out (published: 0.165)."""
 
-    warmup_steps_fraction: float = LEARNING_RATE_WARMUP_FRACTION
-    """Part of the steps over which the learning rate rises."""
+    warmup_steps_fraction: float | None = None
+    """Part of the steps over which the learning rate rises. The recipe's where left out (published: 0.025)."""
 
-    momentum: float = MOMENTUM
-    """Momentum of RMSProp."""
+    momentum: float | None = None
+    """Momentum of the optimiser. The recipe's where left out (published: 0.9)."""
 
     weight_decay: float | None = None
-    """L2 on the convolution kernels, not the last layer. 4e-5 where left out, 3e-5 under bf16."""
+    """L2 on the convolution kernels, not the last layer. The recipe's where left out (published: 4e-5, 3e-5 under
+    bf16)."""
+
+    bn_momentum: float | None = None
+    """What a batch's statistics count in the running ones of batch norm. Where left out: the published 0.01, and more
+    in runs of fewer than 1,000 steps, so that the running ones have forgotten their start by the end."""
 
     label_smoothing: float = LABEL_SMOOTHING
     """Share of the probability spread over all classes in the training labels."""
@@ -124,19 +124,28 @@ class TrainConfig(TaskConfig):
     """Before the classifier. Where left out: 0 below 150 epochs, otherwise 0.25 for the V3 family and 0.15 for the
     rest."""
 
-    path_dropout_rate: float = 0.0
-    """Chance of dropping each skippable layer for a whole training batch."""
+    path_dropout_rate: float | None = None
+    """Chance of dropping each skippable layer for a whole training batch. The recipe's where left out (published:
+    0)."""
 
     padding: Literal["symmetric", "same"] = "symmetric"
     """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
     2 on even sizes nothing at the top and left)."""
 
     ema_decay: float | None = None
-    """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that."""
+    """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that; 0 for
+    none. The recipe's where left out (published: none)."""
 
     ema_warmup: bool = True
     """Let the average follow faster at the beginning: its decay rises with the steps, as 1 - (1 + step)^(-2/3), up to
     ema_decay."""
+
+    layer_decay: float = 1.0
+    """How much slower each block learns than the one behind it, such as 0.8 for weights of --init_from; 1 for one rate.
+    """
+
+    head_epochs: float = 0.0
+    """Epochs at the beginning in which the classifier learns alone, for weights of --init_from."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 computes under autocast."""
@@ -177,13 +186,28 @@ class TrainPlan:
     warmup_steps: int
     weight_decay: float
     dropout_rate: float
+    path_dropout_rate: float
+    bn_momentum: float
+    ema_decay: float | None
+    used_recipe: Recipe
+    head_steps: int
     log_every: int
     checkpoint_every: int
     eval_steps: float | None
 
+    def learning_rate_at(self, step: int) -> float:
+        """The weights' learning rate: its whole course, warmup included, begins anew when the classifier has learned
+        alone."""
+        shape, done = self.used_recipe.scheduler, step - self.head_steps
+        if done < 0:
+            return scheduled_learning_rate("constant", self.learning_rate, step, self.head_steps)
+        steps = self.steps - self.head_steps
+        return scheduled_learning_rate(shape, self.learning_rate, done, steps, min(self.warmup_steps, steps))
+
     def params(self, config: TrainConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says."""
-        return {**dataclasses.asdict(config), **dataclasses.asdict(self), **facts}
+        decided = dataclasses.asdict(self)
+        return {**dataclasses.asdict(config), **as_params(decided.pop("used_recipe")), **decided, **facts}
 
 
 def splits(config: TrainConfig) -> tuple[str, str]:
@@ -191,8 +215,25 @@ def splits(config: TrainConfig) -> tuple[str, str]:
     return ("full_train", "test") if config.use_held_out_test_set else ("train", "valid")
 
 
-def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
+def training_recipe(
+    config: TrainConfig, train_size: int, image_size: int | None, mirrors: Mirrors | None = None
+) -> Recipe:
+    """How this training learns its weights; arguments and errors as of `chosen_recipe`."""
+    given = {
+        "learning_rate": config.base_learning_rate,
+        "warmup_fraction": config.warmup_steps_fraction,
+        "momentum": config.momentum,
+        "weight_decay": config.weight_decay,
+        "path_dropout_rate": config.path_dropout_rate,
+    }
+    return chosen_recipe(config, train_size, image_size, bf16=config.precision == "bf16", given=given, mirrors=mirrors)
+
+
+def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = None) -> TrainPlan:
     """What follows from the configuration for `train_size` training images.
+
+    Args:
+        recipe: how weights are learned; where left out, what the rules give for images of ImageNet's size.
 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
@@ -210,7 +251,10 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
     ):
         check_positive(name, getattr(config, name))
     check_not_negative("weight_decay", config.weight_decay)
-    for name in ("momentum", "label_smoothing", "dropout_rate", "path_dropout_rate", "ema_decay"):
+    check_not_negative("head_epochs", config.head_epochs)
+    if not 0 < config.layer_decay <= 1:
+        raise InputError(f"layer_decay is above 0 and at most 1, not {config.layer_decay}")
+    for name in ("momentum", "label_smoothing", "dropout_rate", "path_dropout_rate", "ema_decay", "bn_momentum"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"{name} must be at least 0 and below 1, not {value}")
@@ -226,7 +270,9 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
     dropout = config.dropout_rate
     if dropout is None:
         dropout = 0.0 if epochs < DROPOUT_FROM_EPOCHS else V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE
-    decay = config.weight_decay
+    if config.head_epochs >= epochs:
+        raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
+    recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
     eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
     return TrainPlan(
         train_split=train_split,
@@ -234,10 +280,15 @@ def plan_training(config: TrainConfig, train_size: int) -> TrainPlan:
         epochs=epochs,
         steps=steps,
         batch=batch,
-        learning_rate=scaled_learning_rate(config.base_learning_rate, batch),
-        warmup_steps=steps_of(config.warmup_steps_fraction, steps),
-        weight_decay=decay if decay is not None else WEIGHT_DECAY_BF16 if config.precision == "bf16" else WEIGHT_DECAY,
+        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
+        warmup_steps=steps_of(recipe.warmup_fraction, steps),
+        weight_decay=recipe.weight_decay,
         dropout_rate=dropout,
+        path_dropout_rate=recipe.path_dropout_rate,
+        bn_momentum=config.bn_momentum or bn_momentum_of(steps),
+        ema_decay=ema_decay_of(recipe, steps) if config.ema_decay is None else config.ema_decay or None,
+        used_recipe=recipe,
+        head_steps=int(train_size * config.head_epochs // batch),
         log_every=config.log_every or max(1, min(100, steps // 200)),
         checkpoint_every=config.checkpoint_every or max(1, min(1000, steps // 10)),
         eval_steps=None if eval_every is None else eval_every * train_size / batch,

@@ -30,6 +30,23 @@ class Evaluation:
     examples: int
 
 
+BROKEN = 1.2
+"""Times the loss of guessing from which on a network counts as broken."""
+
+
+def trouble(evaluation: Evaluation, split: str, guessing_loss: float | None) -> str | None:
+    """A sentence where the network does worse than guessing would, as after a loss that exploded; None where it does
+    not, or the task does not know what guessing costs."""
+    loss = evaluation.metrics.get("loss")
+    if loss is None or guessing_loss is None or loss <= BROKEN * guessing_loss:
+        return None
+    return (
+        f"the loss on {split} is {loss:.3g}, and guessing would cost {guessing_loss:.3g}: the training broke down, or "
+        f"its running batch-norm statistics lag behind; a longer --warmup_steps_fraction, --clip_grad, a lower "
+        f"--base_learning_rate or a higher --bn_momentum help"
+    )
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module, task: Task, split: str, world: World, *, batch_size: int = 256, precision: str = "fp32"

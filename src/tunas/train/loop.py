@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,12 @@ from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, build_network
-from tunas.nn.layers import BN_MOMENTUM
-from tunas.nn.network import kernels
 from tunas.nn.profile import count_macs, count_parameters
-from tunas.recipe.optimizer import rmsprop
+from tunas.recipe.finetune import parameter_groups, set_learning_rates
+from tunas.recipe.lesson import Lesson
+from tunas.recipe.opening import opened_lesson
+from tunas.recipe.optimizer import clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
-from tunas.recipe.schedule import cosine_decay_with_linear_warmup
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
@@ -48,17 +49,13 @@ from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
-from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits
-from tunas.train.evaluation import Evaluation, evaluate
+from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits, training_recipe
+from tunas.train.evaluation import Evaluation, evaluate, trouble
 from tunas.train.follow import FOLLOWED, followed
 from tunas.train.initial import advising_init_from, as_trained, initialised
 from tunas.train.scoring import Scoring
 from tunas.train.trained import network_options, trained_weights
 from tunas.train.weights import load_weights
-
-SHORT_RUN_STEPS = 1_000
-"""In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the
-end."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,15 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
             if not (task.is_proven and isinstance(architecture.structure, Tower)):
                 network = _network(config, architecture, task).to(world.device).eval()
                 try_task(task, plan.train_split, world.device, network)
-            params = plan.params(config, **task.facts(), **task.identity())
+            lesson, decided = opened_lesson(
+                config,
+                task,
+                world,
+                directory,
+                lambda image_size, mirrors: training_recipe(config, task.size(plan.train_split), image_size, mirrors),
+            )
+            plan = plan_training(config, task.size(plan.train_split), lesson.recipe)
+            params = plan.params(config, **task.facts(), **task.identity(), **decided)
             params["ssd"] = space.name
 
             def begin() -> None:
@@ -139,16 +144,19 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
                     task.describe(directory)
 
             world.from_main(begin)
-            return _train(config, plan, architecture, task, world, directory, initial)
+            if world.is_main:
+                print(lesson.said(), file=sys.stderr)
+            return _train(config, plan, architecture, lesson, world, directory, initial)
 
 
 def trial(config: TrainConfig, architecture: Architecture, task: Task, world: World) -> Trial:
     """The training with its default epochs, to time its steps: its learning rate is 0."""
     plan = dataclasses.replace(plan_training(config, task.size(splits(config)[0])), learning_rate=0.0)
-    network = _network(config, architecture, task, plan.dropout_rate)
+    network = _network(config, architecture, task, plan)
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = Training(network, task, plan, config, world)
-    stream = task.stream(plan.train_split, plan.batch, seed=config.seed, shard=(world.rank, world.size), augment=True)
+    lesson = Lesson(task, plan.used_recipe)
+    state = Training(network, lesson, plan, config, world)
+    stream = lesson.stream(plan.train_split, plan.batch, seed=config.seed, shard=(world.rank, world.size))
     return Trial(
         step=lambda place: state.step(int(place * plan.steps), next(stream)),
         ended=ended(stream),
@@ -173,29 +181,32 @@ def _network(
     config: TrainConfig,
     architecture: Architecture,
     task: Task,
-    dropout_rate: float = 0.0,
-    bn_momentum: float = BN_MOMENTUM,
+    plan: TrainPlan | None = None,
 ) -> Network:
+    """The network to train by `plan`, or to evaluate where there is none."""
     if not isinstance(architecture.structure, Tower):
         return build_network(architecture)
     tower = scale_filters(architecture.tower, config.filters_multiplier)
-    options = dataclasses.replace(
-        network_options(config.init_from, config.timm_model, config.padding),
-        path_dropout_rate=config.path_dropout_rate,
-        bn_momentum=bn_momentum,
-    )
-    return build_network(tower, **task.network_arguments, dropout_rate=dropout_rate, options=options)
+    options = network_options(config.init_from, config.timm_model, config.padding)
+    if plan is None:
+        return build_network(tower, **task.network_arguments, options=options)
+    options = dataclasses.replace(options, path_dropout_rate=plan.path_dropout_rate, bn_momentum=plan.bn_momentum)
+    return build_network(tower, **task.network_arguments, dropout_rate=plan.dropout_rate, options=options)
 
 
 class Training:
     """The state of a training in one process, and its step."""
 
-    def __init__(self, network: Network, task: Task, plan: TrainPlan, config: TrainConfig, world: World):
-        self.network, self.task, self.plan, self.config, self.world = network, task, plan, config, world
-        self.optimizer = rmsprop(parameter_groups(network, plan.weight_decay), config.momentum)
+    def __init__(self, network: Network, lesson: Lesson, plan: TrainPlan, config: TrainConfig, world: World):
+        self.network, self.lesson, self.plan, self.config, self.world = network, lesson, plan, config, world
+        recipe = plan.used_recipe
+        if plan.head_steps and not hasattr(network, "tower"):
+            raise InputError("head_epochs lets the classifier learn alone, and this network has none of its own")
+        groups = parameter_groups(network, plan.weight_decay, config.layer_decay)
+        self.optimizer = optimizer_named(recipe.optimizer, groups, recipe.momentum)
         self.ema: ModelEmaV3 | None = None
-        if config.ema_decay is not None:
-            self.ema = ModelEmaV3(network, decay=config.ema_decay, use_warmup=config.ema_warmup)
+        if plan.ema_decay is not None:
+            self.ema = ModelEmaV3(network, decay=plan.ema_decay, use_warmup=config.ema_warmup)
         self.kernels = [
             parameter for group in self.optimizer.param_groups if group["weight_decay"] for parameter in group["params"]
         ]
@@ -206,7 +217,7 @@ class Training:
                 network,
                 device_ids=[world.device.index] if world.device.type == "cuda" else None,
                 broadcast_buffers=False,  # see `share_statistics`
-                find_unused_parameters=config.path_dropout_rate > 0,
+                find_unused_parameters=plan.path_dropout_rate > 0,
             )
         if config.compile:
             self.forward = torch.compile(self.forward)  # type: ignore[assignment]
@@ -224,24 +235,30 @@ class Training:
         """
         config, plan, world = self.config, self.plan, self.world
         torch.manual_seed(int(generator(config.seed, "dropout", step * world.size + world.rank).integers(2**62)))
-        learning_rate = cosine_decay_with_linear_warmup(plan.learning_rate, step, plan.steps, plan.warmup_steps)
+        mixing = int(generator(config.seed, "mixing", step * world.size + world.rank).integers(2**62))
+        learning_rate = plan.learning_rate_at(step)
         batch = on_device(batch, world.device)
         whole = length(batch)
+        head_only = step < plan.head_steps
         self.network.train()
+        if head_only:
+            self.network.tower.eval()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=world.device)
         pieces = parts(batch, config.gradient_accumulation)
         for number, (inputs, targets) in enumerate(pieces):
             last = number + 1 == len(pieces)
+            share_of_batch = length(targets) / whole
+            inputs, targets = self.lesson.prepared(inputs, targets, mixing + number)
             with self._no_exchange(not last), autocast(world.device, config.precision):
-                outputs = self.forward(self.task.prepare(inputs))
-                share = self.task.loss(as_float(outputs), targets) * (length(targets) / whole)
+                outputs = self.forward(inputs)
+                share = self.lesson.loss(as_float(outputs), targets) * share_of_batch
                 share.backward()
             total += share.detach()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rates(self.optimizer.param_groups, learning_rate, head_only=head_only)
         with torch.no_grad():
             regularization = 0.5 * plan.weight_decay * torch.stack(torch._foreach_norm(self.kernels)).square().sum()
+        clip_gradients(self.network.parameters(), plan.used_recipe.clip_grad)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update(self.network, step=step)
@@ -300,16 +317,6 @@ class Training:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Kernels with L2 (of a tower not the last layer's), everything else without (SPEC §4)."""
-    decayed = {id(p) for p in kernels(network)}
-    parameters = list(network.parameters())
-    return [
-        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
-    ]
-
-
 def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
     """Loads the tensors under `prefix` into `module`.
 
@@ -329,18 +336,18 @@ def _train(
     config: TrainConfig,
     plan: TrainPlan,
     architecture: Architecture,
-    task: Task,
+    lesson: Lesson,
     world: World,
     directory: Path,
     initial: dict[str, Tensor] | None = None,
 ) -> TrainResult:
     seed_global_generators(config.seed)
-    momentum = max(BN_MOMENTUM, min(0.1, BN_MOMENTUM * SHORT_RUN_STEPS / plan.steps))
-    network = _network(config, architecture, task, plan.dropout_rate, momentum)
+    task = lesson.task
+    network = _network(config, architecture, task, plan)
     if initial is not None:
         network.load_state_dict(initial, strict=False)  # `initialised` has compared names and shapes
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = Training(network, task, plan, config, world)
+    state = Training(network, lesson, plan, config, world)
     found = resumed_checkpoint(directory, world)
     start = 0
 
@@ -361,7 +368,7 @@ def _train(
         start = found[1]["step"]
         scoring.resume(found[1].get("scores", []))
     shard = (world.rank, world.size)
-    stream = task.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard, augment=True)
+    stream = lesson.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard)
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def log(step: int, scalars: dict[str, float]) -> None:
@@ -409,6 +416,8 @@ def _train(
     evaluation = None
     if config.mode != "train":
         evaluation = scoring.last or evaluated()
+        if world.is_main:
+            warn(trouble(evaluation, plan.eval_split, task.guessing_loss))
     return _finish(
         config,
         architecture,

@@ -1,0 +1,48 @@
+"""Weights in files, ours and others'. Nothing is unpickled but tensors."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tunas.errors import InputError
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""What stands before the names of a network that was wrapped when it was saved."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a torch file that holds nothing but tensors.
+
+    Raises:
+        InputError: where the file cannot be read as either.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # plain settings, which timm's train.py adds
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # pickle raises its own kinds for files that hold more than tensors
+        raise InputError(f"{path} holds more than tensors and is not loaded: {str(error).splitlines()[0]}") from None
+    for key in ("state_dict_ema", "state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} does not hold a state dict (names and tensors)")
+    return {_plain_name(name): value for name, value in state.items()}
+
+
+def _plain_name(name: str) -> str:
+    """Without what DistributedDataParallel and torch.compile put before it."""
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name

@@ -1,0 +1,256 @@
+"""Which recipe a run uses, and what it comes to. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tunas.data.augmentation import MAX_MAGNITUDE, PUBLISHED, Augmentation
+from tunas.errors import InputError
+from tunas.recipe.config import RecipeConfig
+from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
+from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE
+
+PUBLISHED_FROM = 100_000
+"""Training images from which on the published recipe is the default."""
+LARGE_IMAGES = 96
+"""Pixels a side from which on the small recipe crops as for photographs."""
+GENTLE = Augmentation(crop_scale=(0.6, 1.0), crop_ratio=(0.9, 1.1), hflip=0.0)
+"""Around the evaluation crop's 0.77 of a square image's area."""
+PHOTOGRAPHS = Augmentation(crop_scale=(0.35, 1.0), hflip=0.5)
+NOTHING = Augmentation(crop_scale=None, crop_ratio=(1.0, 1.0), shift=0.0, hflip=0.0)
+"""The evaluation view."""
+
+
+SHORT_RUN_STEPS = 1_000
+"""In shorter runs the running batch-norm statistics follow faster, so that they have forgotten their start by the
+end."""
+BN_MOMENTUM = 0.01
+MOST_BN_MOMENTUM = 0.1
+"""Keras' 0.99 in torch's sense (SPEC §1), and the most that the rule for short runs gives."""
+Mirrors = Callable[[], tuple[bool, str]]
+"""Whether mirroring does no harm, and a sentence that says why."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Peak learning rate per 256 images, and weight decay, of an optimiser."""
+
+    learning_rate: float
+    weight_decay: float
+
+
+OPTIMIZERS = {
+    "rmsprop": Defaults(PEAK_LEARNING_RATE, WEIGHT_DECAY),
+    "sgd": Defaults(0.4, WEIGHT_DECAY),
+    "adamw": Defaults(4e-3, 0.05),
+}
+"""Those whose rates are known; others need --base_learning_rate (--model_learning_rate) and a weight decay."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are learned, with no default left open.
+
+    Args:
+        name: published, small or modern.
+        reason: why this one, for people.
+        augmentation: of the training images; None for a task without images.
+        mixup, cutmix: parameters of the Beta distributions; 0 where there is none.
+        optimizer: rmsprop or timm's name.
+        learning_rate: its peak, per 256 examples.
+        warmup_fraction: part of the steps over which it rises.
+        scheduler: what it does then.
+        momentum: of the optimiser.
+        weight_decay: L2 on the convolution kernels.
+        clip_grad: greatest norm of the gradient; 0 for no limit.
+        ema_horizon: part of the run that an average of the weights remembers; 0 for no average.
+        path_dropout_rate: chance of dropping a skippable layer; falls to 0 towards the input where it is by depth.
+    """
+
+    name: str
+    reason: str
+    augmentation: Augmentation | None
+    mixup: float
+    cutmix: float
+    optimizer: str
+    learning_rate: float
+    warmup_fraction: float
+    scheduler: str
+    momentum: float
+    weight_decay: float
+    clip_grad: float
+    ema_horizon: float
+    path_dropout_rate: float
+
+
+RECIPES = {
+    "published": Recipe(
+        name="published",
+        reason="",
+        augmentation=PUBLISHED,
+        mixup=0.0,
+        cutmix=0.0,
+        optimizer="rmsprop",
+        learning_rate=PEAK_LEARNING_RATE,
+        warmup_fraction=LEARNING_RATE_WARMUP_FRACTION,
+        scheduler="cosine",
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        clip_grad=0.0,
+        ema_horizon=0.0,
+        path_dropout_rate=0.0,
+    )
+}
+RECIPES["small"] = dataclasses.replace(
+    RECIPES["published"],
+    name="small",
+    augmentation=GENTLE,
+    learning_rate=2 * PEAK_LEARNING_RATE,
+    warmup_fraction=0.1,
+    clip_grad=5.0,
+)
+RECIPES["modern"] = dataclasses.replace(
+    RECIPES["small"],
+    name="modern",
+    augmentation=dataclasses.replace(PHOTOGRAPHS, randaugment=9, random_erasing=0.25),
+    mixup=0.2,
+    cutmix=1.0,
+    ema_horizon=0.05,
+    path_dropout_rate=0.1,
+)
+IMAGE_FLAGS = (
+    *("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing", "mixup", "cutmix"),
+    "augment",
+)
+"""Flags that change images."""
+
+
+def chosen_recipe(
+    config: RecipeConfig,
+    train_size: int,
+    image_size: int | None,
+    *,
+    bf16: bool = False,
+    given: dict[str, float | None] | None = None,
+    mirrors: Mirrors | None = None,
+    coupled: bool = False,
+) -> Recipe:
+    """The recipe that the configuration asks for, or that fits the data.
+
+    Args:
+        config: what the user said.
+        train_size: training examples.
+        image_size: pixels a side; None for a task without images.
+        bf16: the run computes in bf16, which has a weight decay of its own as published.
+        given: values of `Recipe`'s fields that flags of the command's own set; None is the recipe's.
+        mirrors: whether mirroring does no harm, and a sentence that says why; asked only where nothing else decides.
+            None leaves images as they are.
+        coupled: weight decay is part of the gradient, whatever the optimiser.
+
+    Raises:
+        InputError: where a value is out of range, means nothing for this task, or has no default.
+    """
+    _check(config, image_size)
+    name = config.recipe
+    reason = "as asked for"
+    if name == "auto":
+        is_large = train_size >= PUBLISHED_FROM
+        name = "published" if is_large else "small"
+        reason = f"{train_size:,} training examples are {'at least' if is_large else 'fewer than'} {PUBLISHED_FROM:,}"
+    recipe = RECIPES[name]
+    augmentation = None
+    if image_size is not None:
+        augmentation, why = _augmentation(config, recipe, image_size, mirrors)
+        reason = "; ".join(part for part in (reason, why) if part)
+    own = {key: value for key in _OWN if (value := getattr(config, key)) is not None}
+    values: dict[str, Any] = {**own, **{key: value for key, value in (given or {}).items() if value is not None}}
+    optimizer = config.optimizer or recipe.optimizer
+    if optimizer != recipe.optimizer:
+        values = {**_rates(optimizer, values, coupled), **values}
+    if bf16 and (coupled or optimizer == recipe.optimizer):
+        values.setdefault("weight_decay", WEIGHT_DECAY_BF16)
+    if image_size is None:
+        values |= {"mixup": 0.0, "cutmix": 0.0}
+    return dataclasses.replace(recipe, reason=reason, augmentation=augmentation, **values)
+
+
+_OWN = ("mixup", "cutmix", "optimizer", "scheduler", "clip_grad")
+
+
+def _rates(optimizer: str, values: dict[str, Any], coupled: bool) -> dict[str, Any]:
+    """What fits another optimiser than the recipe's."""
+    known = OPTIMIZERS.get(optimizer)
+    if known is not None:
+        rates = {"learning_rate": known.learning_rate}
+        return rates if coupled else {**rates, "weight_decay": known.weight_decay}
+    if "learning_rate" not in values or not (coupled or "weight_decay" in values):
+        raise InputError(
+            f"no learning rate{'' if coupled else ' and weight decay'} are known for the optimiser {optimizer}: give "
+            f"them by their flags (they are known for {', '.join(OPTIMIZERS)})"
+        )
+    return {}
+
+
+def _augmentation(
+    config: RecipeConfig, recipe: Recipe, image_size: int, mirrors: Mirrors | None
+) -> tuple[Augmentation, str]:
+    """What happens to training images, and why, where that has to be said."""
+    fixed = {"published": PUBLISHED, "gentle": GENTLE, "none": NOTHING}.get(config.augment)
+    augmentation = fixed or recipe.augmentation or PUBLISHED
+    if fixed is None and recipe.name == "small" and image_size >= LARGE_IMAGES:
+        augmentation = PHOTOGRAPHS
+    flags = ("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing")
+    given = {name: value for name in flags if (value := getattr(config, name)) is not None}
+    if "crop_scale" in given and "shift" not in given:
+        given["shift"] = None
+    why = ""
+    if fixed is None and recipe.name != "published" and "hflip" not in given and mirrors is not None:
+        does_no_harm, why = mirrors()
+        given["hflip"] = PUBLISHED.hflip if does_no_harm else 0.0
+    return dataclasses.replace(augmentation, **given), why
+
+
+def _check(config: RecipeConfig, image_size: int | None) -> None:
+    if image_size is None:
+        default = RecipeConfig()
+        for name in IMAGE_FLAGS:
+            if getattr(config, name) != getattr(default, name):
+                raise InputError(f"{name} changes images, and the examples of this task are none; leave it out")
+    for name in ("hflip", "random_erasing", "teacher_weight"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{name} is a chance or a share, from 0 to 1, not {value}")
+    for name in ("crop_scale", "crop_ratio"):
+        pair = getattr(config, name)
+        if pair is not None and not 0 < pair[0] <= pair[1]:
+            raise InputError(f"{name} is two positive numbers, the smaller first, not {pair[0]} {pair[1]}")
+    if config.crop_scale is not None and config.crop_scale[1] > 1:
+        raise InputError(f"crop_scale is a part of the image's area, at most 1, not {config.crop_scale[1]}")
+    if config.shift is not None and not 0 <= config.shift <= 1:
+        raise InputError(f"shift is a part of the crop's side, from 0 to 1, not {config.shift}")
+    if config.randaugment is not None and not 0 <= config.randaugment <= MAX_MAGNITUDE:
+        raise InputError(f"randaugment is a magnitude from 0 to {MAX_MAGNITUDE}, not {config.randaugment}")
+    for name in ("mixup", "cutmix", "clip_grad"):
+        value = getattr(config, name)
+        if value is not None and value < 0:
+            raise InputError(f"{name} is at least 0, not {value}")
+    if config.teacher_temperature <= 0:
+        raise InputError(f"teacher_temperature is above 0, not {config.teacher_temperature}")
+
+
+def bn_momentum_of(steps: int) -> float:
+    """What a batch's statistics count in the running ones, in a run of so many steps."""
+    return max(BN_MOMENTUM, min(MOST_BN_MOMENTUM, BN_MOMENTUM * SHORT_RUN_STEPS / steps))
+
+
+def ema_decay_of(recipe: Recipe, steps: int) -> float | None:
+    """Decay of the average of the weights that remembers the recipe's part of so many steps; None for no average."""
+    return max(0.0, 1 - 1 / (recipe.ema_horizon * steps)) if recipe.ema_horizon else None
+
+
+def as_params(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What `params.json` keeps of a recipe, of its fields as a dictionary."""
+    return {f"recipe.{name}": value for name, value in recipe.items()}

@@ -1,0 +1,96 @@
+"""From a configuration and its task to what the weights learn, for search and train alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunas.data import Data
+from tunas.errors import InputError
+from tunas.recipe.choose import Mirrors, Recipe
+from tunas.recipe.config import RecipeConfig
+from tunas.recipe.lesson import Lesson
+from tunas.recipe.mirror import MirrorProbe, probed
+from tunas.recipe.teacher import LogitsTeacher, open_teacher
+from tunas.run.device import World
+from tunas.run.directory import PARAMS, read_params
+from tunas.task.task import Task
+
+MIRROR_PROBE = "mirror_probe"
+"""Entry of `params.json`: what the probe found, so that a run that goes on does not probe again."""
+
+
+def opened_lesson(
+    config: RecipeConfig,
+    task: Task,
+    world: World,
+    directory: Path,
+    choose: Callable[[int | None, Mirrors | None], Recipe],
+) -> tuple[Lesson, dict[str, Any]]:
+    """What the weights learn, and what `params.json` keeps of how that was decided.
+
+    Args:
+        directory: of the run.
+        choose: (image size, whether mirroring does no harm) -> the recipe.
+
+    Raises:
+        InputError: where a flag means nothing for the task, or the teacher cannot be used.
+    """
+    data = task.data
+    found: list[MirrorProbe] = []
+
+    def mirrors() -> tuple[bool, str]:
+        found.append(world.from_main(lambda: _kept_probe(directory) or probed(_images(data))))
+        return found[0].mirrors, found[0].sentence
+
+    recipe = choose(data.image_size if data else None, mirrors if data else None)
+    teacher = None
+    if config.teacher is not None:
+        if data is None:
+            raise InputError("a teacher tells classes of images apart, and the examples of this task are none")
+        teacher = open_teacher(config.teacher, config.teacher_checkpoint, data, world.device)
+        if isinstance(teacher, LogitsTeacher):
+            recipe = _with_views_of(teacher, recipe, config)
+    elif config.teacher_checkpoint is not None:
+        raise InputError("teacher_checkpoint holds weights of a timm model: name the model with teacher")
+    lesson = Lesson(task, recipe, teacher, config.teacher_temperature, config.teacher_weight)
+    return lesson, {MIRROR_PROBE: dataclasses.asdict(found[0]) if found else None}
+
+
+def _images(data: Data | None) -> Data:
+    assert data is not None
+    return data
+
+
+def _kept_probe(directory: Path) -> MirrorProbe | None:
+    """What an earlier session of the run found."""
+    if not (directory / PARAMS).is_file():
+        return None
+    kept = read_params(directory).get(MIRROR_PROBE)
+    return MirrorProbe(**kept) if isinstance(kept, dict) else None
+
+
+def _with_views_of(teacher: LogitsTeacher, recipe: Recipe, config: RecipeConfig) -> Recipe:
+    """The recipe with the views that the logits are of.
+
+    Raises:
+        InputError: where a flag asks for other views.
+    """
+    views = teacher.kept.augmentation
+    for name in ("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing"):
+        asked = getattr(config, name)
+        if asked is not None and asked != getattr(views, name):
+            raise InputError(
+                f"the logits in {teacher.name} are of views with {name}={getattr(views, name)}, not {asked}; leave "
+                f"{name} out, or write other logits"
+            )
+    if config.augment != "auto":
+        raise InputError(f"the logits in {teacher.name} are of views of their own; leave augment out")
+    if config.mixup or config.cutmix:
+        raise InputError(
+            "logits of single images are not those of mixed ones: leave mixup and cutmix out, or let a network teach"
+        )
+    reason = f"{recipe.reason}; the {teacher.kept.views} views of each image are those of {teacher.name}"
+    return dataclasses.replace(recipe, augmentation=views, mixup=0.0, cutmix=0.0, reason=reason)

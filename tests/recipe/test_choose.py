@@ -1,0 +1,112 @@
+"""Which recipe a run gets, and what its flags change."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunas.data.augmentation import PUBLISHED
+from tunas.errors import InputError
+from tunas.recipe.choose import GENTLE, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
+from tunas.recipe.config import RecipeConfig
+from tunas.search.config import SearchConfig, plan_search
+from tunas.train.config import TrainConfig, plan_training
+
+
+def recipe(size=2_000, image_size: int | None = 32, mirrors=None, given=None, **flags):
+    return chosen_recipe(RecipeConfig(**flags), size, image_size, mirrors=mirrors, given=given)
+
+
+def test_a_hundred_thousand_examples_get_the_published_recipe_and_fewer_the_one_for_small_data():
+    large, small = recipe(100_000), recipe(99_999)
+    assert (large.name, small.name) == ("published", "small")
+    assert large.augmentation == PUBLISHED and (large.optimizer, large.learning_rate) == ("rmsprop", 0.165)
+    assert large.warmup_fraction == 0.025 < small.warmup_fraction
+    assert "100,000 training examples" in large.reason and "99,999 training examples are fewer" in small.reason
+
+
+def test_asking_for_a_recipe_gives_it_at_any_size():
+    assert recipe(100, recipe="published").augmentation == PUBLISHED
+    assert recipe(10_000_000, recipe="small").augmentation == GENTLE
+    modern = recipe(10_000_000, image_size=224, recipe="modern")
+    assert modern.mixup or modern.cutmix
+    assert modern.ema_horizon > 0 and modern.augmentation.randaugment > 0
+
+
+def test_large_images_of_a_small_dataset_are_cropped_as_photographs():
+    assert recipe(image_size=224).augmentation == PHOTOGRAPHS
+
+
+def test_the_probe_decides_on_mirroring_where_nothing_else_does():
+    asked = []
+
+    def mirrors():
+        asked.append(True)
+        return len(asked) == 1, "because"
+
+    assert recipe(mirrors=mirrors).augmentation.hflip == 0.5
+    harmful = recipe(mirrors=mirrors)
+    assert harmful.augmentation.hflip == 0.0 and "because" in harmful.reason
+    for flags in ({"hflip": 0.3}, {"recipe": "published"}, {"augment": "gentle"}):
+        recipe(mirrors=mirrors, **flags)
+    assert len(asked) == 2
+
+
+def test_flags_win_over_the_recipe():
+    found = recipe(hflip=0.3, crop_scale=(0.2, 0.5), randaugment=5, mixup=0.1, scheduler="linear", clip_grad=2.0)
+    assert (found.augmentation.hflip, found.augmentation.crop_scale) == (0.3, (0.2, 0.5))
+    assert (found.augmentation.randaugment, found.mixup, found.scheduler, found.clip_grad) == (5, 0.1, "linear", 2.0)
+    assert recipe(given={"learning_rate": 0.5}).learning_rate == 0.5
+
+
+def test_another_optimiser_has_rates_of_its_own_or_must_be_given_them():
+    adam = recipe(optimizer="adamw")
+    assert (adam.learning_rate, adam.weight_decay) == (4e-3, 0.05)
+    with pytest.raises(InputError, match="no learning rate and weight decay are known for the optimiser lion"):
+        recipe(optimizer="lion")
+    assert recipe(optimizer="lion", given={"learning_rate": 1e-3, "weight_decay": 0.1}).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"hflip": 1.5}, "hflip is a chance or a share, from 0 to 1, not 1.5"),
+        ({"crop_scale": (0.5, 0.2)}, "the smaller first"),
+        ({"crop_scale": (0.5, 1.2)}, "at most 1, not 1.2"),
+        ({"crop_ratio": (0.0, 1.0)}, "two positive numbers"),
+        ({"shift": -0.1}, "shift is a part of the crop's side"),
+        ({"randaugment": 31}, "magnitude from 0 to 30"),
+        ({"mixup": -1.0}, "mixup is at least 0"),
+        ({"teacher_temperature": 0.0}, "teacher_temperature is above 0"),
+    ],
+)
+def test_values_out_of_range_are_refused(flags, sentence):
+    with pytest.raises(InputError, match=sentence):
+        recipe(**flags)
+
+
+@pytest.mark.parametrize("flags", [{"randaugment": 9}, {"mixup": 0.2}, {"hflip": 0.5}, {"augment": "gentle"}])
+def test_pieces_that_change_images_are_refused_for_a_task_without_images(flags):
+    (name,) = flags
+    with pytest.raises(InputError, match=f"{name} changes images, and the examples of this task are none"):
+        recipe(image_size=None, **flags)
+    assert recipe(image_size=None).augmentation is None
+
+
+def test_plans_and_parameters_say_what_was_decided():
+    training = plan_training(TrainConfig(epochs=15), 2_000)
+    params = training.params(TrainConfig(epochs=15))
+    assert params["recipe.name"] == "small" and params["recipe"] == "auto"
+    assert params["warmup_steps"] == int(0.1 * training.steps) and "2,000" in params["recipe.reason"]
+    published = plan_training(TrainConfig(), 1_231_121)
+    assert (published.learning_rate, published.bn_momentum, published.ema_decay) == (0.165 * 16, 0.01, None)
+    assert published.weight_decay == 4e-5
+    assert plan_training(TrainConfig(precision="bf16"), 1_231_121).weight_decay == 3e-5
+    assert plan_training(TrainConfig(recipe="modern", epochs=30), 2_000).ema_decay == pytest.approx(
+        1 - 1 / (0.05 * 937), abs=1e-6
+    )
+    searched = plan_search(SearchConfig(optimizer="adamw"), 2_000, digits=False, on_cuda=False)
+    assert searched.weight_decay == 4e-5 and searched.used_recipe.optimizer == "adamw"
+
+
+def test_short_runs_follow_batch_statistics_faster():
+    assert [bn_momentum_of(steps) for steps in (50, 200, 1_000, 27_050)] == [0.1, 0.05, 0.01, 0.01]
