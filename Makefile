@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: install quickstart test coverage lint types docs bench clean
+.PHONY: install quickstart test coverage lint types docs wheel bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,16 @@ types: install
 
 docs: install  # into site/; a link that leads nowhere is an error
 	$(VENV)/bin/mkdocs build --quiet
+
+wheel: install  # into dist/; installed alone beside the dependencies, it runs the quickstart on a small space
+	rm -rf dist $(VENV)-wheel
+	$(VENV)/bin/python -m build --quiet --wheel
+	$(VENV)/bin/python -m venv $(VENV)-wheel
+	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(VENV)-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	$(VENV)-wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
+	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/tiny_space.py:tiny --cost_model=params --train_epochs=1 --random=1
+	rm -rf $(VENV)-wheel
 
 bench: install
 	for script in supernet_step controller_speed controller_regret input_pipeline; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done

@@ -58,7 +58,7 @@ class Scoring:
             "epoch": round(done * plan.batch / search.task.size("train"), 4),
             "step": done,
             "train_loss": scalars["model/loss"],
-            "reward": scalars["rlcontroller/reward"],
+            "reward": scalars.get("rlcontroller/reward", ""),  # none where nothing was measured
             "entropy": scalars["rlcontroller/entropy"],
             "cost": search.objective.cost_of(architecture),
             self.name: quality,
