@@ -222,7 +222,7 @@ BAD = {
     ),
     "indivisible": (
         ["search", "--train_batch_size=100", "--replicas=3"],
-        "100 images cannot be divided among 3 replicas",
+        "100 examples cannot be divided among 3 replicas",
     ),
     "no batch": (["search", "--epochs=0.01"], "are less than one batch of 64"),
     "unknown device": (["search", "--device=tpu"], "unknown device 'tpu'"),

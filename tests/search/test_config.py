@@ -98,7 +98,7 @@ def test_replicas_divide_the_batch():
         ({"epochs": 0}, "epochs must be a positive number, not 0"),
         ({"epochs": math.nan}, "epochs must be a positive number"),
         ({"train_batch_size": -1}, "train_batch_size must be a positive"),
-        ({"replicas": 3}, "4096 images cannot be divided among 3 replicas"),
+        ({"replicas": 3}, "4096 examples cannot be divided among 3 replicas"),
         ({"epochs": 1e-4}, "less than one batch"),
         ({"model_learning_rate": math.inf}, "model_learning_rate"),
         ({"model_weight_decay": -1e-5}, "model_weight_decay must be a number that is not negative"),

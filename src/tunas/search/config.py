@@ -21,17 +21,17 @@ from tunas.task.config import TaskConfig
 DIGITS_EPOCHS = 24
 """Of a search on the embedded digits: a few minutes on two processors."""
 REPLICA_BATCH = 128
-"""Images that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
+"""Examples that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
 SMALLEST_REPLICA_BATCH = 16
 PUBLISHED_STEPS = 27_050
-"""90 epochs of 1,231,121 images in whole batches of 4096."""
+"""90 epochs of 1,231,121 examples in whole batches of 4096."""
 SHORT_RUN_STEPS = 5_000
 """Runs shorter than this estimate the gradient of the cost term from extra architectures, and weigh cost more, where
 nothing else is said."""
 SHORT_RUN_EXPONENT = -1.0
 COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
-"""Validation images per training image (SPEC §3.4)."""
+"""Validation examples per training example (SPEC §3.4)."""
 DIGITS_MULTIPLIER = 8.0
 RL_LEARNING_RATE_CAP = 0.1
 """Largest first learning rate that the rule for short runs gives."""
@@ -58,19 +58,19 @@ class SearchConfig(TaskConfig, RecipeConfig):
     laid out for as many as fit; a run that goes on keeps it."""
 
     train_batch_size: int | None = None
-    """Images per step, over all replicas. 4096 where left out, or fewer where the dataset is small (a power of two that
-    leaves at least 16 steps per epoch)."""
+    """Examples per step, over all replicas. 4096 where left out, or fewer where the dataset is small (a power of two
+    that leaves at least 16 steps per epoch)."""
 
     replicas: int | None = None
-    """Architectures sampled per step, each on its own share of the batch. One for every 128 images where left out (for
-    every 16 in batches below 512, but at most 4)."""
+    """Architectures sampled per step, each on its own share of the batch. One for every 128 examples where left out
+    (for every 16 in batches below 512, but at most 4)."""
 
     eval_every: float | None = None
     """Epochs between two measurements of the most likely architecture on the held-out part, with shared weights: a
     figure to log. 1 where left out."""
 
     model_learning_rate: float | None = None
-    """Peak learning rate of the shared weights, per 256 images. The recipe's where left out (published: 0.165)."""
+    """Peak learning rate of the shared weights, per 256 examples. The recipe's where left out (published: 0.165)."""
 
     model_warmup_steps_fraction: float | None = None
     """Part of the steps over which the weights' learning rate rises. The recipe's where left out (published: 0.025)."""
@@ -82,7 +82,7 @@ class SearchConfig(TaskConfig, RecipeConfig):
     """L2 on the convolution kernels in use, whatever the optimiser. 4e-5 where left out, 3e-5 under bf16."""
 
     rl_learning_rate: float | None = None
-    """The controller's first learning rate, per 256 images; it grows tenfold. Where left out: the published 3e-4, and
+    """The controller's first learning rate, per 256 examples; it grows tenfold. Where left out: the published 3e-4, and
     in runs of fewer than 27,050 steps as much more as lets logits go as far as in the published run (at most 0.1)."""
 
     use_exponential_rl_learning_rate_schedule: bool = True
@@ -103,8 +103,8 @@ class SearchConfig(TaskConfig, RecipeConfig):
     """Divides the controller's logits."""
 
     rl_batch_size_multiplier: float | None = None
-    """Validation images per training image. 4 where left out. On the embedded digits: one while the controller does not
-    learn yet, then every sampled architecture is measured on 8 times as many as it trains on."""
+    """Validation examples per training example. 4 where left out. On the embedded digits: one while the controller
+    does not learn yet, then every sampled architecture is measured on 8 times as many as it trains on."""
 
     rl_delay_steps_fraction: float = schedule.RL_DELAY_FRACTION
     """Part of the steps before the controller learns."""
@@ -212,8 +212,8 @@ class SearchPlan:
 
     Args:
         steps: optimiser steps in all.
-        batch, replicas, share: images per step, architectures per step, images per architecture.
-        valid_share: validation images per architecture.
+        batch, replicas, share: examples per step, architectures per step, examples per architecture.
+        valid_share: validation examples per architecture.
         delay_valid_share: how many of these count while the controller does not learn yet.
         learning_rate, rl_learning_rate: scaled to this batch.
         warmup_steps, rl_delay_steps, increase_ops_steps, increase_filters_steps: in steps.
@@ -285,10 +285,10 @@ def search_recipe(
 def plan_search(
     config: SearchConfig, train_size: int, *, digits: bool, on_cuda: bool, recipe: Recipe | None = None
 ) -> SearchPlan:
-    """What follows from the configuration for a training split of `train_size` images.
+    """What follows from the configuration for a training split of `train_size` examples.
 
     Args:
-        recipe: how weights are learned; where left out, what the rules give for images of ImageNet's size.
+        recipe: how weights are learned; where left out, what the rules give for a dataset of ImageNet's size.
 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
@@ -323,13 +323,14 @@ def plan_search(
     replicas = config.replicas or auto_replicas(batch)
     if batch % replicas:
         raise InputError(
-            f"the batch of {batch} images cannot be divided among {replicas} replicas; choose a multiple of {replicas}"
+            f"the batch of {batch} examples cannot be divided among {replicas} replicas; choose a multiple of "
+            f"{replicas}"
         )
     share = batch // replicas
     steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
     if steps < 1:
         raise InputError(
-            f"{config.epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or "
+            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
             f"smaller batches"
         )
     multiplier = config.rl_batch_size_multiplier

@@ -9,7 +9,7 @@ from tunas.errors import InputError
 from tunas.recipe.schedule import steps_of
 
 RL_LEARNING_RATE = 3e-4
-"""The controller's first learning rate, per 256 images (SPEC §3.7)."""
+"""The controller's first learning rate, per 256 examples (SPEC §3.7)."""
 RL_LEARNING_RATE_GROWTH = 10.0
 """How many times larger the controller's learning rate is at the end (SPEC §3.7)."""
 RL_DELAY_FRACTION = 0.25

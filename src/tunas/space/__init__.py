@@ -23,6 +23,7 @@ from tunas.space.layers import (
     Times,
     Tower,
     Zero,
+    widest,
 )
 from tunas.space.registry import register_layer
 from tunas.space.serialize import structure_from_json, structure_to_json
@@ -62,4 +63,5 @@ __all__ = [
     "space_names",
     "structure_from_json",
     "structure_to_json",
+    "widest",
 ]

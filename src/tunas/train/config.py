@@ -17,7 +17,7 @@ from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import TaskConfig
 
 TEST_EPOCHS = 360
-"""Of a training on all training images that is evaluated on the test set (SPEC §4)."""
+"""Of a training on all training examples that is evaluated on the test set (SPEC §4)."""
 DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE = 0.15
 V3_DROPOUT_RATE = 0.25
@@ -73,32 +73,32 @@ class TrainConfig(TaskConfig, RecipeConfig):
     gate, padding and batch norm. Where left out, timm's plain model of the same architecture."""
 
     use_held_out_test_set: bool = False
-    """Train on all training images and evaluate on the test set, instead of holding out a validation part. Use
+    """Train on all training examples and evaluate on the test set, instead of holding out a validation part. Use
     sparingly."""
 
     epochs: float | None = None
-    """Passes over the training images. 90 where left out, 360 with --use_held_out_test_set."""
+    """Passes over the training examples. 90 where left out, 360 with --use_held_out_test_set."""
 
     minutes: float | None = None
     """How long the run may take, in place of epochs. A few steps are timed on this machine first, and the schedule is
     laid out for as many as fit; a run that goes on keeps it."""
 
     train_batch_size: int | None = None
-    """Images per step, over all devices. 4096 where left out, or fewer where the dataset is small."""
+    """Examples per step, over all devices. 4096 where left out, or fewer where the dataset is small."""
 
     gradient_accumulation: int = 1
     """Parts that a device's share of the batch is computed in, so that it fits into memory. Batch norm sees one part at
     a time."""
 
     eval_batch_size: int = 256
-    """Images per evaluation step and device."""
+    """Examples per evaluation step and device."""
 
     eval_every: float | None = None
     """Epochs between two evaluations during the training; the best weights are kept beside the last. 1 where left out;
     with --use_held_out_test_set only the end is evaluated, so that nothing is chosen by the test set."""
 
     base_learning_rate: float | None = None
-    """Peak learning rate per 256 images. The recipe's where left out (published: 0.165)."""
+    """Peak learning rate per 256 examples. The recipe's where left out (published: 0.165)."""
 
     warmup_steps_fraction: float | None = None
     """Part of the steps over which the learning rate rises. The recipe's where left out (published: 0.025)."""
@@ -230,10 +230,10 @@ def training_recipe(
 
 
 def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = None) -> TrainPlan:
-    """What follows from the configuration for `train_size` training images.
+    """What follows from the configuration for `train_size` training examples.
 
     Args:
-        recipe: how weights are learned; where left out, what the rules give for images of ImageNet's size.
+        recipe: how weights are learned; where left out, what the rules give for a dataset of ImageNet's size.
 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
@@ -264,7 +264,7 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
     steps = int(train_size * epochs // batch)
     if steps < 1:
         raise InputError(
-            f"{epochs} epochs of {train_size} images are less than one batch of {batch}; use more epochs or "
+            f"{epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
             f"smaller batches"
         )
     dropout = config.dropout_rate
