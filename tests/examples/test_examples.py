@@ -1,0 +1,66 @@
+"""The programs in examples/ keep what is promised for the packaged spaces and images."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import Job, finished
+from tunas.run.checkpoint import newest_checkpoint
+from tunas.space import get_space
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = ("signals", "segmentation", "transformer")
+SHORT = ("--no-enable-cost-model", "--device=cpu", "--train-batch-size=128", "--replicas=4", "--log-every=1")
+"""Nothing is counted, which takes longer than a few steps."""
+
+
+def words(name, directory):
+    """A search of eight to ten steps of an example."""
+    file = EXAMPLES / f"{name}.py"
+    task = [] if name == "transformer" else [f"--task={file}:task"]
+    epochs = {"signals": 0.5, "segmentation": 1, "transformer": 1}[name]
+    return ["search", f"--ssd={file}:space", *task, *SHORT, f"--epochs={epochs}", f"--checkpoint-dir={directory}"]
+
+
+def weights(directory):
+    return newest_checkpoint(directory)[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_short(name):
+    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_resumes_bit_by_bit_and_two_processes_equal_one(name, tmp_path):
+    finished(words(name, tmp_path / "one"))
+    job = Job([*words(name, tmp_path / "killed"), "--checkpoint-every=2"])
+    job.until_output("search 3/")
+    job.signal(9)
+    job.wait()
+    finished([*words(name, tmp_path / "killed"), "--checkpoint-every=2"])
+    finished(words(name, tmp_path / "two"), 2)
+    one, killed, two = (weights(tmp_path / run) for run in ("one", "killed", "two"))
+    assert one.keys() == killed.keys() == two.keys()
+    for key in one:
+        assert torch.equal(one[key], killed[key]), key
+        assert torch.allclose(one[key].double(), two[key].double(), atol=1e-5), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_lands_on_its_target_and_beats_random_architectures(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    (run,) = tmp_path.glob("runs/*")
+    found = json.loads((run / "search" / "result.json").read_text())
+    assert abs(found["cost"] / found["target"] - 1) <= 0.01
+    results = {path.parent.name: json.loads(path.read_text()) for path in run.glob("*/result.json")}
+    quality = {key: result[result["quality_name"]] for key, result in results.items() if key != "search"}
+    assert len(quality) == 9
+    assert quality.pop("searched") > np.mean(list(quality.values()))
+    assert get_space(found["ssd"]).architecture(found["indices"])
