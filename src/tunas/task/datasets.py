@@ -42,10 +42,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Piece:
-    """What became of a job: its batch, or the sentence that says why the run must stop."""
+    """What became of a job: its batch, or what says why the run must stop."""
 
     batch: Any = None
-    error: str | None = None
+    error: InputError | None = None
 
 
 class Examples(Dataset[Piece]):
@@ -84,7 +84,7 @@ class Examples(Dataset[Piece]):
         try:
             return Piece(self._batch(job))
         except InputError as error:
-            return Piece(error=str(error))
+            return Piece(error=error)
 
     def _batch(self, job: Job) -> Batch:
         if len(self.dataset) != self.size:
