@@ -12,12 +12,14 @@ from tunas.cost import CostModel, CostTerm, load_cost_model
 from tunas.cost.additive import macs, parameters
 from tunas.cost.fit import FitConfig, FitReport, fit, fit_samples, held_out
 from tunas.cost.regression import (
+    STRENGTHS,
     SpaceFeatures,
     chosen_strengths,
     combined,
     fitted_times,
     left_out_residuals,
     physical_prior,
+    residuals_along,
     ridge_dual,
 )
 from tunas.cost.samples import Sample, draw_architectures
@@ -98,8 +100,18 @@ def test_the_group_that_explains_the_target_gets_the_strength():
     rng = np.random.default_rng(2)
     useful, useless = rng.normal(size=(80, 10)), rng.normal(size=(80, 10))
     target = useful @ rng.normal(size=10) + 0.1 * rng.normal(size=80)
-    strengths = chosen_strengths([useful @ useful.T, useless @ useless.T], target)
+    strengths = chosen_strengths([sparse.csr_matrix(useful), sparse.csr_matrix(useless)], target)
     assert strengths[0] >= 1.0 and strengths[1] <= 0.01
+
+
+@pytest.mark.parametrize("columns", [7, 60])
+def test_one_decomposition_gives_the_left_out_residuals_of_every_strength(columns):
+    rng = np.random.default_rng(4)
+    group, other, target = rng.normal(size=(40, columns)), rng.normal(size=(40, 50)), rng.normal(size=40)
+    found = residuals_along(other @ other.T, sparse.csr_matrix(group), group @ group.T, target)
+    for strength, residuals in zip(STRENGTHS, found, strict=True):
+        expected = left_out_residuals(other @ other.T + strength * group @ group.T, target)
+        np.testing.assert_allclose(residuals, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_the_physical_prior_recovers_its_coefficients_and_never_goes_below_zero():

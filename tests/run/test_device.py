@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from tunas.errors import InputError
-from tunas.run.device import World, chosen_device, joined_world
+from tunas.run import device
+from tunas.run.device import Votes, World, chosen_device, joined_world
 
 
 def test_the_processor_is_always_there():
@@ -55,4 +56,29 @@ def test_alone_everything_is_its_own_sum_mean_and_gathering():
     world.sum_(vector)
     world.average_([vector])
     assert vector.tolist() == [0, 1, 2] and world.gather(vector) is vector
-    assert world.any(True) and not world.any(False) and world.from_main(lambda: 5) == 5
+    assert Votes(world).cast(True) and not Votes(world).cast(False) and world.from_main(lambda: 5) == 5
+
+
+def test_votes_of_several_processes_answer_a_step_later_without_waiting(monkeypatch):
+    """The exchange adds the other process's flags: set from the second step on."""
+    waited = []
+
+    class Handle:
+        def __init__(self, step):
+            self.step = step
+
+        def wait(self):
+            waited.append(self.step)
+
+    steps = iter(range(9))
+
+    def all_reduce(count, async_op):
+        step = next(steps)
+        count += step >= 1
+        return Handle(step) if async_op else None
+
+    monkeypatch.setattr(device.dist, "all_reduce", all_reduce)
+    votes = Votes(World(0, 2, torch.device("cpu")))
+    assert votes.cast(False) is False and waited == []
+    assert votes.cast(False) is False and waited == [0]
+    assert votes.cast(False) is True and waited == [0, 1]

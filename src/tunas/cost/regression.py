@@ -18,8 +18,7 @@ the error of leaving out each sample in turn, by which the strengths are chosen.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,7 @@ STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """What is tried for the variance of a group's corrections over the variance of the noise."""
 STRENGTH_ROUNDS = 2
 CHOOSING_ROWS = 1000
-"""Further samples do not take part in choosing the strengths, as each try takes time ∝ N³."""
+"""Further samples do not take part in choosing the strengths, which takes time ∝ N³."""
 PRIOR_FLOOR = 0.01
 """Least prior of a layer that does anything, as a part of the mean layer's, so that it can be corrected at all."""
 
@@ -172,7 +171,8 @@ def fitted_times(
     residual = 1 - (bias + picked @ prior) / times
     if strengths is None:
         some = slice(CHOOSING_ROWS)
-        strengths = chosen_strengths([gram[some, some] for gram, _ in grams], residual[some])
+        scaled_designs = [design[some] / np.sqrt(norm) for design, (_, norm) in zip(designs, grams, strict=True)]
+        strengths = chosen_strengths(scaled_designs, residual[some])
     dual = ridge_dual(combined([gram for gram, _ in grams], strengths), residual)
     corrections = [
         strength / norm * (design.T @ dual)
@@ -233,20 +233,57 @@ def ridge_dual(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def left_out_residuals(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
     """For each sample, target minus what ridge regression on all the others predicts; exact, by one inversion."""
-    inverse = linalg.inv(gram + np.eye(len(gram)), check_finite=False)
+    inverse = _inverse(gram + np.eye(len(gram)))
     return (inverse @ target) / np.diag(inverse)
 
 
-def chosen_strengths(grams: list[np.ndarray], target: np.ndarray) -> tuple[float, ...]:
-    """One strength per group, the smallest mean left-out error that changing one at a time finds."""
+def chosen_strengths(designs: list[sparse.csr_matrix], target: np.ndarray) -> tuple[float, ...]:
+    """One strength per group, the smallest mean left-out error that changing one at a time finds.
 
-    @functools.cache
-    def error(strengths: tuple[float, ...]) -> float:
-        return float(np.abs(left_out_residuals(combined(grams, strengths), target)).mean())
-
-    best = (1.0,) * len(grams)
+    Args:
+        designs: of each group, `[N, columns]`.
+        target: `[N]`.
+    """
+    grams = [(design @ design.T).toarray() for design in designs]
+    best = [1.0] * len(designs)
     for _ in range(STRENGTH_ROUNDS):
-        for group in range(len(grams)):
-            candidates = [(*best[:group], strength, *best[group + 1 :]) for strength in STRENGTHS]
-            best = min(candidates, key=error)
-    return best
+        for group, design in enumerate(designs):
+            best[group] = 0.0
+            errors = [
+                float(np.abs(residuals).mean())
+                for residuals in residuals_along(combined(grams, tuple(best)), design, grams[group], target)
+            ]
+            best[group] = STRENGTHS[int(np.argmin(errors))]
+    return tuple(best)
+
+
+def residuals_along(
+    rest: np.ndarray, design: sparse.csr_matrix, gram: np.ndarray, target: np.ndarray
+) -> Iterator[np.ndarray]:
+    """`left_out_residuals` of rest + strength · gram for every one of `STRENGTHS`.
+
+    A group of fewer columns than samples needs one inversion and one small decomposition for all of them: with
+    A = rest + I and Dᵀ A⁻¹ D = U Λ Uᵀ, (A + s D Dᵀ)⁻¹ is A⁻¹ − W diag(s / (1 + s Λ)) Wᵀ, where W = A⁻¹ D U.
+    """
+    if 2 * design.shape[1] > len(target):
+        yield from (left_out_residuals(rest + strength * gram, target) for strength in STRENGTHS)
+        return
+    inverse = _inverse(rest + np.eye(len(rest)))
+    half = inverse @ design.toarray()
+    values, vectors = linalg.eigh(design.T @ half, check_finite=False)
+    turned = half @ vectors
+    squares, projected = turned**2, turned.T @ target
+    solved, diagonal = inverse @ target, np.diag(inverse)
+    for strength in STRENGTHS:
+        factors = strength / (1 + strength * np.maximum(values, 0.0))
+        yield (solved - turned @ (factors * projected)) / (diagonal - squares @ factors)
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a symmetric positive definite matrix, at half the cost of a general one."""
+    factor, failed = linalg.lapack.dpotrf(matrix, lower=1)
+    inverse, failed = linalg.lapack.dpotri(factor, lower=1) if not failed else (factor, failed)
+    if failed:
+        return linalg.inv(matrix, check_finite=False)
+    lower = np.tril(inverse)
+    return lower + np.tril(lower, -1).T

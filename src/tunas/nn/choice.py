@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from tunas.errors import InputError
 from tunas.nn.ops import mixture
 from tunas.space.choice import ALL, OneOf
 
@@ -35,12 +35,20 @@ class Choice(nn.Module):
             return self.choices[index](*inputs, **named)
         with mixture(len(self.choices)):
             outputs = [choice(*inputs, **named) for choice in self.choices]
-        present = [output for output in outputs if output is not None]
-        return torch.stack(present).sum(0) / len(outputs) if len(present) > 1 else _scaled(present, 1 / len(outputs))
+        return _mean([output for output in outputs if output is not None], len(outputs))
 
 
-def _scaled(outputs: list[Tensor], factor: float) -> Tensor | None:
-    return outputs[0] * factor if outputs else None
+def _mean(present: list[Tensor], count: int) -> Tensor | None:
+    """Sum of the outputs that are not zero, over how many there are with those; None where there are none."""
+    if len(present) < 2:
+        return present[0] * (1 / count) if present else None
+    first, second, *others = present
+    if any(output.shape != first.shape for output in present):
+        raise InputError(f"choices that run at once differ in shape: {', '.join(str(list(o.shape)) for o in present)}")
+    total = first + second
+    for output in others:
+        total = total.add_(output) if output.dtype == total.dtype else total + output  # no stack to write and read
+    return total.div_(count)
 
 
 class Nothing(nn.Module):

@@ -61,14 +61,6 @@ class World:
         dist.all_gather(pieces, values.contiguous())
         return torch.cat(pieces)
 
-    def any(self, flag: bool) -> bool:
-        """Whether `flag` is set in any process."""
-        if self.size == 1:
-            return flag
-        count = torch.tensor(float(flag), device=self.device)
-        dist.all_reduce(count)
-        return bool(count.item())
-
     def from_main(self, work: Callable[[], T]) -> T:
         """What `work` returns in the first process, which alone does it, handed to all.
 
@@ -103,6 +95,26 @@ class World:
             tensor.copy_(mean.view_as(tensor))
 
 
+class Votes:
+    """Whether a flag is set in any process, asked at every step without waiting for the others: with several processes
+    the answer is that of the step before."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self._pending: tuple[Tensor, Any] | None = None
+
+    def cast(self, flag: bool) -> bool:
+        """Hands in this step's flag; the same answer in every process."""
+        if self._world.size == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self._world.device)
+        earlier, self._pending = self._pending, (count, dist.all_reduce(count, async_op=True))
+        if earlier is None:
+            return False
+        earlier[1].wait()
+        return bool(earlier[0].item())
+
+
 @contextlib.contextmanager
 def joined_world(device: str) -> Iterator[World]:
     """Joins the job that `torchrun` started, one process a device; alone without it.
@@ -118,6 +130,8 @@ def joined_world(device: str) -> Iterator[World]:
     where = chosen_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if where.type == "cuda":
         torch.cuda.set_device(where)
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = False
     if size > 1 and (":" in device or where.type == "mps"):
         raise InputError(
             f"device {device!r} is one device, but {size} processes run: use --device=cuda, where each takes its "
@@ -126,7 +140,14 @@ def joined_world(device: str) -> Iterator[World]:
     starts = size > 1 and not dist.is_initialized()
     if starts:
         backend = "nccl" if where.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(rank, size), rank=rank, world_size=size, timeout=PATIENCE)
+        dist.init_process_group(
+            backend,
+            store=_store(rank, size),
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+            device_id=where if backend == "nccl" else None,
+        )
     try:
         yield World(rank, size, where)
     except Exception as error:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tunas.data.ahead import WaitingStopped, stopped_when
-from tunas.run.device import World
+from tunas.run.device import Votes, World
 
 STREAMS = ("controller", "cost", "weights", "dropout", "mixing")
 """Independent sources of random numbers in a run."""
@@ -121,14 +121,14 @@ def run_steps(
         status: (scalars, steps per second) -> a few words for the progress bar.
 
     Raises:
-        Stopped: after SIGTERM or SIGINT, once the present step is done and saved.
+        Stopped: after SIGTERM or SIGINT, once the present step is done and saved; of several processes the next one.
     """
     with (
         stop_requests() as stop,
         stopped_when(stop.is_overdue),
         Progress(label, steps.stop, steps.start, shown=world.is_main) as progress,
     ):
-        began = time.perf_counter()
+        began, votes = time.perf_counter(), Votes(world)
         scalars: dict[str, float] = {}
         for step in steps:
             try:
@@ -143,7 +143,7 @@ def run_steps(
             if score is not None:
                 score(done, scalars)
             progress.update(done, status(scalars, (done - steps.start) / (time.perf_counter() - began)))
-            stopping = world.any(stop.signal is not None)
+            stopping = votes.cast(stop.signal is not None)
             if stopping or done % save_every == 0 or done == steps.stop:
                 save(done, scalars)
             if stopping and done < steps.stop:

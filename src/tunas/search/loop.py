@@ -42,6 +42,7 @@ from tunas.run.directory import (
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
+from tunas.run.transfer import arriving
 from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search, search_recipe
 from tunas.search.controller import Controller, Samples
@@ -50,7 +51,7 @@ from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_fo
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
-from tunas.task.batches import as_float, on_device, piece
+from tunas.task.batches import as_float, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
@@ -259,8 +260,8 @@ class Search:
         return as_float(outputs)
 
     def _shares(self, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
-        for replica, share in zip(self.local_replicas, batch, strict=True):
-            yield replica, *on_device(share, self.world.device)
+        for replica, share in zip(self.local_replicas, arriving(batch, self.world.device), strict=True):
+            yield replica, *share
 
     def _lessons(self, step: int, batch: list[Batch]) -> Iterator[tuple[int, Any, Any]]:
         """The training shares as the network takes them."""

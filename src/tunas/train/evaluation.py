@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.recipe.precision import autocast
 from tunas.run.device import World
+from tunas.run.transfer import arriving
 from tunas.task.batches import as_float, length, on_device
 from tunas.task.metric import Metric
 from tunas.task.task import Task
@@ -69,9 +70,9 @@ def evaluate(
             outputs = network(task.prepare(inputs))
         return as_float(outputs)
 
-    for batch in task.once(split, batch_size, shard=(world.rank, world.size)):
+    for batch in arriving(task.once(split, batch_size, shard=(world.rank, world.size)), world.device):
         examples += length(batch)
-        inputs, targets = on_device(batch, world.device)
+        inputs, targets = batch
         outputs = outputs_of(inputs)
         for counter in counters.values():
             counter.add(outputs, targets)
@@ -90,16 +91,25 @@ class _Sums:
     def __init__(self, metric: Metric, world: World):
         self.metric, self.world = metric, world
         self.sums: Tensor | None = None
+        self._counted: Tensor | None = None
 
     def add(self, outputs: Any, targets: Any) -> None:
-        counted = self.metric.count(outputs, targets).double().cpu()
-        self.sums = counted if self.sums is None else self.sums + counted
+        counted = self.metric.count(outputs, targets)
+        self._take_in()
+        self._counted = counted  # fetched when the next batch is queued, so that a GPU does not stand still for it
+
+    def _take_in(self) -> None:
+        if self._counted is not None:
+            counted = self._counted.cpu().double()
+            self.sums = counted if self.sums is None else self.sums + counted
+            self._counted = None
 
     def add_nothing(self, outputs: Any, targets: Any) -> None:
         """Zeros in the shape of what this batch would add."""
         self.sums = torch.zeros_like(self.metric.count(outputs, targets), dtype=torch.float64, device="cpu")
 
     def result(self, examples: int) -> float:
+        self._take_in()
         assert self.sums is not None
         return self.metric.result(_added_up(self.sums, self.world), examples)
 
