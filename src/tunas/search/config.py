@@ -17,7 +17,6 @@ from tunas.recipe.defaults import (
     auto_batch_size,
 )
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
-from tunas.run.harmless import HARMLESS
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
@@ -200,15 +199,6 @@ class SearchConfig(TaskConfig):
 
     checkpoint_every: int | None = None
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
-
-
-SEARCH_HARMLESS = HARMLESS | {
-    "rl_cost_model_tolerance",
-    "eval_every",
-    "eval_steps",
-    "verify",
-    "parallel_replicas",
-}
 
 
 @dataclass(frozen=True)

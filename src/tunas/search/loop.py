@@ -38,10 +38,11 @@ from tunas.run.directory import (
 from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
+from tunas.search.before import check_before_search
 from tunas.search.cap import Timed, verified, winner_below
-from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search
+from tunas.search.config import SearchConfig, SearchPlan, plan_search
 from tunas.search.controller import Controller, Samples
-from tunas.search.objective import Objective, Outcome, search_objective
+from tunas.search.objective import Objective, Outcome, is_within, search_objective
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
@@ -66,6 +67,7 @@ class SearchResult:
         quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
         at_most: the cap, where one was given.
         timed: winners that were measured against it, `architecture` the last.
+        within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
     """
 
     architecture: Architecture
@@ -77,6 +79,7 @@ class SearchResult:
     quality: float
     at_most: float | None = None
     timed: tuple[Timed, ...] = ()
+    within_tolerance: bool | None = None
 
 
 class Search:
@@ -350,12 +353,14 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
-    params = plan.params(config, **objective.facts(), **task.facts(), **task.identity(), version=tunas.__version__)
+    check_before_search(space, config, plan, objective, task, is_main=world.is_main)
+    facts = {"version": tunas.__version__, "processes": world.size, **objective.facts(), **task.facts()}
+    params = plan.params(config, **facts, **task.identity())
     params["ssd"] = space.name
 
     def begin() -> None:
         check_examples(directory, task.check_same)
-        open_run(directory, params, structure_to_json(space.structure), SEARCH_HARMLESS | {"version"} | task.compared)
+        open_run(directory, params, structure_to_json(space.structure), task.compared)
         with writing_to(directory):
             task.describe(directory)
 
@@ -492,7 +497,12 @@ def _result(
     if tolerance is not None and objective.target is not None:
         architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
-    return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, quality)
+    within = None
+    if tolerance is not None and cost is not None and objective.target is not None:
+        within = is_within(cost, objective.target, tolerance)
+    return SearchResult(
+        architecture, cost, objective.target, objective.unit, directory, steps, quality, within_tolerance=within
+    )
 
 
 def _capped_result(
@@ -520,6 +530,8 @@ def _write_result(result: SearchResult, state: Search) -> None:
         "unit": result.unit,
         "at_most": result.at_most,
         "measured": [timed.document() for timed in result.timed],
+        "tolerance": state.config.rl_cost_model_tolerance,
+        "within_tolerance": result.within_tolerance,
         "constraints": state.objective.constraint_costs(result.architecture),
         "steps": result.steps,
         f"shared_weights_{task.quality_name}": result.quality,

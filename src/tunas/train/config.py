@@ -17,7 +17,6 @@ from tunas.recipe.defaults import (
     auto_batch_size,
 )
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
-from tunas.run.harmless import HARMLESS
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import TaskConfig
 
@@ -27,17 +26,6 @@ DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE = 0.15
 V3_DROPOUT_RATE = 0.25
 """Before the classifier, in trainings of at least 150 epochs (SPEC §4)."""
-TRAIN_HARMLESS = HARMLESS | {
-    "mode",
-    "eval_batch_size",
-    "gradient_accumulation",
-    "compile",
-    "checkpoint",
-    "eval_every",
-    "eval_steps",
-    "which",
-    "follow",
-}
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ class _Sums:
         self.sums: Tensor | None = None
 
     def add(self, outputs: Any, targets: Any) -> None:
-        counted = self.metric.count(outputs, targets).double().cpu()
+        counted = self.metric.count(outputs, targets).cpu().double()
         self.sums = counted if self.sums is None else self.sums + counted
 
     def add_nothing(self, outputs: Any, targets: Any) -> None:
