@@ -6,6 +6,10 @@ import math
 import numbers
 from typing import Any
 
+NOT_AS_ASKED = 3
+"""Exit code of a command that did its work, but whose result is not what was asked for: a firm tolerance was missed, or
+only part of what should be read could be read."""
+
 
 class InputError(ValueError):
     """Bad input from the user: one sentence saying what was wrong, where, and what would be right.

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tunas
@@ -154,19 +156,30 @@ def test_a_search_leaves_a_run_that_analyze_reads(
     assert int(lines["global_step"]) == result["steps"] - 1
 
 
-def test_a_search_that_misses_says_how_to_land_and_that_works(
+def test_a_search_that_misses_says_how_to_land_and_a_firm_tolerance_that_is_missed_is_no_success(
     tiny_space: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = [f"--ssd={tiny_space}", f"--checkpoint_dir={tmp_path}", *SMALL_RUN, "--rl_cost_model_target=1"]
+    space = tunas.get_space(tiny_space)
+    model = tunas.load_cost_model("macs", space, image_size=16, num_classes=10)
+    costs = np.unique(model.estimate(np.array(list(itertools.product(*map(range, space.sizes))))))
+    widest = (costs[1:] / costs[:-1]).argmax()
+    target = (costs[widest] + costs[widest + 1]) / 2
+    assert costs[widest + 1] / target > 1.011, "no architecture is within 1 %"
+    settings = [f"--ssd={tiny_space}", f"--checkpoint_dir={tmp_path}", *SMALL_RUN, f"--rl_cost_model_target={target}"]
     assert main(["search", *settings]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["within_tolerance"] is None
     (advice,) = [
         line for line in capsys.readouterr().out.splitlines() if line.startswith("closer to the target: tunas analyze ")
     ]
-    assert main([word for word in advice.split() if word == "analyze" or word.startswith("--")]) == 0
-    nearest = dict(line.split(" = ") for line in capsys.readouterr().out.splitlines() if line)
-    assert main(["search", *settings, "--rl_cost_model_tolerance=0.01"]) == 0
+    assert main([word for word in advice.split() if word == "analyze" or word.startswith("--")]) == 3
+    (nearest,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("indices = ")]
+    indices, _, remark = nearest.removeprefix("indices = ").partition("  # ")
+    assert f"% off the target of {target:g} MACs, more than 1.00%" in remark
+    assert main(["search", *settings, "--rl_cost_model_tolerance=0.01"]) == 3
     printed = capsys.readouterr().out
-    assert f"indices = {nearest['indices']}" in printed and "closer" not in printed
+    assert f"indices = {indices}" in printed and "closer" not in printed and "missed: no architecture near" in printed
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["tolerance"], result["within_tolerance"]) == (0.01, False)
 
 
 def test_analyze_reads_many_runs_as_csv(finished_search: Path, capsys: pytest.CaptureFixture[str]) -> None:

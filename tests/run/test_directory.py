@@ -11,20 +11,20 @@ import pytest
 from tunas.errors import InputError
 from tunas.run import directory
 from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, is_altered, locked, open_run, read_params
+from tunas.run.history import HISTORY, note_session, read_history
 
-HARMLESS = frozenset({"num_workers"})
 PARAMETERS = {"seed": 0, "ssd": "tiny", "constraint": ("params=5",), "num_workers": 2}
 
 
 def test_parameters_and_model_spec_are_written_first(tmp_path):
-    open_run(tmp_path / "deep" / "run", PARAMETERS, "{}", HARMLESS)
+    open_run(tmp_path / "deep" / "run", PARAMETERS, "{}")
     assert read_params(tmp_path / "deep" / "run") == {**PARAMETERS, "constraint": ["params=5"]}
-    assert {path.name for path in (tmp_path / "deep" / "run").iterdir()} == {PARAMS, MODEL_SPEC}
+    assert {path.name for path in (tmp_path / "deep" / "run").iterdir()} == {PARAMS, MODEL_SPEC, HISTORY}
 
 
 def test_an_altered_parameter_or_model_spec_is_noticed(tmp_path):
     for name in (PARAMS, MODEL_SPEC):
-        open_run(tmp_path / name, PARAMETERS, '{"filters": 16}', HARMLESS)
+        open_run(tmp_path / name, PARAMETERS, '{"filters": 16}')
         assert not is_altered(tmp_path / name)
         text = (tmp_path / name / name).read_text()
         for old, new in (("tiny", "tidy"), ("16", "24"), ("seed", "send")):
@@ -36,19 +36,39 @@ def test_an_altered_parameter_or_model_spec_is_noticed(tmp_path):
 
 def test_the_same_run_goes_on(tmp_path):
     for _ in range(2):
-        open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+        open_run(tmp_path, PARAMETERS, "{}")
 
 
 def test_harmless_differences_are_accepted_and_written_down(tmp_path):
-    open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
-    open_run(tmp_path, {**PARAMETERS, "num_workers": 7}, "{}", HARMLESS)
+    open_run(tmp_path, PARAMETERS, "{}")
+    open_run(tmp_path, {**PARAMETERS, "num_workers": 7}, "{}")
     assert read_params(tmp_path)["num_workers"] == 7
 
 
+def test_what_changes_only_what_comes_is_allowed_said_and_noted_in_the_history(tmp_path, capsys):
+    open_run(tmp_path, {**PARAMETERS, "on_bad_image": "fail"}, "{}")
+    (tmp_path / "checkpoint-0000000040.safetensors").write_bytes(b"")
+    open_run(tmp_path, {**PARAMETERS, "on_bad_image": "skip"}, "{}")
+    assert "from now on: on_bad_image was 'fail' and is now 'skip' (noted in" in capsys.readouterr().err
+    open_run(tmp_path, {**PARAMETERS, "on_bad_image": "skip"}, "{}")
+    assert not capsys.readouterr().err
+    first, second, third = read_history(tmp_path)
+    assert (first["step"], first["changes"]) == (0, {}) and (third["step"], third["changes"]) == (40, {})
+    assert (second["step"], second["changes"]) == (40, {"on_bad_image": {"was": "fail", "is": "skip"}})
+
+
+def test_a_session_killed_while_it_wrote_its_line_leaves_the_others_readable(tmp_path):
+    note_session(tmp_path, {})
+    with open(tmp_path / HISTORY, "a") as file:
+        file.write('{"step": 1')
+    note_session(tmp_path, {"device": ("cpu", "cuda")})
+    assert [session["changes"] for session in read_history(tmp_path)] == [{}, {"device": {"was": "cpu", "is": "cuda"}}]
+
+
 def test_every_other_difference_is_listed_and_refused(tmp_path):
-    open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+    open_run(tmp_path, PARAMETERS, "{}")
     with pytest.raises(InputError) as caught:
-        open_run(tmp_path, {**PARAMETERS, "seed": 1, "ssd": "other", "num_workers": 0, "new": 3}, "{}", HARMLESS)
+        open_run(tmp_path, {**PARAMETERS, "seed": 1, "ssd": "other", "num_workers": 0, "new": 3}, "{}")
     sentence = str(caught.value)
     assert all(
         part in sentence
@@ -58,26 +78,26 @@ def test_every_other_difference_is_listed_and_refused(tmp_path):
 
 
 def test_another_tower_under_the_same_name_is_refused(tmp_path):
-    open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+    open_run(tmp_path, PARAMETERS, "{}")
     with pytest.raises(InputError, match="of another search space"):
-        open_run(tmp_path, PARAMETERS, "{ }", HARMLESS)
+        open_run(tmp_path, PARAMETERS, "{ }")
     (tmp_path / MODEL_SPEC).write_bytes(b"\xff\xfe{}")
     with pytest.raises(InputError, match="damaged"):
-        open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+        open_run(tmp_path, PARAMETERS, "{}")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 10**5])
 def test_damaged_parameters_are_one_sentence(tmp_path, content):
-    open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+    open_run(tmp_path, PARAMETERS, "{}")
     (tmp_path / PARAMS).write_bytes(content)
     with pytest.raises(InputError, match=r"params\.json"):
-        open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+        open_run(tmp_path, PARAMETERS, "{}")
 
 
 def test_a_directory_that_holds_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("\\section{}")
     with pytest.raises(InputError, match=r"holds no params\.json \(but thesis\.tex\)"):
-        open_run(tmp_path, PARAMETERS, "{}", HARMLESS)
+        open_run(tmp_path, PARAMETERS, "{}")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

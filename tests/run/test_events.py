@@ -1,7 +1,13 @@
+import struct
+
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_INT64, DT_STRING
 
-from tunas.run.events import PATTERN, EventLog, cut_back, read_events
+from tunas.run.events import PATTERN, EventLog, cut_back, read_events, record
 
 
 def logged(directory, *steps):
@@ -118,3 +124,42 @@ def test_a_full_disk_is_one_sentence(small_disk):
     events.close()
     scalars, warnings = read_events(small_disk)
     assert len(warnings) == 1 and sorted(scalars) == list(range(step))
+
+
+def written(directory, *events):
+    (directory / "events.out.tfevents.1.host").write_bytes(b"".join(record(e.SerializeToString()) for e in events))
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        TensorProto(dtype=DT_FLOAT, tensor_content=struct.pack("<f", 0.25)),  # as TensorFlow 2 writes
+        TensorProto(dtype=DT_DOUBLE, tensor_content=struct.pack("<d", 0.25)),
+        TensorProto(dtype=DT_FLOAT, float_val=[0.25]),
+        TensorProto(dtype=DT_FLOAT, tensor_shape={"dim": [{"size": 1}]}, tensor_content=struct.pack("<f", 0.25)),
+    ],
+)
+def test_scalars_of_tensorflow_2_are_read(tmp_path, tensor):
+    written(tmp_path, Event(step=3, summary=Summary(value=[Summary.Value(tag="loss", tensor=tensor)])))
+    assert read_events(tmp_path) == ({3: {"loss": 0.25}}, [])
+
+
+def test_whole_numbers_of_tensorflow_2_are_read_as_numbers(tmp_path):
+    tensor = TensorProto(dtype=DT_INT64, tensor_content=struct.pack("<q", 7))
+    written(tmp_path, Event(step=3, summary=Summary(value=[Summary.Value(tag="step", tensor=tensor)])))
+    assert read_events(tmp_path)[0] == {3: {"step": 7.0}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"tensor": TensorProto(dtype=DT_FLOAT, tensor_content=b"\0\0")},
+        {"tensor": TensorProto(dtype=DT_STRING, string_val=[b"text"])},
+        {"tensor": TensorProto(dtype=DT_FLOAT, tensor_shape={"dim": [{"size": 2}]}, tensor_content=bytes(8))},
+        {"histo": {"min": 1.0}},
+        {},
+    ],
+)
+def test_what_is_no_number_is_not_read_as_zero(tmp_path, value):
+    written(tmp_path, Event(step=3, summary=Summary(value=[Summary.Value(tag="loss", **value)])))
+    assert read_events(tmp_path)[0].get(3, {}) == {}

@@ -7,7 +7,7 @@ import pytest
 
 from tunas.errors import InputError
 from tunas.recipe.defaults import auto_batch_size
-from tunas.search.config import SEARCH_HARMLESS, SearchConfig, auto_replicas, plan_search
+from tunas.search.config import SearchConfig, auto_replicas, plan_search
 
 IMAGENET = 1_231_121
 DIGITS = 1077
@@ -126,4 +126,3 @@ def test_parameters_hold_the_configuration_and_everything_that_follows_from_it()
     params = plan(config).params(config, unit="ms")
     assert {field.name for field in dataclasses.fields(config)} <= params.keys()
     assert (params["seed"], params["steps"], params["unit"], params["rl_adam_beta2"]) == (4, 27_050, "ms", 0.999)
-    assert {name for name in SEARCH_HARMLESS if name != "world_size"} <= params.keys()

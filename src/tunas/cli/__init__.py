@@ -47,8 +47,9 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; the exit code: 0, 1 where a loss diverged, 2 for bad input, 75 where starting again may help (a
-    storage that does not answer, a process that the system ended), 128 + signal where stopped."""
+    """Runs a command; the exit code: 0, 1 where a loss diverged, 2 for bad input, 3 where the result is not as asked
+    for (a firm tolerance missed, a run that could only be read in part), 75 where starting again may help (a storage
+    that does not answer, a process that the system ended), 128 + signal where stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -118,7 +119,7 @@ def _run(name: str, words: list[str]) -> int:
 def _closed_pipe() -> int:
     """Whoever read our output has gone (`tunas … | head`): nothing more to say."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (the interpreter flushes it on leaving)
-    return 128 + signal.SIGPIPE
+    return 128 + getattr(signal, "SIGPIPE", 13)  # which Windows has not
 
 
 def _fail(sentence: str, code: int) -> int:

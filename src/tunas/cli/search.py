@@ -8,17 +8,19 @@ FAR = 0.01
 """Off the target by more, relative to it, a search says how to get closer."""
 
 
-def run(config: SearchConfig) -> None:
+def run(config: SearchConfig) -> int:
     import os
 
     from rich.console import Console
     from rich.table import Table
 
+    from tunas.errors import NOT_AS_ASKED
     from tunas.search.loop import search
 
     result = search(config)
+    code = NOT_AS_ASKED if result.within_tolerance is False else 0
     if os.environ.get("RANK", "0") != "0":
-        return
+        return code
     table = Table(title=f"search of {result.architecture.space.name}", show_header=False)
     table.add_row("indices", result.architecture.text)
     off = None
@@ -48,4 +50,10 @@ def run(config: SearchConfig) -> None:
             f"--rl_cost_model_tolerance={FAR} finds the likeliest "
             f"architecture within {FAR:.0%}"
         )
+    if code:
+        print(
+            f"missed: no architecture near the most likely one costs within {config.rl_cost_model_tolerance:.2%} of "
+            f"the target; this one is {100 * (off or 0.0):+.2f} % off"
+        )
     print(f"next: tunas train --ssd={result.architecture.space.name} --indices={result.architecture.text}")
+    return code

@@ -11,8 +11,6 @@ from tunas.errors import InputError
 CLASS_NAMES, FINGERPRINT, IMAGES = "class_names", "dataset_fingerprint", "dataset_images"
 COMPARED = frozenset((CLASS_NAMES, FINGERPRINT, IMAGES, "dataset"))
 """Entries of `params.json` that `check_same_dataset` compares, or that do not matter where it finds nothing."""
-HARMLESS = frozenset(("dataset_dir", "data_format", "valid_filenames"))
-"""Settings that may differ where it finds nothing."""
 
 
 @dataclass(frozen=True)

@@ -339,6 +339,16 @@ class Data:
         """
         return len(self._part(split))
 
+    def ready(self, split: str) -> None:
+        """Makes the evaluation views of `split`, where they are kept, so that a bad image shows now.
+
+        Raises:
+            InputError: where there is no such split, or an image is bad and not to be skipped.
+        """
+        part = self._part(split)
+        if isinstance(part, FilePart) and part.cache_dir is not None:
+            _ = part.cached
+
     def stream(
         self,
         split: str,

@@ -1,35 +1,35 @@
-"""What a search came to, read from its event files and `model_spec.json` alone: no code of the run is needed."""
+"""What a search came to, read from its run directory alone: no code of the run is needed."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunas.cost.catalog import load_cost_model
+from tunas.cost.catalog import conditions_note, load_cost_model
 from tunas.errors import InputError, check_positive
+from tunas.report.states import finished, newest_state
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
-from tunas.run.events import read_events
 from tunas.search.controller import Controller
-from tunas.search.objective import default_cost_model
+from tunas.search.objective import default_cost_model, is_within
 from tunas.space import Architecture, Space, get_space, space_names, structure_from_json
 from tunas.task.pricing import cost_arguments
-
-PATH_LOGITS = "rlpathlogits/"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The most likely architecture at the last logged step of a search.
+    """What a search came to, or the most likely architecture of its newest state.
 
     Args:
         directory: of the run.
         architecture: the most likely choice of every OneOf, or near it, within a tolerance.
-        step: where the logits were logged.
-        cost: in `unit`, by the cost model of the search; None where it has none that can be read.
-        warnings: what is damaged.
+        step: the last one that was done.
+        cost: in `unit`, by the cost model of the search, or the space's default where it had none.
+        warnings: what is to be said beside it.
+        missing: what could not be read and may have been newer; empty where nothing was lost.
+        notes: why this step counts, where that is not plain.
+        misses: by how much, in words, the cost is farther from the target than the tolerance that was asked for.
     """
 
     directory: Path
@@ -38,6 +38,15 @@ class Finding:
     cost: float | None
     unit: str
     warnings: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    misses: str | None = None
+
+    @property
+    def remark(self) -> str:
+        """What has to be said on the same line as the architecture; empty where there is nothing."""
+        parts = [f"only part could be read: {'; '.join(self.missing)}"] if self.missing else []
+        return "; ".join([*parts, *self.notes, *([self.misses] if self.misses else [])])
 
 
 def run_directories(pattern: str) -> list[Path]:
@@ -55,57 +64,75 @@ def run_directories(pattern: str) -> list[Path]:
 
 
 def analyze(directory: Path, cost_model: str | None = None, tolerance: float | None = None) -> Finding:
-    """What the search in `directory` came to.
+    """What the search in `directory` came to: the result of one that has ended; of another one, or where the result is
+    damaged, the newest state that is whole.
 
     Args:
         cost_model: to price with, in place of the search's own.
         tolerance: in place of the search's `rl_cost_model_tolerance`, above 0; about the search's own cost and target.
 
     Raises:
-        InputError: where the directory holds no search, nothing was logged yet, or there is a tolerance but nothing to
+        InputError: where the directory holds no search, nothing was saved yet, or there is a tolerance but nothing to
         land on.
     """
     if not (directory / MODEL_SPEC).is_file() or not (directory / PARAMS).is_file():
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
     params = read_params(directory)
     space = space_of(directory, params)
-    scalars, warnings = read_events(directory)
+    warnings = []
     if is_altered(directory):
-        warnings.append(f"{PARAMS} or {MODEL_SPEC} in {directory} is not as the search wrote it")
-    steps = [step for step, values in scalars.items() if any(tag.startswith(PATH_LOGITS) for tag in values)]
-    if not steps:
-        raise InputError(f"{directory} holds no logits in its event files yet{'; ' + warnings[0] if warnings else ''}")
-    step = max(steps)
-    controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
-    controller.logits[controller.valid] = list(_logits(space, scalars[step]))
-    if tolerance is not None:
-        params["rl_cost_model_tolerance"] = tolerance
-    architecture = _landed(controller, params, directory)
+        warnings.append(f"{directory / PARAMS} or {directory / MODEL_SPEC} is not as the search wrote it")
+    check_positive("rl_cost_model_tolerance", tolerance)
+    asked = tolerance if tolerance is not None else _positive(params, "rl_cost_model_tolerance")
+    result = finished(directory, space)
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if isinstance(result, tuple) and tolerance is None:
+        architecture, step = result
+    else:
+        state = newest_state(directory, space)
+        step, missing, notes = state.step, state.missing, state.notes
+        if isinstance(result, str):
+            warnings.append(result)
+        if isinstance(result, str) and step < int(params.get("steps", step + 1)) - 1:
+            missing = (*missing, result)
+        controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
+        controller.logits[controller.valid] = state.logits
+        architecture = _landed(controller, params, asked, directory)
     cost, unit, more = _cost(space, architecture, params, cost_model)
-    return Finding(directory, architecture, step, cost, unit, (*warnings, *more))
+    misses = None
+    if asked is not None and cost is not None and cost_model is None:
+        target = _positive(params, "rl_cost_model_target")
+        if target is not None and not is_within(cost, target, asked):
+            misses = f"{100 * (cost / target - 1):+.2f} % off the target of {target:g} {unit}, more than {asked:.2%}"
+    return Finding(directory, architecture, step, cost, unit, (*warnings, *more), missing, notes, misses)
 
 
 def space_of(directory: Path, params: dict[str, Any]) -> Space:
     """The space of a run, as the run wrote it down."""
     name = str(params.get("ssd", directory.name))
-    tower = structure_from_json(read_model_spec(directory), stand_ins=True)
-    if name in space_names() and get_space(name).structure == tower:
+    try:
+        structure = structure_from_json(read_model_spec(directory), stand_ins=True)
+    except InputError as error:
+        place = str(directory / MODEL_SPEC)
+        raise InputError(str(error) if place in str(error) else f"{place}: {error}") from None
+    if name in space_names() and get_space(name).structure == structure:
         return get_space(name)
-    return Space(name, tower)
+    return Space(name, structure)
 
 
-def _landed(controller: Controller, params: dict[str, Any], directory: Path) -> Architecture:
+def _landed(controller: Controller, params: dict[str, Any], tolerance: float | None, directory: Path) -> Architecture:
     """The most likely architecture, or near it, as the run's tolerance asks."""
-    tolerance, target = (_positive(params, name) for name in ("rl_cost_model_tolerance", "rl_cost_model_target"))
+    target = _positive(params, "rl_cost_model_target")
     if tolerance is None:
         return controller.most_likely()
     if params.get("constraint"):
         raise InputError(
             f"the search in {directory} has constraints, and a tolerance is about one cost with one target"
         )
-    model = cost_model_of(controller.space, params)
-    if model is None or target is None:
+    if not params.get("enable_cost_model", True) or target is None:
         raise InputError(f"the search in {directory} had no cost and target, so there is nothing to land on")
+    model = cost_model_of(controller.space, params)
     return controller.likeliest_within(model.estimate, target, tolerance)
 
 
@@ -115,19 +142,8 @@ def _positive(params: dict[str, Any], name: str) -> float | None:
     return value
 
 
-def _logits(space: Space, scalars: dict[str, float]) -> Iterator[float]:
-    for point in space.points:
-        for choice in range(point.size):
-            tag = f"{PATH_LOGITS}{point.path}/{choice}"
-            if tag not in scalars:
-                raise InputError(f"the event files lack {tag}; they belong to another space than {MODEL_SPEC}")
-            yield scalars[tag]
-
-
 def cost_model_of(space: Space, params: dict[str, Any], name: str | None = None) -> Any:
-    """The cost model of that name, or the search's own; None if it had none."""
-    if name is None and not params.get("enable_cost_model", True):
-        return None
+    """The cost model of that name, or the search's own, or the space's default where it had none."""
     name = name or params.get("cost_model") or default_cost_model(space)
     return load_cost_model(name, space, **cost_arguments(params))
 
@@ -141,4 +157,5 @@ def _cost(
         if cost_model is not None:
             raise
         return None, "", [f"no cost: {error}"]
-    return (None, "", []) if model is None else (model.estimate(architecture), model.unit, [])
+    note = conditions_note(model, params.get("image_size"))
+    return model.estimate(architecture), model.unit, [note] if note else []

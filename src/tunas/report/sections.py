@@ -15,7 +15,8 @@ import numpy as np
 
 from tunas.cost.model import FORMAT, CostModel
 from tunas.errors import InputError
-from tunas.report.analyze import PATH_LOGITS, analyze, cost_model_of, space_of
+from tunas.report.analyze import analyze, cost_model_of, space_of
+from tunas.report.states import PATH_LOGITS
 from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.events import read_events
 from tunas.space import Architecture, Space, get_space

@@ -61,6 +61,14 @@ class World:
         dist.all_gather(pieces, values.contiguous())
         return torch.cat(pieces)
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process; waits for all of them."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(count)
+        return bool(count.item())
+
     def from_main(self, work: Callable[[], T]) -> T:
         """What `work` returns in the first process, which alone does it, handed to all.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import socket
@@ -18,6 +19,8 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.files import make_directory, write_text, writing_to
 from tunas.run.device import World
+from tunas.run.history import HISTORY, note_session
+from tunas.run.settings import Kind, changes, in_words, without
 
 PARAMS = "params.json"
 MODEL_SPEC = "model_spec.json"
@@ -26,7 +29,7 @@ LOCK = "lock.json"
 DATA = "data.json"
 CACHE = "cache"
 CHECKSUM = "checksum"
-"""Entry of `params.json`: SHA-256 of the other entries and of `model_spec.json`."""
+"""Entry of `params.json`: SHA-256 of the other entries and of `model_spec.json`. Of `result.json`: of the others."""
 
 
 def default_directory(kind: str, space_name: str) -> str:
@@ -45,7 +48,7 @@ def check_directory(path: Path) -> None:
     if path.is_dir() and not (path / PARAMS).exists():
         # What there may be of a run that was killed before it wrote its parameters, or of an evaluation, which has
         # none.
-        known = (LOCK, DATA, CACHE, MODEL_SPEC, RESULT)
+        known = (LOCK, DATA, CACHE, MODEL_SPEC, RESULT, HISTORY)
         foreign = sorted(
             entry.name for entry in path.iterdir() if entry.name not in known and not entry.name.startswith(".")
         )
@@ -55,14 +58,15 @@ def check_directory(path: Path) -> None:
             )
 
 
-def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: frozenset[str]) -> None:
-    """Makes the directory of a new run, or checks that the one there is the same run.
+def open_run(path: Path, params: dict[str, Any], model_spec: str, compared: frozenset[str] = frozenset()) -> None:
+    """Makes the directory of a new run, or checks that the one there is the same run, and notes the session in its
+    history. `tunas.run.settings` says which parameters may differ between the sessions of one run.
 
     Args:
         path: the directory.
         params: everything that decides the run's result, as JSON values.
         model_spec: the searched or trained tower as JSON text.
-        harmless: names of parameters that may differ between the sessions of one run.
+        compared: names of parameters that the task has compared in words of its own.
 
     Raises:
         InputError: where the directory cannot be written, holds another run (every difference is listed) or something
@@ -70,19 +74,24 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, harmless: froz
     """
     check_directory(path)
     path = make_directory(path)
+    from_now_on: dict[str, tuple[Any, Any]] = {}
     if (path / PARAMS).exists():
-        differences = _differences(read_params(path), params, harmless)
-        if differences:
+        old, new = read_params(path), json.loads(json.dumps(params))
+        if differences := without(changes(old, new, Kind.IDENTITY), compared):
             raise InputError(
-                f"{path} holds a run with other parameters ({'; '.join(differences)}); "
+                f"{path} holds a run with other parameters ({in_words(differences)}); "
                 "name another directory, or use the same parameters to resume it"
             )
+        from_now_on = changes(old, new, Kind.FROM_NOW_ON)
         if (path / MODEL_SPEC).exists() and (path / MODEL_SPEC).read_bytes() != model_spec.encode():
             raise InputError(
                 f"{path / MODEL_SPEC} is damaged, or of another search space under the same name; name another "
                 f"directory"
             )
     with writing_to(path):
+        note_session(path, from_now_on)
+        if from_now_on:
+            print(f"from now on: {in_words(from_now_on)} (noted in {path / HISTORY})", file=sys.stderr)
         write_text(path / MODEL_SPEC, model_spec)
         document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
         write_text(path / PARAMS, json.dumps(document, indent=2, sort_keys=True) + "\n")
@@ -152,14 +161,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], harmless: frozenset[str]) -> list[str]:
-    new = json.loads(json.dumps(new))
-    names = sorted((old.keys() | new.keys()) - harmless)
-    return [
-        f"{name} was {old.get(name)!r} and is now {new.get(name)!r}" for name in names if old.get(name) != new.get(name)
-    ]
-
-
 def write_result(path: Path, document: dict[str, Any]) -> None:
     """Writes `result.json` of a run directory.
 
@@ -167,7 +168,21 @@ def write_result(path: Path, document: dict[str, Any]) -> None:
         InputError: where the disk is full or the directory cannot be written.
     """
     with writing_to(path):
-        write_text(path / RESULT, json.dumps(document, indent=2) + "\n")
+        checked = {**document, CHECKSUM: _checksum(document, b"")}
+        write_text(path / RESULT, json.dumps(checked, indent=2) + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """`result.json` of a run directory, without its checksum.
+
+    Raises:
+        InputError: where it cannot be read, or is not as the run wrote it.
+    """
+    document = read_json_object(path / RESULT)
+    checksum = document.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(document, b""):
+        raise InputError(f"{path / RESULT} is damaged or was changed: its checksum does not match")
+    return document
 
 
 @contextlib.contextmanager
@@ -191,6 +206,8 @@ HEARTBEAT = 10.0
 """Seconds between two signs of life in the lock."""
 SILENCE = 90.0
 """Seconds without one after which a lock of another machine counts as left behind."""
+LOCKED_BYTE = 2**30
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None
 _held: set[int] = set()
 """Descriptors of the locks of this process."""
 
@@ -211,7 +228,7 @@ def locked(path: Path) -> Iterator[None]:
     descriptor = _taken(path)
     _held.add(descriptor)
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(descriptor, ended), name="tunas-lock", daemon=True)
+    heart = threading.Thread(target=_beat, args=(descriptor, path / LOCK, ended), name="tunas-lock", daemon=True)
     heart.start()
     try:
         yield
@@ -221,9 +238,13 @@ def locked(path: Path) -> Iterator[None]:
         _held.discard(descriptor)
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
+        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            if not HAS_FLOCK:
+                (path / LOCK).unlink()  # Windows removes no open file
+        with contextlib.suppress(OSError):
             if made:
                 path.rmdir()  # where nothing came of the run
-        os.close(descriptor)
 
 
 def _taken(path: Path) -> int:
@@ -258,9 +279,25 @@ def _flocked(descriptor: int) -> bool | None:
     """Whether the kernel gave us the lock; None where the file system has no locks."""
     try:
         import fcntl
-
+    except ImportError:
+        return _locked_on_windows(descriptor)
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _locked_on_windows(descriptor: int) -> bool | None:
+    """The same by the lock of Windows, on a byte far behind the content, so that others can read that."""
+    try:
+        import msvcrt
+
+        os.lseek(descriptor, LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    except PermissionError:
         return False
     except (ImportError, OSError):
         return None
@@ -270,8 +307,9 @@ def _flocked(descriptor: int) -> bool | None:
 def _holder(descriptor: int) -> dict[str, Any]:
     """What the lock file says."""
     try:
-        value = json.loads(os.pread(descriptor, 4096, 0))
-    except ValueError:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        value = json.loads(os.read(descriptor, 4096))
+    except (ValueError, OSError):  # the latter on Windows, where another process holds the lock
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -279,7 +317,8 @@ def _holder(descriptor: int) -> dict[str, Any]:
 def _write_holder(path: Path, descriptor: int) -> None:
     with writing_to(path):
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
 
 
 def _is_silent(lock: Path, who: str) -> bool:
@@ -309,10 +348,13 @@ def _touched(lock: Path) -> int:
         return 0
 
 
-def _beat(descriptor: int, ended: threading.Event) -> None:
+def _beat(descriptor: int, path: Path, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT):
         with contextlib.suppress(OSError):
-            os.utime(descriptor)
+            if os.utime in os.supports_fd:
+                os.utime(descriptor)
+            else:
+                os.utime(path)
 
 
 def _let_go_in_child() -> None:

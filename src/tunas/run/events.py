@@ -138,7 +138,7 @@ def read_events(directory: Path) -> tuple[dict[int, dict[str, float]], list[str]
         for event in _events(path, warnings):
             if event.HasField("summary"):
                 found = ((value.tag, _scalar(value)) for value in event.summary.value if _is_scalar(value))
-                scalars.setdefault(event.step, {}).update(found)
+                scalars.setdefault(event.step, {}).update((tag, number) for tag, number in found if number is not None)
     return scalars, warnings
 
 
@@ -148,10 +148,21 @@ def _is_scalar(value: Summary.Value) -> bool:
     return value.WhichOneof("value") == "simple_value" or plugin in ("", "scalars")
 
 
-def _scalar(value: Summary.Value) -> float:
-    if value.WhichOneof("value") == "tensor" and len(value.tensor.float_val) == 1:
-        return value.tensor.float_val[0]
-    return value.simple_value
+def _scalar(value: Summary.Value) -> float | None:
+    """The number, in either form that TensorFlow writes: simple value, or tensor with values or with raw content; None
+    of what is no number, such as a histogram."""
+    kind = value.WhichOneof("value")
+    if kind == "simple_value":
+        return value.simple_value
+    if kind != "tensor":
+        return None
+    from tensorboard.util.tensor_util import make_ndarray
+
+    try:
+        array = make_ndarray(value.tensor)
+    except (TypeError, ValueError):  # of a kind that holds no numbers, or cut off
+        return None
+    return float(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "fiub" else None
 
 
 def _events(path: Path, warnings: list[str]) -> Iterator[Event]:

@@ -12,7 +12,6 @@ from tunas.recipe.choose import Mirrors, Recipe, as_params, chosen_recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, steps_of
-from tunas.run.harmless import HARMLESS
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
@@ -195,15 +194,6 @@ class SearchConfig(TaskConfig, RecipeConfig):
 
     checkpoint_every: int | None = None
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
-
-
-SEARCH_HARMLESS = HARMLESS | {
-    "rl_cost_model_tolerance",
-    "eval_every",
-    "eval_steps",
-    "verify",
-    "parallel_replicas",
-}
 
 
 @dataclass(frozen=True)

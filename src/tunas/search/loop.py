@@ -43,10 +43,11 @@ from tunas.run.events import EventLog
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
 from tunas.run.transfer import arriving
+from tunas.search.before import check_before_search
 from tunas.search.cap import Timed, verified, winner_below
-from tunas.search.config import SEARCH_HARMLESS, SearchConfig, SearchPlan, plan_search, search_recipe
+from tunas.search.config import SearchConfig, SearchPlan, plan_search, search_recipe
 from tunas.search.controller import Controller, Samples
-from tunas.search.objective import Objective, Outcome, search_objective
+from tunas.search.objective import Objective, Outcome, is_within, search_objective
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
@@ -71,6 +72,7 @@ class SearchResult:
         quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
         at_most: the cap, where one was given.
         timed: winners that were measured against it, `architecture` the last.
+        within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
     """
 
     architecture: Architecture
@@ -82,6 +84,7 @@ class SearchResult:
     quality: float
     at_most: float | None = None
     timed: tuple[Timed, ...] = ()
+    within_tolerance: bool | None = None
 
 
 class Search:
@@ -382,6 +385,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
     objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
+    check_before_search(space, config, plan, objective, task, is_main=world.is_main)
     size, on_cuda = task.size("train"), world.device.type == "cuda"
     lesson, decided = opened_lesson(
         config,
@@ -391,14 +395,13 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         lambda image_size, mirrors: search_recipe(config, size, image_size, on_cuda, mirrors),
     )
     plan = _plan(config, task, world, lesson.recipe)
-    params = plan.params(
-        config, **objective.facts(), **task.facts(), **task.identity(), **decided, version=tunas.__version__
-    )
+    facts = {"version": tunas.__version__, "processes": world.size, **objective.facts(), **task.facts()}
+    params = plan.params(config, **facts, **task.identity(), **decided)
     params["ssd"] = space.name
 
     def begin() -> None:
         check_examples(directory, task.check_same)
-        open_run(directory, params, structure_to_json(space.structure), SEARCH_HARMLESS | {"version"} | task.compared)
+        open_run(directory, params, structure_to_json(space.structure), task.compared)
         with writing_to(directory):
             task.describe(directory)
 
@@ -539,7 +542,12 @@ def _result(
     if tolerance is not None and objective.target is not None:
         architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
-    return SearchResult(architecture, cost, objective.target, objective.unit, directory, steps, quality)
+    within = None
+    if tolerance is not None and cost is not None and objective.target is not None:
+        within = is_within(cost, objective.target, tolerance)
+    return SearchResult(
+        architecture, cost, objective.target, objective.unit, directory, steps, quality, within_tolerance=within
+    )
 
 
 def _capped_result(
@@ -567,6 +575,8 @@ def _write_result(result: SearchResult, state: Search) -> None:
         "unit": result.unit,
         "at_most": result.at_most,
         "measured": [timed.document() for timed in result.timed],
+        "tolerance": state.config.rl_cost_model_tolerance,
+        "within_tolerance": result.within_tolerance,
         "constraints": state.objective.constraint_costs(result.architecture),
         "steps": result.steps,
         f"shared_weights_{task.quality_name}": result.quality,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ MEDIAN_SAMPLES = 1001
 """Random architectures whose median cost is the target where none is given."""
 
 
+DIGEST_SAMPLES = 512
 MAIN_COST = "latency"
 """What `--constraint` calls the cost of `--cost_model`."""
 
@@ -101,7 +103,21 @@ class Objective:
             "rl_cost_model_target": self.target,
             "cost_unit": self.unit,
             "cost_device": getattr(self.model, "device", ""),
+            "cost_digest": [cost_digest(model) for model in self.models()],
         }
+
+    def models(self) -> list[Any]:
+        """Every cost model that counts."""
+        main = [] if self.model is None else [self.model]
+        return [*main, *(constraint.model for constraint in self.constraints)]
+
+
+def cost_digest(model: Any) -> str:
+    """What a cost model says of some architectures, as text by which two files or machines can be compared, whose last
+    digits may differ."""
+    some = model.space.sample(np.random.default_rng(0), DIGEST_SAMPLES)
+    text = " ".join(f"{cost:.6g}" for cost in model.estimate(some))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def search_objective(
@@ -160,6 +176,11 @@ def check_cap(config: SearchConfig, has_latency_constraint: bool) -> None:
         )
     if not config.enable_cost_model or config.rl_reward_function != "abs":
         raise InputError("--at_most works with a cost model and the abs reward")
+
+
+def is_within(cost: float, target: float, tolerance: float) -> bool:
+    """Whether the cost is within `tolerance`, relative to the target, of the target, up to rounding."""
+    return bool(abs(cost - target) <= tolerance * target * (1 + 1e-9))
 
 
 def default_cost_model(space: Space) -> str:

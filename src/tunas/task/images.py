@@ -72,6 +72,9 @@ class ImageClassification(Task):
     def size(self, split: str) -> int:
         return self.data.size(split)
 
+    def ready(self, split: str) -> None:
+        self.data.ready(split)
+
     def stream(self, split: str, batch_size: int, **how: Any) -> Iterator[Batch]:  # type: ignore[override]
         return self.data.stream(split, batch_size, **how)
 

@@ -161,6 +161,14 @@ class Task:
         """
         return len(self._part(split))
 
+    def ready(self, split: str) -> None:
+        """Makes ready what going through `split` will need, so that what it lacks shows before a run begins.
+
+        Raises:
+            InputError: where there is no such split, or it cannot be used.
+        """
+        self.size(split)
+
     def stream(
         self,
         split: str,

@@ -12,7 +12,6 @@ from tunas.recipe.choose import Mirrors, Recipe, as_params, bn_momentum_of, chos
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, LABEL_SMOOTHING, auto_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
-from tunas.run.harmless import HARMLESS
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import TaskConfig
 
@@ -22,17 +21,6 @@ DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE = 0.15
 V3_DROPOUT_RATE = 0.25
 """Before the classifier, in trainings of at least 150 epochs (SPEC §4)."""
-TRAIN_HARMLESS = HARMLESS | {
-    "mode",
-    "eval_batch_size",
-    "gradient_accumulation",
-    "compile",
-    "checkpoint",
-    "eval_every",
-    "eval_steps",
-    "which",
-    "follow",
-}
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tunas
 from tunas.allocator import keep_freed_memory
-from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, build_network
-from tunas.nn.profile import count_macs, count_parameters
 from tunas.recipe.finetune import parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
@@ -49,10 +47,12 @@ from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
-from tunas.train.config import TRAIN_HARMLESS, TrainConfig, TrainPlan, plan_training, splits, training_recipe
+from tunas.train.before import check_before_training, figures_of
+from tunas.train.config import TrainConfig, TrainPlan, plan_training, splits, training_recipe
 from tunas.train.evaluation import Evaluation, evaluate, trouble
 from tunas.train.follow import FOLLOWED, followed
 from tunas.train.initial import advising_init_from, as_trained, initialised
+from tunas.train.modes import check_flags
 from tunas.train.scoring import Scoring
 from tunas.train.trained import network_options, trained_weights
 from tunas.train.weights import load_weights
@@ -99,6 +99,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         directory = Path(
             world.from_main(lambda: config.checkpoint_dir or default_directory("train", space.name))
         ).expanduser()
+        check_flags(config, directory)
         if config.mode == "eval":
             check_directory(directory)
             weights_dir = Path(config.checkpoint).parent if config.checkpoint else directory
@@ -107,6 +108,8 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         with alone_in(directory, world):
             began = time.monotonic()
             task = open_task(config, directory, task=task)
+            figures = figures_of(config, architecture, task, world)
+            check_before_training(config, architecture, task, world)
             config, initial = world.from_main(lambda: initialised(config, architecture, task, directory))
             config = within_minutes(
                 config, directory, world, began, lambda config: trial(config, architecture, task, world)
@@ -128,7 +131,8 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
                 lambda image_size, mirrors: training_recipe(config, task.size(plan.train_split), image_size, mirrors),
             )
             plan = plan_training(config, task.size(plan.train_split), lesson.recipe)
-            params = plan.params(config, **task.facts(), **task.identity(), **decided)
+            facts = {"version": tunas.__version__, "processes": world.size, **task.facts(), **task.identity()}
+            params = plan.params(config, **facts, **decided)
             params["ssd"] = space.name
 
             def begin() -> None:
@@ -138,7 +142,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
                         directory,
                         params,
                         structure_to_json(scale_filters(architecture.structure, config.filters_multiplier)),
-                        TRAIN_HARMLESS | task.compared,
+                        task.compared,
                     )
                 with writing_to(directory):
                     task.describe(directory)
@@ -146,7 +150,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
             world.from_main(begin)
             if world.is_main:
                 print(lesson.said(), file=sys.stderr)
-            return _train(config, plan, architecture, lesson, world, directory, initial)
+            return _train(config, plan, architecture, lesson, world, directory, figures, initial)
 
 
 def trial(config: TrainConfig, architecture: Architecture, task: Task, world: World) -> Trial:
@@ -339,6 +343,7 @@ def _train(
     lesson: Lesson,
     world: World,
     directory: Path,
+    figures: dict[str, Any],
     initial: dict[str, Tensor] | None = None,
 ) -> TrainResult:
     seed_global_generators(config.seed)
@@ -428,6 +433,7 @@ def _train(
         plan.eval_split,
         epochs=plan.epochs,
         steps=plan.steps,
+        **figures,
         best=scoring.best_row() if config.mode != "train" else None,
     )
 
@@ -451,14 +457,16 @@ def _evaluate_only(
         facts = {"weights": trained.which, "step": trained.step}
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     split = task.evaluated_split(splits(config)[1])
-    evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
+    figures = figures_of(config, architecture, task, world)
     world.from_main(lambda: make_directory(directory))
-    return _finish(config, architecture, task, world, directory, evaluation, split, **facts)
+    evaluation = evaluate(network, task, split, world, batch_size=config.eval_batch_size, precision=config.precision)
+    return _finish(config, architecture, task, world, directory, evaluation, split, **facts, **figures)
 
 
 def _follow(config: TrainConfig, architecture: Architecture, task: Task, world: World, directory: Path) -> TrainResult:
     """Scores each new checkpoint of a running training, until its last."""
     split = splits(config)[1]
+    figures = figures_of(config, architecture, task, world)
 
     def evaluated(tensors: dict[str, Tensor]) -> Evaluation:
         network = _network(as_trained(config, directory), architecture, task)
@@ -468,7 +476,7 @@ def _follow(config: TrainConfig, architecture: Architecture, task: Task, world: 
 
     evaluation, step = followed(directory, config.which, world, task.quality_name, split, evaluated)
     where = directory / FOLLOWED
-    return _finish(config, architecture, task, world, where, evaluation, split, step=step)
+    return _finish(config, architecture, task, world, where, evaluation, split, step=step, **figures)
 
 
 def _finish(
@@ -481,16 +489,6 @@ def _finish(
     split: str,
     **facts: Any,
 ) -> TrainResult:
-    scaled = architecture
-    if config.filters_multiplier != 1:
-        scaled = Architecture(
-            Space(architecture.space.name, scale_filters(architecture.tower, config.filters_multiplier))
-        )
-    name = config.cost_model or ("pixel1" if has_pixel1(architecture.space) else None)
-    cost: dict[str, Any] = {"predicted_cost": None}
-    if name is not None and config.filters_multiplier == 1:
-        model = load_cost_model(name, architecture.space, **task.cost_arguments)
-        cost = {"predicted_cost": model.estimate(architecture), "cost_unit": model.unit, "cost_device": model.device}
     document = {
         "ssd": architecture.space.name,
         "indices": architecture.text,
@@ -502,9 +500,6 @@ def _finish(
         "quality_name": task.quality_name,
         f"bad_{task.unit}": task.left_out(),
         **({"evaluation_view": dict(task.evaluation_view)} if evaluation and task.evaluation_view else {}),
-        "parameters": count_parameters(scaled, **task.network_arguments),
-        "macs": count_macs(scaled, **task.cost_arguments),
-        **cost,
         "seed": config.seed,
         "checkpoint": config.checkpoint,
         "init_from": config.init_from,

@@ -1,0 +1,121 @@
+"""Where the controller of a search stood, read from its run directory: result, checkpoints, event files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunas.errors import InputError
+from tunas.run.directory import MODEL_SPEC, RESULT, read_result
+from tunas.run.events import read_events
+from tunas.space import Architecture, Space
+
+PATH_LOGITS = "rlpathlogits/"
+LOGITS = "controller/logits"
+"""Of a checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A moment of a search.
+
+    Args:
+        step: number of the last step that was done, from 0.
+        logits: of every choice of every OneOf one after the other, `[sum of the OneOfs' sizes]`.
+        missing: what could not be read and may have been newer, in words; empty where nothing was lost.
+        notes: what else is to be said.
+    """
+
+    step: int
+    logits: np.ndarray
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def finished(directory: Path, space: Space) -> tuple[Architecture, int] | str | None:
+    """(result, last step) of a search that has ended; None of one that has not; a sentence where its result is
+    damaged."""
+    if not (directory / RESULT).is_file():
+        return None
+    try:
+        document = read_result(directory)
+        return space.architecture(str(document["indices"])), int(document["steps"]) - 1
+    except InputError as error:
+        return str(error) if RESULT in str(error) else f"{directory / RESULT} is damaged: {error}"
+    except (KeyError, TypeError, ValueError):
+        return f"{directory / RESULT} is damaged: it names no architecture and steps"
+
+
+def newest_state(directory: Path, space: Space) -> State:
+    """The newest state that is whole, of the newest checkpoint or the last complete step of the event files.
+
+    Raises:
+        InputError: where there is none yet, naming what is damaged.
+    """
+    logged, logged_problems, logged_notes = _newest_logged(directory, space)
+    saved, saved_problems = _newest_saved(directory, space)
+    newest = max((each for each in (logged, saved) if each is not None), key=lambda each: each.step, default=None)
+    problems = logged_problems + [sentence for _, sentence in saved_problems]
+    if newest is None:
+        raise InputError(
+            f"{directory} holds no logits in its event files or checkpoints yet{'; ' + problems[0] if problems else ''}"
+        )
+    missing = logged_problems + [sentence for step, sentence in saved_problems if step > newest.step]
+    notes = logged_notes if newest is logged else []
+    return State(newest.step, newest.logits, tuple(missing), tuple(notes))
+
+
+def _newest_logged(directory: Path, space: Space) -> tuple[State | None, list[str], list[str]]:
+    """(state, what is damaged, what else is to be said) of the event files."""
+    scalars, problems = read_events(directory)
+    steps = sorted(step for step, values in scalars.items() if any(tag.startswith(PATH_LOGITS) for tag in values))
+    notes: list[str] = []
+    lacking = ""
+    for step in reversed(steps):
+        tags = list(_tags(space))
+        absent = [tag for tag in tags if tag not in scalars[step]]
+        if not absent:
+            return State(step, np.array([scalars[step][tag] for tag in tags])), problems, notes
+        lacking = lacking or absent[0]
+        if not notes:
+            notes = [f"step {step} was not logged to its end (it lacks {absent[0]}), so the one before counts"]
+    if steps and not problems:
+        raise InputError(
+            f"the event files in {directory} lack {lacking}; they belong to another space than {directory / MODEL_SPEC}"
+        )
+    return None, problems, []
+
+
+def _tags(space: Space) -> Iterator[str]:
+    for point in space.points:
+        for choice in range(point.size):
+            yield f"{PATH_LOGITS}{point.path}/{choice}"
+
+
+def _newest_saved(directory: Path, space: Space) -> tuple[State | None, list[tuple[int, str]]]:
+    """(state, (last step, sentence) of each newer checkpoint that is damaged)."""
+    from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint  # imports torch
+
+    problems: list[tuple[int, str]] = []
+    for path in checkpoints(directory):
+        step = int(re.findall(r"\d+", path.name)[0]) - 1
+        try:
+            tensors, _ = load_checkpoint(path)
+            return State(step, _valid_part(tensors, space)), problems
+        except (DamagedCheckpoint, InputError) as error:
+            text = str(error)
+            problems.append((step, text if str(path) in text else f"{path}: {text}"))
+    return None, problems
+
+
+def _valid_part(tensors: dict[str, Any], space: Space) -> np.ndarray:
+    sizes = np.array(space.sizes)
+    logits = tensors[LOGITS].double().numpy() if LOGITS in tensors else np.zeros(0)
+    if logits.shape != (len(sizes), sizes.max()):
+        raise InputError(f"it holds no logits of {space.name}")
+    return logits[np.arange(sizes.max()) < sizes[:, None]]
