@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tunas.data.config import DataConfig
 
+LABEL_SMOOTHING = 0.1
+"""Share of the probability spread over all classes in the labels that are learned from (SPEC §3.3)."""
+
 
 @dataclass(frozen=True)
 class TaskConfig(DataConfig):

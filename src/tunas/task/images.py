@@ -18,7 +18,7 @@ from tunas.data.identity import COMPARED, Identity, check_same_classes, check_sa
 from tunas.data.images import evaluation_recipe, normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
-from tunas.recipe.defaults import LABEL_SMOOTHING
+from tunas.task.config import LABEL_SMOOTHING
 from tunas.task.metric import Metric, accuracy
 from tunas.task.task import Batch, Task
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from tunas.data.config import DataConfig
 from tunas.errors import InputError
 from tunas.named import load_named
-from tunas.recipe.defaults import LABEL_SMOOTHING
-from tunas.task.config import TaskConfig
+from tunas.task.config import LABEL_SMOOTHING, TaskConfig
 from tunas.task.images import ImageClassification
 from tunas.task.task import Task
 

@@ -10,10 +10,10 @@ from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.choose import Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
 from tunas.recipe.config import RecipeConfig
-from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, LABEL_SMOOTHING, auto_batch_size
+from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, auto_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.space.catalog import V3_FAMILY
-from tunas.task.config import TaskConfig
+from tunas.task.config import LABEL_SMOOTHING, TaskConfig
 
 TEST_EPOCHS = 360
 """Of a training on all training examples that is evaluated on the test set (SPEC §4)."""
