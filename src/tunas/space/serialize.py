@@ -10,7 +10,7 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.space.checks import check_structure, check_tower
 from tunas.space.choice import OneOf, fields_of
-from tunas.space.layers import Block, Times, Tower
+from tunas.space.layers import Block, Conventions, Times, Tower
 from tunas.space.registry import layer_types
 
 FORMAT = "tunas-model-spec"
@@ -33,7 +33,7 @@ def know_types(structure: Any) -> None:
 
 
 def _types() -> dict[str, type]:
-    ours = {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Times, OneOf)}
+    ours = {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Conventions, Times, OneOf)}
     return {**_own_types, **ours}
 
 
@@ -80,7 +80,12 @@ def is_own(structure: Any) -> bool:
 
 def _encode(node: Any) -> Any:
     if dataclasses.is_dataclass(node):
-        fields = [f.name for f in dataclasses.fields(node) if (type(node), f.name) not in _SKIPPED_FIELDS]
+        fields = [
+            f.name
+            for f in dataclasses.fields(node)
+            if (type(node), f.name) not in _SKIPPED_FIELDS
+            and not (f.metadata.get("omitted") and getattr(node, f.name) == f.default)
+        ]
         return {"type": type(node).__name__, **{name: _encode(getattr(node, name)) for name in fields}}
     if isinstance(node, tuple):
         return [_encode(item) for item in node]
