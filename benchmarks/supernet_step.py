@@ -26,7 +26,6 @@ import tunas
 from tunas.nn import SuperNet
 from tunas.space import Architecture
 
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OWN_INPUTS = {"transformer": (3, 32, 32), "signals": (1, 512)}
 """What an example of each program's model takes."""
