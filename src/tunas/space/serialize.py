@@ -64,17 +64,28 @@ def structure_from_json(text: str, *, stand_ins: bool = False) -> Any:
             f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}"
         )
     structure = _decode(document.get("model"), "model", _types(), stand_ins=stand_ins)
+    if isinstance(structure, Tower) and _has_stand_in(structure):  # a tower's layers must be known, a structure's not
+        types = {name: kind for name, kind in _types().items() if kind is not Tower}
+        structure = _decode(document.get("model"), "model", types, stand_ins=True)
     if isinstance(structure, Tower):
         check_tower("model", structure)
-    elif dataclasses.is_dataclass(structure) and is_own(structure):
+    elif is_own(structure):
         check_structure("model", structure)
     else:
         raise InputError(f"the model spec's model must be a Tower, not {type(structure).__name__}")
     return structure
 
 
+def _has_stand_in(node: Any) -> bool:
+    return type(node) in _stand_ins.values() or any(_has_stand_in(part) for _, part in fields_of(node))
+
+
 def is_own(structure: Any) -> bool:
-    """Whether a structure is of a class of the user's own, not a part of a tower."""
+    """Whether a structure is of a class of the user's own, or a tuple or choice in which there is one or a choice."""
+    if isinstance(structure, OneOf):
+        return any(is_own(choice) for choice in structure.choices)
+    if isinstance(structure, tuple):
+        return any(isinstance(part, OneOf) or is_own(part) for part in structure)
     return type(structure) in (*_own_types.values(), *_stand_ins.values())
 
 
