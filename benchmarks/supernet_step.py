@@ -4,6 +4,7 @@ For random architectures of each space, at each image size, in turn: forward and
 accumulated into the shared buffer, as in a search) and of the extracted stand-alone network (gradients freshly
 allocated, as in ordinary training); and the forward pass alone. Prints the median over architectures of the ratio of
 each pair's fastest times. The optimiser is left out: the search steps it once for all replicas, over all weights.
+Models of one's own, the programs in examples/, follow with their own inputs.
 
     python benchmarks/supernet_step.py [--architectures 20] [--batch 32] [--rounds 5]
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +26,10 @@ import tunas
 from tunas.nn import SuperNet
 from tunas.space import Architecture
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OWN_INPUTS = {"transformer": (3, 32, 32), "signals": (1, 512)}
+"""What an example of each program's model takes."""
+
 
 @dataclass
 class Options:
@@ -32,6 +38,7 @@ class Options:
     rounds: int = 5
     sizes: tuple[int, ...] = (32, 96)
     spaces: tuple[str, ...] = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
+    own: tuple[str, ...] = ("transformer", "signals")
     device: str = "cpu"
     seed: int = 0
 
@@ -84,27 +91,33 @@ def main(options: Options) -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.device}, batch {options.batch}, "
         f"channels_last"
     )
-    print(f"{'space':30} {'pixels':>6} {'train ratio':>11} {'forward ratio':>13} {'train ms':>9} {'alone ms':>9}")
-    rng = np.random.default_rng(options.seed)
+    print(f"{'space':30} {'inputs':>9} {'train ratio':>11} {'forward ratio':>13} {'train ms':>9} {'alone ms':>9}")
     for name in options.spaces:
-        space = tunas.get_space(name)
-        supernet = SuperNet(space, 10).to(options.device)
-        flat = supernet.flatten()
         for size in options.sizes:
-            images = torch.randn(options.batch, 3, size, size, device=options.device).to(
-                memory_format=torch.channels_last
-            )
-            labels = torch.arange(options.batch, device=options.device) % 10
-            rows = []
-            for _ in range(options.architectures):
-                rows.append(compare(supernet, space.sample(rng), images, labels, options))
-                assert flat.grad is not None
-                flat.grad.zero_()
-            train, alone, forward, alone_forward = np.array(rows).T
-            ratios = f"{np.median(train / alone):11.3f} {np.median(forward / alone_forward):13.3f}"
-            print(
-                f"{name:30} {size:6} {ratios} {1e3 * np.median(train):9.1f} {1e3 * np.median(alone):9.1f}", flush=True
-            )
+            report(name, name, (3, size, size), options)
+    for name in options.own:
+        report(name, f"{EXAMPLES}/{name}.py:space", OWN_INPUTS[name], options)
+
+
+def report(title: str, name: str, shape: tuple[int, ...], options: Options) -> None:
+    """Prints one line: medians over random architectures of a space, on inputs `[batch, *shape]`."""
+    rng = np.random.default_rng(options.seed)
+    space = tunas.get_space(name)
+    supernet = SuperNet(space, 10).to(options.device)
+    flat = supernet.flatten()
+    inputs = torch.randn(options.batch, *shape, device=options.device)
+    if inputs.dim() == 4:
+        inputs = inputs.to(memory_format=torch.channels_last)
+    labels = torch.arange(options.batch, device=options.device) % 4
+    rows = []
+    for _ in range(options.architectures):
+        rows.append(compare(supernet, space.sample(rng), inputs, labels, options))
+        assert flat.grad is not None
+        flat.grad.zero_()
+    train, alone, forward, alone_forward = np.array(rows).T
+    ratios = f"{np.median(train / alone):11.3f} {np.median(forward / alone_forward):13.3f}"
+    size = "×".join(map(str, shape))
+    print(f"{title:30} {size:>9} {ratios} {1e3 * np.median(train):9.1f} {1e3 * np.median(alone):9.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ _HOME = {
     "InputError": "tunas.errors",
     "SuperNet": "tunas.nn",
     "build_network": "tunas.nn",
+    "space_around": "tunas.nn.timm_space",
     "SearchConfig": "tunas.search.config",
     "search": "tunas.search.loop",
     "Task": "tunas.task",

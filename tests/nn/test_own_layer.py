@@ -131,6 +131,15 @@ def test_it_is_written_read_scaled_and_shown():
     assert rows[3][2] == "skip"
 
 
+def test_its_runs_can_be_looked_at_where_its_code_is_not():
+    text = structure_to_json(SPACE.tower).replace('"GhostConv"', '"Unheard"')
+    with pytest.raises(InputError, match="unknown type 'Unheard'; known are"):
+        structure_from_json(text)
+    elsewhere = Space("elsewhere", structure_from_json(text, stand_ins=True))
+    assert [point.oneof.tag for point in elsewhere.points] == [point.oneof.tag for point in SPACE.points]
+    assert "Unheard(kernel 5, inner 16" in str(elsewhere.architecture([1] * SPACE.num_choices))
+
+
 def test_its_fields_are_checked():
     def refusal(layer):
         with pytest.raises(InputError) as error:

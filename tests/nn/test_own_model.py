@@ -173,6 +173,14 @@ def test_it_is_written_and_read_back():
     assert [point.path for point in other.points] == [point.path for point in SPACE.points]
 
 
+def test_a_tuple_is_a_structure_too():
+    structure = ((OneOf((8, 16), FILTERS), (3, 5)), Mixer(1, 6), None)
+    assert structure_from_json(structure_to_json(structure)) == structure
+    assert Space("pair", structure).num_choices == 1
+    with pytest.raises(InputError, match="model must be a Tower, not tuple"):
+        structure_from_json(structure_to_json((1, 2)))
+
+
 def test_it_prints():
     assert str(SPACE.architecture([0] * 10)).splitlines() == [
         "reader  0:0:0:0:0:0:0:0:0:0",

@@ -114,7 +114,7 @@ def test_an_activation_field_is_an_activation(value):
         layer_refusal(SeparableConv(3, activation=value))
         == f"/activation: an activation is an Activation such as RELU, not {value!r}"
     )
-    with pytest.raises(ValueError, match="unknown activation 'gelu'; known are relu, relu6, swish6, sigmoid"):
+    with pytest.raises(ValueError, match="unknown activation 'gelu'; known are relu, relu6, swish6, swish, sigmoid"):
         Activation("gelu")
 
 

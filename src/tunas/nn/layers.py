@@ -10,6 +10,7 @@ building it. A layer of one's own is registered with `tunas.register_layer`, as 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +28,6 @@ from tunas.space import layers
 from tunas.space.choice import OneOf, choice_points, chosen, numbered, resolved
 from tunas.space.registry import layer_module
 
-GATES = ("sigmoid", "hard_sigmoid")
-
 Indices = Sequence[int] | None
 
 
@@ -44,6 +43,7 @@ class NetworkOptions:
         same_padding: pad as TensorFlow does (weights trained there).
         path_dropout_rate: chance of dropping a residual layer for a whole training batch (SPEC §4).
         filters_base: of the tower.
+        se_activation: the one inside squeeze-and-excite.
     """
 
     bn_epsilon: float = BN_EPSILON
@@ -54,10 +54,15 @@ class NetworkOptions:
     same_padding: bool = False
     path_dropout_rate: float = 0.0
     filters_base: int = 8
+    se_activation: str = "relu"
 
     def __post_init__(self) -> None:
-        if self.gate not in GATES:
-            raise InputError(f"a squeeze-and-excite gate is one of {', '.join(GATES)}, not {self.gate!r}")
+        if self.gate not in layers.GATES:
+            raise InputError(f"a squeeze-and-excite gate is one of {', '.join(layers.GATES)}, not {self.gate!r}")
+
+    def following(self, conventions: layers.Conventions | None) -> NetworkOptions:
+        """The same, but for what a tower's conventions say."""
+        return self if conventions is None else dataclasses.replace(self, **dataclasses.asdict(conventions))
 
     def activation(self, spec: layers.Activation) -> str:
         return "relu6" if self.relu6 and spec.kind == "relu" else spec.kind
@@ -90,20 +95,46 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from all channels' means (SPEC §1)."""
+    """Scales each channel by a gate computed from all channels' means (SPEC §1).
 
-    def __init__(self, channels: int, gate: str):
+    Args:
+        channels: what it scales at most.
+        width: inside; a quarter of the channels at hand where left out.
+    """
+
+    def __init__(self, channels: int, options: NetworkOptions, width: int | None = None):
         super().__init__()
-        self.gate = gate
-        self.reduce = Conv2d(channels, layers.divisible_width(channels / 4), 1, bias=True)
+        self.gate, self.act, self.width = options.gate, options.se_activation, width
+        self.reduce = Conv2d(channels, squeezed_width(channels, width), 1, bias=True)
         self.expand = Conv2d(self.reduce.out_channels, channels, 1, bias=True)
 
     def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
         channels = shape_of(x)[1]
         pooled = x.mean((2, 3), keepdim=True)
-        squeezed = F.relu(self.reduce(pooled, layers.divisible_width(channels / 4)), inplace=True)
+        squeezed = activation(self.act, self.reduce(pooled, squeezed_width(channels, self.width)), inplace=True)
         excited = self.expand(squeezed, channels)
         return x * (torch.sigmoid(excited) if self.gate == "sigmoid" else F.hardsigmoid(excited))
+
+
+def squeezed_width(channels: int, width: int | None) -> int:
+    """Channels inside squeeze-and-excite."""
+    return width or layers.divisible_width(channels / 4)
+
+
+def _squeeze_excite(
+    spec: layers.SeparableConv | layers.InvertedBottleneck, channels: int, options: NetworkOptions
+) -> nn.Module:
+    return choices_of(spec.se, lambda on: SqueezeExcite(channels, options, spec.se_width) if on else Same())
+
+
+def _squeeze_operations(spec: layers.SeparableConv | layers.InvertedBottleneck, channels: int) -> list[Operation]:
+    if not spec.se:
+        return []
+    reduced = squeezed_width(channels, spec.se_width)
+    return [
+        Operation.conv("se_reduce", channels, reduced, 1, 1, 1, bias=True),
+        Operation.conv("se_expand", reduced, channels, 1, 1, 1, bias=True),
+    ]
 
 
 class ConvLayer(nn.Module):
@@ -131,10 +162,11 @@ class SeparableConvLayer(nn.Module):
     def __init__(self, spec: layers.SeparableConv, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
         self.depthwise = _depthwise(spec, inputs, options)
+        self.se = _squeeze_excite(spec, inputs, options)
         self.pointwise = ConvNormAct(Conv2d(inputs, outputs, 1), options.norm(outputs))
 
     def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
-        return self.pointwise(self.depthwise(x, None, indices), width)
+        return self.pointwise(self.se(self.depthwise(x, None, indices), None, indices), width)
 
     @staticmethod
     def operations(spec: layers.SeparableConv, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:
@@ -149,7 +181,8 @@ class SeparableConvLayer(nn.Module):
             norm=True,
             activation=spec.activation.kind,
         )
-        return [depthwise, Operation.conv("pointwise", inputs, outputs, 1, 1, depthwise.output_size, norm=True)]
+        pointwise = Operation.conv("pointwise", inputs, outputs, 1, 1, depthwise.output_size, norm=True)
+        return [depthwise, *_squeeze_operations(spec, inputs), pointwise]
 
 
 class InvertedBottleneckLayer(nn.Module):
@@ -162,7 +195,7 @@ class InvertedBottleneckLayer(nn.Module):
         act = options.activation(spec.activation)
         self.expand = ConvNormAct(Conv2d(inputs, expanded, 1), options.norm(expanded), act)
         self.depthwise = _depthwise(spec, expanded, options)
-        self.se = for_each_choice(spec.se, lambda on: SqueezeExcite(expanded, options.gate) if on else Same())
+        self.se = _squeeze_excite(spec, expanded, options)
         self.project = ConvNormAct(Conv2d(expanded, outputs, 1), options.norm(outputs))
 
     def forward(self, x: Tensor, width: int | None = None, indices: Indices = None) -> Tensor:
@@ -180,17 +213,10 @@ class InvertedBottleneckLayer(nn.Module):
         depthwise = Operation.conv(
             "depthwise", inner, inner, spec.kernel, spec.stride, size, groups=inner, norm=True, activation=act
         )
-        squeeze = []
-        if spec.se:
-            reduced = layers.divisible_width(inner / 4)
-            squeeze = [
-                Operation.conv("se_reduce", inner, reduced, 1, 1, 1, bias=True),
-                Operation.conv("se_expand", reduced, inner, 1, 1, 1, bias=True),
-            ]
         return [
             expand,
             depthwise,
-            *squeeze,
+            *_squeeze_operations(spec, inner),
             Operation.conv("project", inner, outputs, 1, 1, depthwise.output_size, norm=True),
         ]
 
@@ -329,6 +355,7 @@ class TowerModule(nn.Module):
 
     def __init__(self, tower: layers.Tower, options: NetworkOptions, *, rematerialize: bool = False):
         super().__init__()
+        options = options.following(tower.conventions)
         self.filters = [block.filters for block in tower.blocks]
         self.rematerialize = rematerialize
         self.blocks = nn.ModuleList()

@@ -45,6 +45,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         options = dataclasses.replace(options or NetworkOptions(), filters_base=tower.filters_base)
+        options = options.following(tower.conventions)
         self.description, self.options = tower, options
         self.tower = TowerModule(tower, options)
         self.head = Head(self.tower.output_width, num_classes, dropout_rate)

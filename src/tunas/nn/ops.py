@@ -380,11 +380,13 @@ def _truncated_normal_(weight: Tensor, std: float) -> None:
 
 
 def activation(kind: str, x: Tensor, *, inplace: bool = False) -> Tensor:
-    """relu, relu6, swish6 or sigmoid of `x`; `inplace` only where `x` is nobody else's."""
+    """relu, relu6, swish6, swish or sigmoid of `x`; `inplace` only where `x` is nobody else's."""
     if kind == "relu":
         return F.relu(x, inplace)
     if kind == "relu6":
         return F.relu6(x, inplace)
     if kind == "swish6":
         return F.hardswish(x)
+    if kind == "swish":
+        return F.silu(x, inplace)
     return torch.sigmoid(x)

@@ -28,7 +28,12 @@ from tunas.nn.timm_weights import timm_names
 from tunas.space import structure_from_json, structure_to_json
 from tunas.space.layers import divisible_width
 
-ACTIVATIONS = {"relu": ("re", "relu"), "relu6": ("r6", "relu6"), "swish6": ("hs", "hard_swish")}
+ACTIVATIONS = {
+    "relu": ("re", "relu"),
+    "relu6": ("r6", "relu6"),
+    "swish6": ("hs", "hard_swish"),
+    "swish": ("sw", "swish"),
+}
 """Ours -> (in timm's block strings, in its registry of layers)."""
 CONFIG, WEIGHTS, LOADER_FILE = "config.json", "model.safetensors", "load.py"
 LOADER = '''\
@@ -75,6 +80,7 @@ def timm_config(network: Network) -> dict[str, Any]:
     """
     layers = list(_layers(network))
     timm_names(network)  # refuses layers of other kinds by name
+    _check_squeezes(network)
     stem, act = _with_activation(layers, 0)
     if stem.conv.conv.stride != (2, 2) or stem.conv.norm is None:
         raise InputError("timm's networks start with a convolution of stride 2 and a batch norm, this one does not")
@@ -178,6 +184,15 @@ def _stages(layers: list[Any], is_v3: bool) -> list[list[str]]:
         stages[-1].append(text)
         place += 1
     return stages
+
+
+def _check_squeezes(network: Network) -> None:
+    """Refuses squeeze-and-excite that block strings cannot say."""
+    for module in network.modules():
+        if isinstance(module, SqueezeExcite) and (module.width is not None or module.act != "relu"):
+            raise InputError("timm's block strings cannot say the width or activation of a squeeze-and-excite")
+        if isinstance(module, SeparableConvLayer) and isinstance(module.se, SqueezeExcite):
+            raise InputError("a separable convolution with squeeze-and-excite cannot be written for timm yet")
 
 
 def _conv_string(layer: Any, act: str, skip: bool) -> str:

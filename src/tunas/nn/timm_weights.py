@@ -22,7 +22,7 @@ convolution) and `i` the layers in one, skipped layers left out:
 | first Conv: convolution, norm | `conv_stem`, `bn1` |
 | SeparableConv: depthwise, norm, pointwise, norm | `blocks.s.i.` `conv_dw`, `bn1`, `conv_pw`, `bn2` |
 | InvertedBottleneck: expand, norm, depthwise, norm | `blocks.s.i.` `conv_pw`, `bn1`, `conv_dw`, `bn2` |
-| its squeeze-and-excite: reduce, expand | `blocks.s.i.` `se.conv_reduce`, `se.conv_expand` |
+| either's squeeze-and-excite: reduce, expand | `blocks.s.i.` `se.conv_reduce`, `se.conv_expand` |
 | its project, norm | `blocks.s.i.` `conv_pwl`, `bn3` |
 | inner Conv: convolution, norm | `blocks.s.i.` `conv`, `bn1` |
 | last Conv: convolution, norm (or bias) | `conv_head`, `bn2` |
@@ -212,17 +212,21 @@ def _layer_names(layer: Any, prefix: str) -> dict[nn.Module, str]:
         names = _conv_names(layer, "conv", "bn1")
     elif isinstance(layer, SeparableConvLayer):
         names = _pair(layer.depthwise, "conv_dw", "bn1") | _pair(layer.pointwise, "conv_pw", "bn2")
+        names |= _squeeze_names(layer.se)
     elif isinstance(layer, InvertedBottleneckLayer):
         names = (
             _pair(layer.expand, "conv_pw", "bn1")
             | _pair(layer.depthwise, "conv_dw", "bn2")
             | _pair(layer.project, "conv_pwl", "bn3")
         )
-        if isinstance(layer.se, SqueezeExcite):
-            names |= {layer.se.reduce: "se.conv_reduce", layer.se.expand: "se.conv_expand"}
+        names |= _squeeze_names(layer.se)
     else:
         raise InputError(f"timm's builder has no layer like {type(layer).__name__} at {prefix.rstrip('.')}")
     return {module: prefix + name for module, name in names.items()}
+
+
+def _squeeze_names(se: Any) -> dict[nn.Module, str]:
+    return {se.reduce: "se.conv_reduce", se.expand: "se.conv_expand"} if isinstance(se, SqueezeExcite) else {}
 
 
 def _pair(conv_norm: Any, conv: str, norm: str) -> dict[nn.Module, str]:

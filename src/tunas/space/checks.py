@@ -21,9 +21,10 @@ def check_tower(name: str, tower: Any) -> None:
     base = tower.filters_base
     if not layers.is_count(base):
         raise InputError(f"{name}: filters_base must be a positive integer, not {base!r}")
+    _check_conventions(name, tower.conventions)
     if not tower.blocks:
         raise InputError(f"space {name!r} has no blocks")
-    source = "image"
+    source, width = "image", None
     for number, block in enumerate(tower.blocks):
         here = f"blocks/{number}"
         if not isinstance(block, layers.Block):
@@ -36,8 +37,25 @@ def check_tower(name: str, tower: Any) -> None:
         for place, layer in enumerate(block.layers):
             path = f"{name}: {here}/layers/{place}"
             if not (is_layer(layer) and kind_of(layer).marks):
-                _check_layer(path, layer, residual_ok=source == here)
-            source = source if layers.keeps_width(layer) else here
+                same_width = type(block.filters) is int and block.filters == width
+                _check_layer(path, layer, residual_ok=source == here or same_width)
+            if not layers.keeps_width(layer):
+                source, width = here, block.filters
+
+
+def _check_conventions(name: str, conventions: Any) -> None:
+    if conventions is None:
+        return
+    if not isinstance(conventions, layers.Conventions):
+        raise InputError(f"{name}: conventions must be Conventions or None, not {conventions!r}")
+    right = {
+        "bn_epsilon": type(conventions.bn_epsilon) is float and 0 < conventions.bn_epsilon < 1,
+        "gate": conventions.gate in layers.GATES,
+        "se_activation": conventions.se_activation in layers.ACTIVATIONS,
+        "same_padding": isinstance(conventions.same_padding, bool),
+    }
+    if wrong := [field for field, is_right in right.items() if not is_right]:
+        raise InputError(f"{name}: conventions/{wrong[0]} cannot be {getattr(conventions, wrong[0])!r}")
 
 
 def check_structure(name: str, structure: Any) -> None:

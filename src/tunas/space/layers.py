@@ -24,7 +24,8 @@ from tunas.space.registry import (
 )
 
 IMAGE_CHANNELS = 3
-ACTIVATIONS = ("relu", "relu6", "swish6", "sigmoid")
+ACTIVATIONS = ("relu", "relu6", "swish6", "swish", "sigmoid")
+GATES = ("sigmoid", "hard_sigmoid")
 LARGEST = 1 << 20
 """Beyond any width, kernel size or multiple that could be meant."""
 
@@ -71,6 +72,15 @@ SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or Fals
 FIXED_SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or False", None)}
 IN_TABLES = "in_tables"
 """False in the metadata of a field keeps it out of the table of an architecture."""
+OMITTED = {"omitted": True}
+"""Metadata of a field that `model_spec.json` leaves out where it has its default."""
+SE_WIDTH = {
+    "rule": FieldRule(
+        lambda v: v is None or is_count(v), "the width of squeeze-and-excite is a positive integer or None", None
+    ),
+    IN_TABLES: False,
+    **OMITTED,
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Activation:
-    """relu, relu6, swish6 (hard-swish) or sigmoid."""
+    """relu, relu6, swish6 (hard-swish), swish (SiLU) or sigmoid."""
 
     kind: str
 
@@ -99,6 +109,7 @@ class Activation:
 RELU = Activation("relu")
 RELU6 = Activation("relu6")
 SWISH6 = Activation("swish6")
+SWISH = Activation("swish")
 SIGMOID = Activation("sigmoid")
 ACTIVATION = {
     "rule": FieldRule(lambda v: isinstance(v, Activation), "an activation is an Activation such as RELU", None),
@@ -109,18 +120,21 @@ ACTIVATION = {
 
 @dataclass(frozen=True)
 class SeparableConv:
-    """Depthwise convolution, batch norm, activation, then 1×1 convolution and batch norm."""
+    """Depthwise convolution, batch norm, activation, squeeze-and-excite where told, 1×1 convolution, batch norm."""
 
     kernel: int | OneOf = field(metadata={**KERNEL_SIZE, "path": "kernel_size"})
     stride: int = 1
     activation: Activation = field(default=RELU, metadata=ACTIVATION)
+    se: bool | OneOf = field(default=False, metadata={**SWITCH, **OMITTED, "path": "use_squeeze_and_excite"})
+    se_width: int | None = field(default=None, metadata=SE_WIDTH)
 
 
 @dataclass(frozen=True)
 class InvertedBottleneck:
     """1×1 expansion, depthwise convolution, squeeze-and-excite where chosen, 1×1 projection.
 
-    `expansion` is `Times(multiple of the input width)` or an absolute width.
+    `expansion` is `Times(multiple of the input width)` or an absolute width. `se_width` is the width inside
+    squeeze-and-excite, a quarter of what it scales where left out.
     """
 
     kernel: int | OneOf = field(metadata={**KERNEL_SIZE, "path": "kernel_size"})
@@ -128,6 +142,7 @@ class InvertedBottleneck:
     se: bool | OneOf = field(default=False, metadata={**SWITCH, "path": "use_squeeze_and_excite"})
     stride: int = 1
     activation: Activation = field(default=RELU, metadata=ACTIVATION)
+    se_width: int | None = field(default=None, metadata=SE_WIDTH)
 
     def with_stride(self, stride: int) -> InvertedBottleneck:
         return dataclasses.replace(self, stride=stride)
@@ -167,11 +182,32 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Conventions:
+    """How a network that was trained elsewhere computes what its layers leave open.
+
+    Args:
+        bn_epsilon: of every batch norm.
+        gate: what squeeze-and-excite ends with, `sigmoid` or `hard_sigmoid`.
+        se_activation: the one inside squeeze-and-excite.
+        same_padding: pad as TensorFlow does.
+    """
+
+    bn_epsilon: float
+    gate: str = "sigmoid"
+    se_activation: str = "relu"
+    same_padding: bool = False
+
+
+@dataclass(frozen=True)
 class Tower:
-    """A whole network up to its classifier. All widths are multiples of `filters_base`."""
+    """A whole network up to its classifier. All widths are multiples of `filters_base`.
+
+    Where there are `conventions`, the network follows them; otherwise TuNAS's own, or what a run is told.
+    """
 
     blocks: tuple[Block, ...]
     filters_base: int = 8
+    conventions: Conventions | None = field(default=None, metadata=OMITTED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "blocks", tuple(self.blocks))

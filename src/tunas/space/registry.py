@@ -17,7 +17,7 @@ from tunas.errors import InputError
 
 M = TypeVar("M", type, str)
 PACKAGE = "tunas."
-_RESERVED = ("Block", "Tower", "Times", "OneOf")
+_RESERVED = ("Block", "Tower", "Conventions", "Times", "OneOf")
 """Names that stand for something else in `model_spec.json`."""
 
 

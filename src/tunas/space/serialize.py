@@ -10,7 +10,7 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.space.checks import check_structure, check_tower
 from tunas.space.choice import OneOf, fields_of
-from tunas.space.layers import Block, Times, Tower
+from tunas.space.layers import Block, Conventions, Times, Tower
 from tunas.space.registry import layer_types
 
 FORMAT = "tunas-model-spec"
@@ -33,7 +33,7 @@ def know_types(structure: Any) -> None:
 
 
 def _types() -> dict[str, type]:
-    ours = {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Times, OneOf)}
+    ours = {kind.__name__: kind for kind in (*layer_types(), Block, Tower, Conventions, Times, OneOf)}
     return {**_own_types, **ours}
 
 
@@ -64,23 +64,39 @@ def structure_from_json(text: str, *, stand_ins: bool = False) -> Any:
             f"the model spec has version {document.get('version')!r}; this program reads version {VERSION}"
         )
     structure = _decode(document.get("model"), "model", _types(), stand_ins=stand_ins)
+    if isinstance(structure, Tower) and _has_stand_in(structure):  # a tower's layers must be known, a structure's not
+        types = {name: kind for name, kind in _types().items() if kind is not Tower}
+        structure = _decode(document.get("model"), "model", types, stand_ins=True)
     if isinstance(structure, Tower):
         check_tower("model", structure)
-    elif dataclasses.is_dataclass(structure) and is_own(structure):
+    elif is_own(structure):
         check_structure("model", structure)
     else:
         raise InputError(f"the model spec's model must be a Tower, not {type(structure).__name__}")
     return structure
 
 
+def _has_stand_in(node: Any) -> bool:
+    return type(node) in _stand_ins.values() or any(_has_stand_in(part) for _, part in fields_of(node))
+
+
 def is_own(structure: Any) -> bool:
-    """Whether a structure is of a class of the user's own, not a part of a tower."""
+    """Whether a structure is of a class of the user's own, or a tuple or choice in which there is one or a choice."""
+    if isinstance(structure, OneOf):
+        return any(is_own(choice) for choice in structure.choices)
+    if isinstance(structure, tuple):
+        return any(isinstance(part, OneOf) or is_own(part) for part in structure)
     return type(structure) in (*_own_types.values(), *_stand_ins.values())
 
 
 def _encode(node: Any) -> Any:
     if dataclasses.is_dataclass(node):
-        fields = [f.name for f in dataclasses.fields(node) if (type(node), f.name) not in _SKIPPED_FIELDS]
+        fields = [
+            f.name
+            for f in dataclasses.fields(node)
+            if (type(node), f.name) not in _SKIPPED_FIELDS
+            and not (f.metadata.get("omitted") and getattr(node, f.name) == f.default)
+        ]
         return {"type": type(node).__name__, **{name: _encode(getattr(node, name)) for name in fields}}
     if isinstance(node, tuple):
         return [_encode(item) for item in node]
