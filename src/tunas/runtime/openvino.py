@@ -28,9 +28,16 @@ def _converted(network: Any, examples: Any, conversion: Conversion) -> Any:
 def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
     """Post-training static quantisation by NNCF: weights symmetric per output channel, activations per tensor and
     asymmetric (its preset `mixed`, made for activations that are not symmetric, such as hard-swish), biases
-    corrected."""
+    corrected.
+
+    An activation's range is the whole range that was seen. NNCF's own choice, the mean over images of each one's range,
+    cuts off what few images have: it cost ProxylessNAS-Mobile 1.9 points on the digits, where the whole range costs
+    0.3. Depthwise kernels above 5×5 stay in float32, which is what the runtime has for them.
+    """
     with _quiet():
         import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
         calibration = nncf.Dataset([arrays if len(arrays) > 1 else arrays[0] for arrays in conversion.calibration])
         return nncf.quantize(
@@ -38,6 +45,9 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
             calibration,
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(conversion.calibration),
+            advanced_parameters=AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
         )
 
 
