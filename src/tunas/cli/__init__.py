@@ -37,6 +37,9 @@ COMMANDS = {
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
     ),
     "study": Command("searched against random architectures, all trained alike", "tunas.study.config:StudyConfig"),
+    "rank": Command(
+        "is the ranking by shared weights real: against stand-alone trainings", "tunas.cli.rank:RankConfig"
+    ),
     "report": Command("one HTML page about searches, trainings and cost models", "tunas.cli.report:ReportConfig"),
     "released": Command(
         "read the released files of random and searched architectures", "tunas.cli.released:ReleasedConfig"
