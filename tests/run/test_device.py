@@ -56,6 +56,7 @@ def test_alone_everything_is_its_own_sum_mean_and_gathering():
     world.sum_(vector)
     world.average_([vector])
     assert vector.tolist() == [0, 1, 2] and world.gather(vector) is vector
+    assert world.any(True) and not world.any(False)
     assert Votes(world).cast(True) and not Votes(world).cast(False) and world.from_main(lambda: 5) == 5
 
 

@@ -424,7 +424,8 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
     shard = (world.rank, world.size)
 
     def step(place: float) -> None:
-        state.step(int(place * plan.steps), next(train), next(valid))
+        number = int(place * plan.steps)
+        state.step(number, next(train), next(valid) if state.measures(number) else None)
 
     local = len(state.local_replicas)
     train = task.share_stream("train", plan.batch, local, seed=config.seed, shard=shard, augment=True)
