@@ -48,13 +48,13 @@ def vibrations(count, seed):  # signals [count, 1, 512], and which of the two fa
     turn, phase, swell = (random.uniform(*span, (count, 1)) for span in ((40, 60), (0, 60), (100, 160)))
     ring = np.exp(-((time + phase) % turn) / 6) * np.sin((time + phase) % turn)
     noise = random.normal(size=(count, 512)) * (1 + 0.7 * (labels // 2) * np.sin(6.28 * time / swell))
-    signals = torch.tensor(noise + labels % 2 * ring, dtype=torch.float32)[:, None]
+    signals = torch.tensor(noise + 1.5 * (labels % 2) * ring, dtype=torch.float32)[:, None]
     return TensorDataset(signals, torch.tensor(labels[:, 0]))
 
 
 widths, layers = OneOf((8, 12, 16, 20, 24), FILTERS), (OneOf((3, 7, 15, None), OP),) * 3
 space = tunas.register_space("signals", lambda: ((widths, layers),) * 3, network=Network)
-splits = (vibrations(count, seed) for seed, count in enumerate((2048, 1024, 2048)))
+splits = (vibrations(count, seed) for seed, count in enumerate((4096, 1024, 2048)))
 task = tunas.Task(*splits, loss=F.cross_entropy, quality=accuracy, quality_name="accuracy")
 if __name__ == "__main__":
-    quickstart("runs/signals", "signals", 4e5, task=task, tolerance=0.01, search_epochs=20, train_epochs=10)
+    quickstart("runs/signals", "signals", 4e5, task=task, tolerance=0.01, search_epochs=12, train_epochs=8)
