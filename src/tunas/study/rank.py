@@ -308,12 +308,12 @@ def _csv_files(path: str) -> list[Path | str]:
 def _quality(row: dict[str, str | None]) -> float:
     text = next((value for name in ACCURACY_COLUMNS if (value := (row.get(name) or "").strip())), "")
     try:
-        value = float(text)
+        accuracy = float(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+        accuracy = math.nan
+    if not math.isfinite(accuracy):
         raise InputError(f"the accuracy must be a number, not {text!r}")
-    return value
+    return accuracy
 
 
 def correlation(shared: np.ndarray, alone: np.ndarray, seed: int = 0) -> Correlation:
