@@ -29,3 +29,18 @@ def test_the_code_on_the_page_runs(page: Path, tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
     assert run.returncode == 0, run.stderr
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and the documentation site make them."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
+
+
+def test_every_reference_to_what_is_computed_leads_to_a_heading() -> None:
+    anchors = headings(ROOT / "docs" / "algorithm.md")
+    files = [path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.*")]
+    for path in files:
+        if path.suffix in (".py", ".md"):
+            for anchor in re.findall(r"algorithm\.md#([\w-]+)", path.read_text()):
+                assert anchor in anchors, f"{path} refers to #{anchor}"

@@ -1,4 +1,5 @@
-"""The supernet of SPEC §2 by another hand: everything at the widest width and with every choice, multiplied by masks.
+"""The supernet of docs/algorithm.md#weight-sharing by another hand: everything at the widest width and with every
+choice, multiplied by masks.
 
 Reads the description of the space and the weights by name; shares no code with `tunas.nn`. Every convolution runs with
 its whole kernel, every choice of operations is computed and weighted by a one-hot mask (or 1/n each), and after every

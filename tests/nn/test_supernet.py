@@ -200,7 +200,7 @@ def test_recomputation_changes_neither_outputs_nor_gradients_nor_l2(name, mixtur
 
 
 class TestEveryOperationAtOnce:
-    """SPEC §2, op warmup: the mean of the choices' outputs."""
+    """docs/algorithm.md#warmups, op warmup: the mean of the choices' outputs."""
 
     def supernet(self, *layers, width=16):
         space = Space("mixture", Tower([Block([Conv(3, stride=2)], 16), Block(layers, width)]))
@@ -346,7 +346,7 @@ def everything(space):
 
 
 def test_l2_counts_a_kernel_of_a_mixture_with_its_share():
-    """SPEC §2: the product of the 1/n of every enabled OneOf around it."""
+    """docs/algorithm.md#warmups: the product of the 1/n of every enabled OneOf around it."""
     supernet = scattered(SuperNet(tiny_space(), CLASSES).double())
     supernet(images(), everything(supernet.space))
     weights = {name: weight for name, weight in supernet.named_parameters() if weight.dim() == 4 and "head" not in name}

@@ -18,7 +18,7 @@ def plan(config=None, size=IMAGENET, digits=False, on_cuda=False, **settings):
 
 
 def test_imagenet_gets_the_published_settings():
-    """SPEC §3."""
+    """docs/algorithm.md#controller."""
     found = plan()
     assert (found.steps, found.batch, found.replicas, found.share, found.valid_share) == (27_050, 4096, 32, 128, 512)
     assert found.learning_rate == pytest.approx(0.165 * 16) and found.warmup_steps == int(0.025 * 27_050)

@@ -352,7 +352,7 @@ def test_a_cost_gradient_from_one_architecture_is_refused():
 
 
 def slow_updates(controller, batches, learning_rates, entropy_regularization, cost_gradients):
-    """The same updates as SPEC §3 words them: one replica, one OneOf, one choice at a time."""
+    """The same updates as docs/algorithm.md#controller words them: one replica, one OneOf, one choice at a time."""
     logits, size = controller.logits.copy(), controller.logits.shape
     moment, average = np.zeros(size), 0.0
     for t, (samples, rewards) in enumerate(batches, start=1):

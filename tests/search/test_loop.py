@@ -123,8 +123,8 @@ def test_the_gradient_is_the_mean_over_replicas_of_cross_entropy_and_l2(step):
 
 
 def test_weights_are_stepped_by_rmsprop_in_tensorflows_form():
-    """SPEC §3.3: decay and momentum 0.9, epsilon 1 inside the root, average starting at one, learning rate inside the
-    momentum."""
+    """docs/algorithm.md#weight-training: decay and momentum 0.9, epsilon 1 inside the root, average starting at one,
+    learning rate inside the momentum."""
     prepared = Prepared()
     state = prepared.search
     weights, square, momentum = (

@@ -47,7 +47,7 @@ def flash(space: Space, num_classes: int = 1000) -> CostModel:
 
 def flash_int8(space: Space, num_classes: int = 1000) -> CostModel:
     """Bytes of the weights as they ship in INT8: one for each weight, and for each output channel four for its scale
-    and four for its bias (SPEC §10)."""
+    and four for its bias (docs/algorithm.md#int8)."""
     return _sum_of(space, lambda placed: sum(map(_int8_bytes, placed.operations)), "bytes", None, num_classes)
 
 

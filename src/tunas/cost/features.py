@@ -1,4 +1,4 @@
-"""Tables of what each layer of a space amounts to, for every choice that it depends on (SPEC §6).
+"""Tables of what each layer of a space amounts to, for every choice that it depends on (docs/algorithm.md#cost-models).
 
 A layer's work depends on the width of its block, on the width of what feeds it, and on its own choices. This module
 walks a space once and lays that out as one table per layer alternative: the alternatives of a choice between layers

@@ -1,6 +1,7 @@
 """Measured architectures -> a cost model, with the error that it makes on architectures it has not seen.
 
-The model is the paper's, a bias and one table per layer (SPEC §6); `tunas.cost.regression` says how it is found.
+The model is the paper's, a bias and one table per layer (docs/algorithm.md#cost-models); `tunas.cost.regression` says
+how it is found.
 """
 
 from __future__ import annotations

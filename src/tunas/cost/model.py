@@ -1,4 +1,5 @@
-"""What an architecture costs: a bias plus table look-ups, many architectures at a time (SPEC §6)."""
+"""What an architecture costs: a bias plus table look-ups, many architectures at a time
+(docs/algorithm.md#cost-models)."""
 
 from __future__ import annotations
 
@@ -105,7 +106,8 @@ class CostModel:
         """Cost in `unit`: one architecture -> float; an int array `[N, num_choices]` -> float64 array `[N]`.
 
         In an array, `ALL` (-1) in place of an OP index means every choice at once: the tables are averaged over that
-        axis (SPEC §6), so a table of several enabled OneOfs is averaged under the product of their masks.
+        axis (docs/algorithm.md#cost-models), so a table of several enabled OneOfs is averaged under the product of
+        their masks.
 
         Raises:
             InputError: where the architecture is of another space, or the array has a wrong type, shape or index.

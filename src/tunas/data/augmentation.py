@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 CROP_SCALE = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-"""Training crops: part of the image's area, and width to height (SPEC §5; Szegedy et al. 2015)."""
+"""Training crops: part of the image's area, and width to height (docs/algorithm.md#data; Szegedy et al. 2015)."""
 HFLIP = 0.5
-"""Chance that a training view is mirrored (SPEC §5)."""
+"""Chance that a training view is mirrored (docs/algorithm.md#data)."""
 MAX_MAGNITUDE = 30
 """Of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
 
@@ -46,4 +46,4 @@ class Augmentation:
 
 
 PUBLISHED = Augmentation()
-"""Random resized crops of at least 8 % of the area, half of them mirrored (SPEC §5)."""
+"""Random resized crops of at least 8 % of the area, half of them mirrored (docs/algorithm.md#data)."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 DIGITS_SIZE = 32
 IMAGENET_SIZE = 224
-"""Pixels a side (SPEC §5)."""
+"""Pixels a side (docs/algorithm.md#data)."""
 
 
 @dataclass(frozen=True)

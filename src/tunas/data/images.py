@@ -24,14 +24,14 @@ from tunas.data.order import AUGMENTATION, random_words, uniform
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Per-channel mean and standard deviation of 0..1 pixels (SPEC §5)."""
+"""Per-channel mean and standard deviation of 0..1 pixels (docs/algorithm.md#data)."""
 CROP_TRIES = 10
 _OPERATIONS_WORD = 3 + 2 * CROP_TRIES
 """Place of the draw that seeds RandAugment and erasing; those before it are the crop's."""
 _BLANK = (124, 116, 104)
 """What erasing and RandAugment fill with: `MEAN` as bytes."""
 EVALUATION_CROP = 224 / 256
-"""Side of the evaluation crop as a part of the image's shorter side (SPEC §5)."""
+"""Side of the evaluation crop as a part of the image's shorter side (docs/algorithm.md#data)."""
 PREPROCESSING_VERSION = 2
 """Part of the key of cached pixels; changes whenever they would."""
 MAX_PIXELS = 89_478_485

@@ -373,8 +373,8 @@ class Data:
             seed: of the order and of the augmentation, which is keyed by (seed, epoch, example).
             start_step: the first step to yield.
             shard: (k, n).
-            augment: what random views there are in place of the evaluation crop; True for the published ones (SPEC
-                §5), which the embedded digits do without.
+            augment: what random views there are in place of the evaluation crop; True for the published ones
+                (docs/algorithm.md#data), which the embedded digits do without.
 
         Yields:
             uint8 `[B / n, 3, S, S]` and int64 `[B / n]`, on the host.

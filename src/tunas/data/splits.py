@@ -1,4 +1,4 @@
-"""Which training images are held out, for validation and as a test set (SPEC §5)."""
+"""Which training images are held out, for validation and as a test set (docs/algorithm.md#data)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ INDICES = "indices"
 
 
 class Choice(nn.Module):
-    """A OneOf: the chosen module's output, or with `ALL` the mean over every choice (SPEC §2).
+    """A OneOf: the chosen module's output, or with `ALL` the mean over every choice (docs/algorithm.md#warmups).
 
     `forward` hands everything on to the module that it calls. The last argument, or the one named `indices`, is the
     architecture's indices.

@@ -41,7 +41,8 @@ class NetworkOptions:
         gate: what squeeze-and-excite ends with, `sigmoid` or `hard_sigmoid` (timm's MobileNetV3).
         relu6: clip every relu at 6 (timm's MobileNetV2).
         same_padding: pad as TensorFlow does (weights trained there).
-        path_dropout_rate: chance of dropping a residual layer for a whole training batch (SPEC §4).
+        path_dropout_rate: chance of dropping a residual layer for a whole training batch
+            (docs/algorithm.md#stand-alone-training).
         filters_base: of the tower.
         se_activation: the one inside squeeze-and-excite.
     """
@@ -95,7 +96,7 @@ class ConvNormAct(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate computed from all channels' means (SPEC §1).
+    """Scales each channel by a gate computed from all channels' means (docs/algorithm.md#search-spaces).
 
     Args:
         channels: what it scales at most.

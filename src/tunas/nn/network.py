@@ -15,11 +15,11 @@ from tunas.space.choice import choice_points, numbered
 from tunas.space.layers import Tower
 
 LAST_LAYER_STD = 0.01
-"""SPEC §1."""
+"""docs/algorithm.md#search-spaces."""
 
 
 class Head(nn.Module):
-    """Dropout, 1×1 convolution with bias to the classes, global average pool (SPEC §1)."""
+    """Dropout, 1×1 convolution with bias to the classes, global average pool (docs/algorithm.md#search-spaces)."""
 
     def __init__(self, inputs: int, num_classes: int, dropout_rate: float):
         super().__init__()
@@ -127,7 +127,7 @@ def _name_of(build: Any) -> str:
 def kernels(network: nn.Module) -> list[nn.Parameter]:
     """The parameters that weight decay is for: kernels of convolutions, linear layers and attention.
 
-    Of a tower not the last layer's (SPEC §4); of a model of one's own every one.
+    Of a tower not the last layer's (docs/algorithm.md#stand-alone-training); of a model of one's own every one.
     """
     if isinstance(network, Network):
         return [parameter for parameter in network.tower.parameters() if parameter.dim() == 4]

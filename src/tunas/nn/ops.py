@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 
 BN_EPSILON = 1e-3
-"""SPEC §1."""
+"""docs/algorithm.md#search-spaces."""
 BN_MOMENTUM = 0.01
-"""Keras' 0.99 in torch's sense (SPEC §1)."""
+"""Keras' 0.99 in torch's sense (docs/algorithm.md#search-spaces)."""
 EMBEDDING_STD = 0.02
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
@@ -39,7 +39,7 @@ class UsedKernels:
     Attributes:
         kernels: in the order of use.
         shares: of the mixture that each took part with: 1, or under op warmup the product of the 1/n of every enabled
-            OneOf around it (SPEC §2).
+            OneOf around it (docs/algorithm.md#weight-training).
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class Conv2d(Sliceable, nn.Conv2d):
         self.same = same
 
     def reset_parameters(self) -> None:
-        """Truncated he-normal over fan-in; biases zero (SPEC §1)."""
+        """Truncated he-normal over fan-in; biases zero (docs/algorithm.md#search-spaces)."""
         fan_in = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         _truncated_normal_(self.weight, math.sqrt(2.0 / fan_in))
         _zeros_(self.bias)
@@ -176,7 +176,7 @@ class DepthwiseConv2d(Sliceable, nn.Conv2d):
         self.same = same
 
     def reset_parameters(self) -> None:
-        """He-normal over k·k (SPEC §1)."""
+        """He-normal over k·k (docs/algorithm.md#search-spaces)."""
         _truncated_normal_(self.weight, math.sqrt(2.0 / (self.kernel_size[0] * self.kernel_size[1])))
 
     def forward(self, x: Tensor, width: int | None = None) -> Tensor:

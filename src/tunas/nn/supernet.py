@@ -1,4 +1,4 @@
-"""Every architecture of a space on one set of weights (SPEC §2)."""
+"""Every architecture of a space on one set of weights (docs/algorithm.md#weight-sharing)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SuperNet(nn.Module):
         space: what can be chosen.
         num_classes: outputs of the classifier of a tower; a model of one's own has its own.
         rematerialize: recompute every layer of a tower in the backward pass to save memory; changes no result.
-        same_padding: pad as TensorFlow does, and as the original did (SPEC §4); towers only.
+        same_padding: pad as TensorFlow does, and as the original did (docs/algorithm.md#padding); towers only.
 
     A width choice runs on the leading slice of the widest weight, so that a call costs what the sampled
     architecture costs. Batch norm has no state. In the indices `ALL` (-1) stands for every choice at once.
@@ -116,7 +116,8 @@ class SuperNet(nn.Module):
                     )
 
     def l2(self) -> Tensor:
-        """½‖w‖² over the kernels that the last `forward` used, each with its share of the mixture (SPEC §2)."""
+        """½‖w‖² over the kernels that the last `forward` used, each with its share of the mixture
+        (docs/algorithm.md#weight-sharing)."""
         squares = torch.stack([kernel.float().square().sum() for kernel in self.used.kernels])
         return 0.5 * torch.dot(squares.new_tensor(self.used.shares), squares)
 

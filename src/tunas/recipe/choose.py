@@ -29,7 +29,7 @@ SHORT_RUN_STEPS = 1_000
 end."""
 BN_MOMENTUM = 0.01
 MOST_BN_MOMENTUM = 0.1
-"""Keras' 0.99 in torch's sense (SPEC §1), and the most that the rule for short runs gives."""
+"""Keras' 0.99 in torch's sense (docs/algorithm.md#search-spaces), and the most that the rule for short runs gives."""
 Mirrors = Callable[[], tuple[bool, str]]
 """Whether mirroring does no harm, and a sentence that says why."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 EPOCHS = 90
-"""Of a search and of a training on the training split (SPEC §3, §4)."""
+"""Of a search and of a training on the training split (docs/algorithm.md#weight-training)."""
 EVAL_EVERY = 1.0
 """Epochs between two measurements of the held-out quality, where nothing else is said."""
 BATCH = 4096
@@ -14,9 +14,9 @@ STEPS_PER_EPOCH = 16
 4096."""
 WEIGHT_DECAY = 4e-5
 WEIGHT_DECAY_BF16 = 3e-5
-"""SPEC §3.3."""
+"""docs/algorithm.md#weight-training."""
 MOMENTUM = 0.9
-"""Of RMSProp (SPEC §3.3)."""
+"""Of RMSProp (docs/algorithm.md#weight-training)."""
 
 
 def auto_batch_size(train_size: int) -> int:

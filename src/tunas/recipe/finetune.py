@@ -16,8 +16,8 @@ IS_HEAD = "is_head"
 
 
 def parameter_groups(network: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-    """Kernels with L2 (of a tower not the last layer's), everything else without (SPEC §4); by depth where deeper
-    layers learn at other rates.
+    """Kernels with L2 (of a tower not the last layer's), everything else without
+    (docs/algorithm.md#stand-alone-training); by depth where deeper layers learn at other rates.
 
     Args:
         network: with a `tower` of `blocks` and a `head`, where rates differ by depth.

@@ -1,4 +1,5 @@
-"""Optimisers of shared and of stand-alone weights: RMSProp in TensorFlow's form (SPEC §3.3), and timm's."""
+"""Optimisers of shared and of stand-alone weights: RMSProp in TensorFlow's form (docs/algorithm.md#weight-training),
+and timm's."""
 
 from __future__ import annotations
 

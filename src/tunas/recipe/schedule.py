@@ -1,5 +1,5 @@
-"""The weights' learning rate, as a function of the step (SPEC §3). A step is counted from 0; step `max_step` is the
-end."""
+"""The weights' learning rate, as a function of the step (docs/algorithm.md#weight-training). A step is counted from 0;
+step `max_step` is the end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import math
 from tunas.errors import InputError
 
 LEARNING_RATE_BATCH = 256
-"""Learning rates are given for this batch size and grow in proportion to it (SPEC §3)."""
+"""Learning rates are given for this batch size and grow in proportion to it (docs/algorithm.md#weight-training)."""
 PEAK_LEARNING_RATE = 0.165
-"""Peak learning rate of the weights, per 256 images (SPEC §3.3)."""
+"""Peak learning rate of the weights, per 256 images (docs/algorithm.md#weight-training)."""
 LEARNING_RATE_WARMUP_FRACTION = 0.025
-"""Part of the steps over which the weights' learning rate rises (SPEC §3.3)."""
+"""Part of the steps over which the weights' learning rate rises (docs/algorithm.md#weight-training)."""
 
 
 def steps_of(fraction: float, max_step: int) -> int:
@@ -27,13 +27,13 @@ def steps_of(fraction: float, max_step: int) -> int:
 
 
 def scaled_learning_rate(per_256: float, batch_size: int) -> float:
-    """A learning rate given for 256 images, for `batch_size` of them (SPEC §3)."""
+    """A learning rate given for 256 images, for `batch_size` of them (docs/algorithm.md#weight-training)."""
     return per_256 * batch_size / LEARNING_RATE_BATCH
 
 
 def cosine_decay_with_linear_warmup(peak: float, step: int, max_step: int, warmup_steps: int = 0) -> float:
     """The weights' learning rate: linear from 0 to `peak` over `warmup_steps`, then half a cosine to 0 at `max_step`
-    (SPEC §3.3).
+    (docs/algorithm.md#weight-training).
 
     Raises:
         InputError: where the warmup is longer than the whole.

@@ -20,7 +20,7 @@ from tunas.task.config import TaskConfig
 DIGITS_EPOCHS = 24
 """Of a search on the embedded digits: a few minutes on two processors."""
 REPLICA_BATCH = 128
-"""Examples that one sampled architecture sees in a step: 4096 over 32 (SPEC §3)."""
+"""Examples that one sampled architecture sees in a step: 4096 over 32 (docs/algorithm.md#controller)."""
 SMALLEST_REPLICA_BATCH = 16
 PUBLISHED_STEPS = 27_050
 """90 epochs of 1,231,121 examples in whole batches of 4096."""
@@ -30,7 +30,7 @@ nothing else is said."""
 SHORT_RUN_EXPONENT = -1.0
 COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
-"""Validation examples per training example (SPEC §3.4)."""
+"""Validation examples per training example (docs/algorithm.md#controller)."""
 DIGITS_MULTIPLIER = 8.0
 RL_LEARNING_RATE_CAP = 0.1
 """Largest first learning rate that the rule for short runs gives."""

@@ -1,4 +1,5 @@
-"""The controller: one categorical distribution per OneOf, learned with REINFORCE (SPEC §3; Bender et al. 2020).
+"""The controller: one categorical distribution per OneOf, learned with REINFORCE (docs/algorithm.md#controller; Bender
+et al. 2020).
 
 NumPy only and batched: N architectures are an int array `[N, C]`, where C is the number of OneOfs, and logits are
 padded to `[C, K]`, where K is the size of the largest. No step loops over OneOfs, only over the few levels of nesting.
@@ -18,9 +19,9 @@ from tunas.errors import DivergedError, InputError
 from tunas.space import ALL, FILTERS, OP, Architecture, Space, active_positions
 
 BASELINE_MOMENTUM = 0.95
-"""Momentum of the moving average of the reward (SPEC §3.6)."""
+"""Momentum of the moving average of the reward (docs/algorithm.md#controller)."""
 ADAM_BETA2 = 0.999
-"""Momentum of Adam's second moment; the first has none (SPEC §3.7)."""
+"""Momentum of Adam's second moment; the first has none (docs/algorithm.md#controller)."""
 ADAM_EPSILON = 1e-8
 PAIRED = 256
 """Single changes of the most likely architecture that are also tried two at a time to meet a cost: the likeliest."""
@@ -196,7 +197,7 @@ class Controller:
 
     def branch_entropies(self, samples: Samples) -> np.ndarray:
         """float64 `[N]`: the sum of the own entropies (nats) of the OneOfs that each architecture makes active, which
-        is what the original's bonus counts (SPEC §3)."""
+        is what the original's bonus counts (docs/algorithm.md#controller)."""
         probs, log_probs = self._probabilities_or_zero()
         return samples.active @ -(probs * log_probs).sum(axis=1)
 

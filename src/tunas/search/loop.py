@@ -1,4 +1,4 @@
-"""The search: one step, and the loop around it (SPEC §3)."""
+"""The search: one step, and the loop around it (docs/algorithm.md#controller)."""
 
 from __future__ import annotations
 

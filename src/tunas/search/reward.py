@@ -1,4 +1,5 @@
-"""What a search maximises: quality against cost (SPEC §3.5; Bender et al. 2020, section 4; `mnas`: Tan et al. 2019)."""
+"""What a search maximises: quality against cost (docs/algorithm.md#reward; Bender et al. 2020, section 4; `mnas`: Tan
+et al. 2019)."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import numpy as np
 from tunas.errors import InputError
 
 EXPONENT = -0.10
-"""β of all three rewards (SPEC §3.5)."""
+"""β of all three rewards (docs/algorithm.md#reward)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from tunas.space.architecture import Space
 from tunas.space.layers import Tower
 
 PROXYLESS_TARGET = 84.0
-"""Pixel-1 milliseconds that the paper's searches aim for (SPEC §3)."""
+"""Pixel-1 milliseconds that the paper's searches aim for (docs/algorithm.md#reward)."""
 V3_TARGET = 57.0
 V3_FAMILY = ("mobilenet_v3_like_search", "mobilenet_v3_large", "mobilenet_multi_avg", "mobilenet_multi_max")
-"""Spaces with the larger dropout (SPEC §4)."""
+"""Spaces with the larger dropout (docs/algorithm.md#stand-alone-training)."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A search space is an ordinary structure of frozen dataclasses and tuples in which any value may be a `OneOf`.
 An architecture is one index per `OneOf`, in post-order: the OneOfs inside a choice come before the OneOf that
-holds them, and all choices are walked, chosen or not (SPEC §1).
+holds them, and all choices are walked, chosen or not (docs/algorithm.md#indices).
 """
 
 from __future__ import annotations

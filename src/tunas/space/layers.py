@@ -1,4 +1,4 @@
-"""What a network is made of, as plain values (SPEC §1).
+"""What a network is made of, as plain values (docs/algorithm.md#search-spaces).
 
 Any field may hold a `OneOf`. Nothing here computes; `tunas.nn.layers` says how each layer runs. The metadata of a field
 says what it may hold, and as what it stands in paths.
@@ -31,12 +31,13 @@ LARGEST = 1 << 20
 
 
 def scaled_width(width: float, multiplier: float, base: int = 8) -> int:
-    """`width * multiplier` rounded to a positive multiple of `base` (SPEC §1)."""
+    """`width * multiplier` rounded to a positive multiple of `base` (docs/algorithm.md#search-spaces)."""
     return max(base, int(width * multiplier / base + 0.5) * base)
 
 
 def divisible_width(width: float) -> int:
-    """`width` rounded to a multiple of 8 without losing more than a tenth; for squeeze-and-excite only (SPEC §1)."""
+    """`width` rounded to a multiple of 8 without losing more than a tenth; for squeeze-and-excite only
+    (docs/algorithm.md#search-spaces)."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
@@ -251,7 +252,7 @@ def keeps_width(layer: Any) -> bool:
 
 def scale_filters(tower: Any, multiplier: float) -> Any:
     """`tower` with every absolute width (filters, absolute expansions, what else is a `WIDTH`) scaled and rounded
-    (SPEC §4).
+    (docs/algorithm.md#stand-alone-training).
 
     Raises:
         InputError: where another structure than a tower shall be scaled.

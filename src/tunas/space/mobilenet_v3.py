@@ -1,5 +1,5 @@
-"""The MobileNetV3-like space and the reference architectures of its family (SPEC §1; Bender et al. 2020, Howard et al.
-2019)."""
+"""The MobileNetV3-like space and the reference architectures of its family (docs/algorithm.md#search-spaces; Bender et
+al. 2020, Howard et al. 2019)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The ProxylessNAS spaces and the reference architectures of the same tower (SPEC §1; Bender et al. 2020, Cai et al.
-2019)."""
+"""The ProxylessNAS spaces and the reference architectures of the same tower (docs/algorithm.md#search-spaces; Bender et
+al. 2020, Cai et al. 2019)."""
 
 from __future__ import annotations
 

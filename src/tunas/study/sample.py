@@ -1,4 +1,4 @@
-"""Random architectures within a range of costs, by rejection (SPEC §7)."""
+"""Random architectures within a range of costs, by rejection (docs/algorithm.md#released-data)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 
 WINDOW = {84.0: (83.0, 85.0), 57.0: (57.0, 59.0)}
-"""Target -> range of costs of the released random architectures (SPEC §7)."""
+"""Target -> range of costs of the released random architectures (docs/algorithm.md#released-data)."""
 BATCH = 4096
 MAX_DRAWS = 20_000_000
 

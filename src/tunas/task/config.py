@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tunas.data.config import DataConfig
 
 LABEL_SMOOTHING = 0.1
-"""Share of the probability spread over all classes in the labels that are learned from (SPEC §3.3)."""
+"""Share of the probability spread over all classes in the labels that are learned from
+(docs/algorithm.md#weight-training)."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Stand-alone training and evaluation of one architecture (SPEC §4). The package can be called: `tunas.train(config)`
-is `tunas.train.loop.train(config)`."""
+"""Stand-alone training and evaluation of one architecture (docs/algorithm.md#stand-alone-training). The package can be
+called: `tunas.train(config)` is `tunas.train.loop.train(config)`."""
 
 from tunas.packages import make_callable
 

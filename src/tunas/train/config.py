@@ -16,11 +16,11 @@ from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import LABEL_SMOOTHING, TaskConfig
 
 TEST_EPOCHS = 360
-"""Of a training on all training examples that is evaluated on the test set (SPEC §4)."""
+"""Of a training on all training examples that is evaluated on the test set (docs/algorithm.md#stand-alone-training)."""
 DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE = 0.15
 V3_DROPOUT_RATE = 0.25
-"""Before the classifier, in trainings of at least 150 epochs (SPEC §4)."""
+"""Before the classifier, in trainings of at least 150 epochs (docs/algorithm.md#stand-alone-training)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Stand-alone training and evaluation: one architecture, from scratch, as published (SPEC §4)."""
+"""Stand-alone training and evaluation: one architecture, from scratch, as published
+(docs/algorithm.md#stand-alone-training)."""
 
 from __future__ import annotations
 
