@@ -46,7 +46,7 @@ def test_an_example_resumes_bit_by_bit_and_two_processes_equal_one(name, tmp_pat
     alone, shared = (read_events(tmp_path / run)[0] for run in ("one", "two"))
     assert alone.keys() == shared.keys()
     for step in alone:  # the order of summation differs, and a quality by the pixels and examples that this turns over
-        assert shared[step]["model/loss"] == pytest.approx(alone[step]["model/loss"], abs=1e-6 if step < 3 else 1e-3)
+        assert shared[step]["model/loss"] == pytest.approx(alone[step]["model/loss"], abs=1e-5 if step < 3 else 1e-3)
         qualities = (events[step].get("rlcontroller/validation_accuracy", 0.0) for events in (alone, shared))
         assert next(qualities) == pytest.approx(next(qualities), abs=0.01)
 
