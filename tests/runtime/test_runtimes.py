@@ -1,5 +1,6 @@
 """Every runtime computes what the network computes, in float32 to the fifth digit, in INT8 nearly."""
 
+import gc
 import importlib.util
 import warnings
 
@@ -83,6 +84,21 @@ def test_a_dynamic_batch_takes_any_number_of_examples(network, images, name):
     one_by_one = np.concatenate([session(image[None].numpy()) for image in images[:3]])
     for count in (1, 2, 3):
         np.testing.assert_allclose(session(images[:count].numpy()), one_by_one[:count], rtol=0, atol=1e-5)
+
+
+@named("openvino", "openvino-int8")
+def test_a_session_outlives_the_files_that_it_was_read_from(network, images, name):
+    runtime = runtime_here(name)
+    image = images[:1].numpy()
+    artifact = converted(runtime, network, images)
+    expected = runtime.open(artifact, 1)(image)
+    session = runtime.open(
+        runtime.read({suffix: bytes(bytearray(c)) for suffix, c in runtime.files(artifact).items()}), 1
+    )
+    gc.collect()
+    filler = [bytearray(b"\xff" * 20_000) for _ in range(200)]
+    np.testing.assert_allclose(session(image), expected, rtol=0, atol=1e-6)
+    assert len(filler) == 200
 
 
 def test_what_is_timed_returns_what_a_call_returns(network, images):
