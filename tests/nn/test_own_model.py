@@ -135,6 +135,9 @@ def test_l2_counts_the_kernels_in_use_of_sliceable_and_plain_modules(supernet):
     shapes = [tuple(kernel.shape) for kernel in supernet.used.kernels]
     assert shapes == [(8, 3, 3, 3), (8, 8, 1), (12, 8), (8, 4), (6, 8), (8, 6), (3, 8)]
     assert len(kernels(supernet.extract(SPACE.architecture(skip_both)))) == len(shapes)
+    supernet.network.backbone.requires_grad_(False)  # frozen weights do not decay
+    supernet(inputs(), skip_both)
+    assert [tuple(kernel.shape) for kernel in supernet.used.kernels] == shapes[1:]
 
 
 def test_the_flat_layout_trains_shared_and_plain_modules(supernet):

@@ -268,7 +268,8 @@ PLAIN_KERNELS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _note_kernel(module: Any, inputs: Any, output: Any) -> None:
-    kernel_used(module.weight)
+    if module.weight.requires_grad:
+        kernel_used(module.weight)
 
 
 def _make_stateless(module: nn.Module) -> None:
