@@ -109,6 +109,9 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
         with alone_in(directory, world):
             began = time.monotonic()
             task = open_task(config, directory, task=task)
+            if not (task.is_proven and isinstance(architecture.structure, Tower)):
+                network = _network(config, architecture, task).to(world.device).eval()
+                try_task(task, splits(config)[0], world.device, network)
             figures = figures_of(config, architecture, task, world)
             check_before_training(config, architecture, task, world)
             config, initial = world.from_main(lambda: initialised(config, architecture, task, directory))

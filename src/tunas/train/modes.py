@@ -43,8 +43,10 @@ def check_flags(config: TrainConfig, directory: Path) -> None:
         refuse(config, ["timm_model"], "without --checkpoint, which names the weights")
     else:
         refuse(config, ["which", "follow"], "with --checkpoint, which names the weights")
+    if config.checkpoint is None and not (directory / PARAMS).is_file():
+        return  # there are no weights, or with --follow none yet
     dead = {name: value for name, value in given(config).items() if "eval" not in MEANT_FOR.get(name, SCORING)}
-    told = read_params(directory) if config.checkpoint is None and (directory / PARAMS).is_file() else {}
+    told = read_params(directory) if config.checkpoint is None else {}
     if wrong := [name for name, value in dead.items() if name not in told or told[name] != value]:
         run = f", and {directory} was not trained with that" if told else ""
         raise InputError(f"{flags(wrong)} only matters in a training, not with --mode=eval{run}; leave it out")
