@@ -18,7 +18,7 @@ import torch
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.run.device import Votes, World
 
-STREAMS = ("controller", "cost", "weights", "dropout", "mixing")
+STREAMS = ("controller", "cost", "weights", "dropout", "mixing", "noise")
 """Independent sources of random numbers in a run."""
 
 

@@ -25,11 +25,13 @@ _FROM_NOW_ON = """
 # Where the images lie does not matter, as their fingerprint is compared; nor does the name of a cost model's file, as a
 # search keeps its `cost_digest` and a training only reports the cost.
 _HARMLESS = """
+    accuracy_model
     allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every cost_device cost_model cost_unit
     data_format dataset_dir eval_batch_size follow from_run log_every log_to mode num_workers parallel_replicas
     rematerialize rl_cost_model_tolerance timm_model valid_filenames verify which
 """
 _IDENTITY = """
+    accuracy_model_sha256
     at_most base_learning_rate batch class_names constraint cost_digest dataset dataset_fingerprint dataset_images
     delay_valid_share dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier
     image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps

@@ -161,6 +161,10 @@ class SearchConfig(TaskConfig, RecipeConfig):
     variance, same expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than
     5,000 steps."""
 
+    accuracy_model: str | None = None
+    """A simulated search: accuracies come from this file, which `tunas released --out` wrote, with the noise of as many
+    images as would be measured, and no network is trained. As long as published where epochs are left out."""
+
     padding: Literal["symmetric", "same"] = "symmetric"
     """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
     2 on even sizes nothing at the top and left). Train the result with the same."""

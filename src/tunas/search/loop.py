@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,47 +43,20 @@ from tunas.run.session import ended, generator, run_steps, seed_global_generator
 from tunas.run.trackers import check_trackers, open_trackers
 from tunas.run.transfer import arriving
 from tunas.search.before import check_before_search
-from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.config import SearchConfig, SearchPlan, plan_search, search_recipe
 from tunas.search.controller import Controller, Samples
-from tunas.search.objective import Objective, Outcome, is_within, search_objective
+from tunas.search.learning import learn
+from tunas.search.objective import Objective, search_objective
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
+from tunas.search.result import SearchResult, search_result
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
-from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
+from tunas.search.simulate import simulated_search
+from tunas.space import Space, Tower, get_space, structure_to_json
 from tunas.task.batches import as_float, piece
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
-
-    Args:
-        architecture: the most likely choice of every OneOf, or near it, within `rl_cost_model_tolerance`.
-        cost: predicted, in `unit`; None where cost did not count.
-        target: what the search aimed for.
-        unit: of both.
-        checkpoint_dir: the run directory.
-        steps: done in all.
-        quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
-        at_most: the cap, where one was given.
-        timed: winners that were measured against it, `architecture` the last.
-        within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
-    """
-
-    architecture: Architecture
-    cost: float | None
-    target: float | None
-    unit: str
-    checkpoint_dir: Path
-    steps: int
-    quality: float
-    at_most: float | None = None
-    timed: tuple[Timed, ...] = ()
-    within_tolerance: bool | None = None
 
 
 class Search:
@@ -170,7 +142,7 @@ class Search:
             return {**scalars, **{f"rlcontroller/{name}": value for name, value in undecided.items()}}
 
         quality = measured[:, 2]
-        outcome, update = self._learn(step, samples, quality, rate, (op_probability, filters_probability))
+        outcome, update = learn(self, step, samples, quality, rate, (op_probability, filters_probability))
         return {
             **scalars,
             "rlcontroller/validation_accuracy": float(quality.mean()),
@@ -193,23 +165,7 @@ class Search:
         plan = self.plan
         samples = self.controller.sample(generator(self.config.seed, "controller", step), plan.replicas, 0.0, 0.0)
         quality = self.world.gather(self.qualities(samples.indices, valid, plan.valid_share)).cpu().double().numpy()
-        self._learn(step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
-
-    def _learn(
-        self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
-    ) -> tuple[Outcome, dict[str, float]]:
-        """The controller's update from the qualities of the sampled architectures; their rewards, and what to log."""
-        plan = self.plan
-        outcome = self.objective.reward(quality, samples.indices)
-        cost_gradient = None
-        if plan.num_cost_samples:
-            random = generator(self.config.seed, "cost", step)
-            cost_gradient = self.controller.cost_gradient(
-                random, plan.num_cost_samples, self.objective.cost_reward, *warmups
-            )
-        learned_from = quality if plan.num_cost_samples else outcome.reward
-        entropy = self.config.rl_entropy_regularization
-        return outcome, self.controller.update(samples, learned_from, rate, entropy, cost_gradient)
+        learn(self, step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
 
     def _train(self, step: int, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
@@ -355,6 +311,8 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
     check_trackers(config.log_to)
+    if config.accuracy_model is not None:
+        return simulated_search(config, config.accuracy_model, task)
     keep_freed_memory()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
@@ -516,7 +474,7 @@ def _run(
     finally:
         if events:
             events.close()
-    result = _result(state, directory, plan.steps, quality, measuring)
+    result = search_result(state, directory, plan.steps, quality, measuring)
     world.from_main(lambda: _write_result(result, state))
     warn(task.left_out())
     return result
@@ -531,39 +489,6 @@ def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> t
     state.load(tensors, numbers)
     scoring.rows = list(numbers.get("scores", []))
     return numbers["step"], numbers["quality"]
-
-
-def _result(
-    state: Search, directory: Path, steps: int, quality: float, measuring: MeasureConfig | None = None
-) -> SearchResult:
-    if state.config.at_most is not None:
-        return _capped_result(state, directory, steps, quality, state.config.at_most, measuring)
-    objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
-    architecture = state.controller.most_likely()
-    if tolerance is not None and objective.target is not None:
-        architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
-    cost = objective.cost_of(architecture)
-    within = None
-    if tolerance is not None and cost is not None and objective.target is not None:
-        within = is_within(cost, objective.target, tolerance)
-    return SearchResult(
-        architecture, cost, objective.target, objective.unit, directory, steps, quality, within_tolerance=within
-    )
-
-
-def _capped_result(
-    state: Search, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
-) -> SearchResult:
-    assert state.objective.target is not None
-    timed: list[Timed] = []
-    winner = winner_below(state, state.objective.target)
-    if measuring is not None:
-        winner, timed = verified(state, at_most, measuring)
-    objective = state.objective
-    cost = objective.cost_of(winner)
-    return SearchResult(
-        winner, cost, objective.target, objective.unit, directory, steps, quality, at_most, tuple(timed)
-    )
 
 
 def _write_result(result: SearchResult, state: Search) -> None:

@@ -306,7 +306,8 @@ def _csv_files(path: str) -> list[Path | str]:
 
 
 def _quality(row: dict[str, str | None]) -> float:
-    text = next((value for name in ACCURACY_COLUMNS if (value := (row.get(name) or "").strip())), "")
+    texts = [(row.get(name) or "").strip() for name in ACCURACY_COLUMNS]
+    text = next(filter(None, texts), "")
     try:
         accuracy = float(text)
     except ValueError:

@@ -1,0 +1,83 @@
+"""What a search found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunas.search.cap import Timed, verified, winner_below
+from tunas.search.objective import is_within
+from tunas.space import Architecture
+
+if TYPE_CHECKING:
+    from tunas.cost.measure import MeasureConfig
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Args:
+        architecture: the most likely choice of every OneOf, or near it, within `rl_cost_model_tolerance`.
+        cost: predicted, in `unit`; None where cost did not count.
+        target: what the search aimed for.
+        unit: of both.
+        checkpoint_dir: the run directory.
+        steps: done in all.
+        quality: mean over the architectures sampled in the last step, on validation examples with shared weights.
+        at_most: the cap, where one was given.
+        timed: winners that were measured against it, `architecture` the last.
+        within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
+    """
+
+    architecture: Architecture
+    cost: float | None
+    target: float | None
+    unit: str
+    checkpoint_dir: Path
+    steps: int
+    quality: float
+    at_most: float | None = None
+    timed: tuple[Timed, ...] = ()
+    within_tolerance: bool | None = None
+
+
+def search_result(
+    state: Any, directory: Path, steps: int, quality: float, measuring: MeasureConfig | None = None
+) -> SearchResult:
+    """What the search has found.
+
+    Args:
+        state: a `tunas.search.loop.Search`, or a simulated one.
+        quality: of the architectures of the last step.
+        measuring: how the winner is measured, where it is.
+    """
+    if state.config.at_most is not None:
+        return _capped_result(state, directory, steps, quality, state.config.at_most, measuring)
+    objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
+    architecture = state.controller.most_likely()
+    if tolerance is not None and objective.target is not None:
+        architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
+    cost = objective.cost_of(architecture)
+    within = None
+    if tolerance is not None and cost is not None and objective.target is not None:
+        within = is_within(cost, objective.target, tolerance)
+    return SearchResult(
+        architecture, cost, objective.target, objective.unit, directory, steps, quality, within_tolerance=within
+    )
+
+
+def _capped_result(
+    state: Any, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
+) -> SearchResult:
+    assert state.objective.target is not None
+    timed: list[Timed] = []
+    winner = winner_below(state, state.objective.target)
+    if measuring is not None:
+        winner, timed = verified(state, at_most, measuring)
+    objective = state.objective
+    cost = objective.cost_of(winner)
+    return SearchResult(
+        winner, cost, objective.target, objective.unit, directory, steps, quality, at_most, tuple(timed)
+    )
