@@ -16,12 +16,14 @@ from tunas.search.loop import search
 from tunas.search.simulate import measured
 from tunas.space import get_space
 
+BEST = (1, 1, 1, 1, 1, 1, 0, 1)
+
 
 @pytest.fixture
 def model(tmp_path):
-    """Accuracy of the tiny space: the last choice of every OneOf is the best."""
+    """Accuracy of the tiny space: the choices of BEST are the best."""
     space = get_space(TINY)
-    terms = [CostTerm((place,), np.linspace(0, 0.05, point.size)) for place, point in enumerate(space.points)]
+    terms = [CostTerm((place,), np.where(np.arange(2) == best, 0.05, 0.0)) for place, best in enumerate(BEST)]
     path = tmp_path / "accuracy.json"
     CostModel(space, 0.3, terms, unit="accuracy").save(path)
     return str(path)
@@ -34,19 +36,21 @@ def config(model, directory, **more):
 
 def test_the_most_accurate_architecture_is_found_where_cost_does_not_count(model, tmp_path):
     found = search(config(model, tmp_path / "run", enable_cost_model=False))
-    assert found.architecture.indices == tuple(size - 1 for size in get_space(TINY).sizes)
+    assert found.architecture.indices == BEST
     assert found.steps == 2 * 1_231_121 // 4096
     document = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert document["accuracy"] == pytest.approx(0.3 + 0.05 * get_space(TINY).num_choices)
+    assert document["accuracy"] == pytest.approx(0.3 + 0.05 * len(BEST))
     scalars, _ = read_events(tmp_path / "run")
     assert scalars[max(scalars)]["eval/accuracy"] == pytest.approx(document["accuracy"])
 
 
 def test_it_lands_on_the_target_and_is_analyzed_as_any_search(model, tmp_path):
-    found = search(config(model, tmp_path / "run", cost_model="params", rl_cost_model_target=1500.0))
+    cost = str(tmp_path / "cost.json")
+    CostModel(get_space(TINY), 1.0, [CostTerm((place,), np.arange(2.0)) for place in range(len(BEST))]).save(cost)
+    found = search(config(model, tmp_path / "run", cost_model=cost, rl_cost_model_target=5.0))
     assert analyze(tmp_path / "run").architecture == found.architecture
     assert analyze(tmp_path / "run").cost == found.cost
-    assert found.cost == pytest.approx(1500.0, rel=0.15)
+    assert found.cost == pytest.approx(5.0, abs=1.0)
 
 
 def test_left_alone_it_is_as_long_as_published(model, tmp_path):
