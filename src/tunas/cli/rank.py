@@ -45,8 +45,10 @@ def run(config: RankConfig) -> None:
     out = config.out or str(Path(config.checkpoint_dir) / "rank.json")
     found = rank(**{**dataclasses.asdict(config), "out": out})
     counts = list(found.rankings[0].correlation.regret)
-    table = Table(title=f"{len(found.architectures)} architectures, {found.examples} held-out examples each")
-    for name in ("step", "shared", "Spearman", "Kendall", "95 %", *(f"regret {count}" for count in counts)):
+    table = Table(
+        title=f"{len(found.architectures)} architectures, {found.examples} held-out examples each", pad_edge=False
+    )
+    for name in ("step", "shared", "Spearman", "Kendall", "95 %", *(f"top {count}" for count in counts)):
         table.add_column(name)
     for ranking in found.rankings:
         correlation = ranking.correlation
@@ -56,12 +58,12 @@ def run(config: RankConfig) -> None:
             f"{ranking.qualities.mean():.4f}",
             _signed(correlation.spearman),
             _signed(correlation.kendall),
-            f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "",
+            f"{interval[0]:+.2f}, {interval[1]:+.2f}" if interval else "",
             *(f"{correlation.regret[count]:.4f}" for count in counts),
         )
     Console().print(table)
     print(f"shared: mean {found.quality_name} with shared weights; alone it is {found.stand_alone.mean():.4f}")
-    print("regret k: the best alone minus the best alone of the k that look best with shared weights")
+    print("top k: its regret, the best alone minus the best alone of the k that look best with shared weights")
     if any(ranking.correlation.spearman is None for ranking in found.rankings):
         print("no correlation: all architectures have the same quality there")
     print(f"wrote {out}")
