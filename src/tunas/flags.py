@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,3 +47,17 @@ def refuse_in_mode(config: Any, meant_for: Mapping[str, frozenset[str]], mode: s
 
 def flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name}" for name in names)
+
+
+def as_told(config: Any, names: Iterable[str]) -> list[str]:
+    """Those of the flags that are given, as words that a shell takes: what another command has to be told as well."""
+    words = []
+    for name, value in given(config).items():
+        if name not in set(names):
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [shlex.quote(f"--{name}={one}") for one in values]
+    return words

@@ -9,13 +9,17 @@ FAR = 0.01
 
 
 def run(config: SearchConfig) -> int:
+    import dataclasses
     import os
+    import shlex
 
     from rich.console import Console
     from rich.table import Table
 
     from tunas.errors import NOT_AS_ASKED
+    from tunas.flags import as_told
     from tunas.search.loop import search
+    from tunas.task.config import TaskConfig
 
     result = search(config)
     code = NOT_AS_ASKED if result.within_tolerance is False else 0
@@ -55,5 +59,9 @@ def run(config: SearchConfig) -> int:
             f"missed: no architecture near the most likely one costs within {config.rl_cost_model_tolerance:.2%} of "
             f"the target; this one is {100 * (off or 0.0):+.2f} % off"
         )
-    print(f"next: tunas train --ssd={result.architecture.space.name} --indices={result.architecture.text}")
+    architecture = result.architecture
+    words = [shlex.quote(f"--ssd={architecture.space.name}"), f"--indices={architecture.text}"]
+    data = [field.name for field in dataclasses.fields(TaskConfig)]
+    words += as_told(config, [*data, "cost_model", "padding", "device"])
+    print(f"next: tunas train {' '.join(words)}")
     return code
