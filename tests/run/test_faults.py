@@ -35,7 +35,10 @@ def assert_same_run(one, other):
     assert scalars == other_scalars and warnings == other_warnings == []
     for directory in (one, other):
         steps = [
-            event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")
+            event.step
+            for path in directory.glob(PATTERN)
+            for event in _events(path, [])
+            if any(value.HasField("simple_value") for value in event.summary.value)
         ]
         assert len(steps) == len(set(steps)) and sorted(steps) == list(range(max(steps) + 1))
 

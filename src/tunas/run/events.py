@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.summary import text as text_summary
 
 from tunas.data.crc32c import masked_crc32c
 from tunas.run.directory import writing_to
@@ -41,27 +43,22 @@ class EventLog:
         self.trackers = trackers
         self._file: BinaryIO | None = None
 
-    def log(self, step: int, scalars: Iterable[tuple[str, float]]) -> None:
-        """One event with all `scalars` (tag, value) of `step`.
+    def log(self, step: int, scalars: Iterable[tuple[str, float]], texts: Mapping[str, str] | None = None) -> None:
+        """One event with all `scalars` (tag, value) of `step`, and lines of text for TensorBoard's page of texts.
 
         Raises:
             InputError: where the disk is full or the directory cannot be written.
         """
         values = dict(scalars)
-        self._write(step, [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        summary = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        for tag, text in (texts or {}).items():
+            summary.extend(text_summary(tag, text).value)
+        self._write(step, summary)
         for tracker in self.trackers:
             tracker.log(step, values)
 
-    def text(self, step: int, tag: str, text: str) -> None:
-        """A line of text, for TensorBoard's page of texts. Errors as for `log`."""
-        from torch.utils.tensorboard.summary import text as text_summary
-
-        self._write(step, text_summary(tag, text).value)
-
     def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
         """What the run was told and what it came to, for TensorBoard's page of hyperparameters. Errors as for `log`."""
-        from torch.utils.tensorboard.summary import hparams
-
         plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
         for summary in hparams(plain, dict(results)):
             self._write(0, summary.value)

@@ -421,8 +421,8 @@ def _run(
 
     def log(step: int, scalars: dict[str, float]) -> None:
         if events:
-            events.log(step, [*scalars.items(), *state.controller.logit_names()])
-            events.text(step, "architecture", state.controller.most_likely().text)
+            texts = {"architecture": state.controller.most_likely().text}
+            events.log(step, [*scalars.items(), *state.controller.logit_names()], texts)
 
     def save(done: int, scalars: dict[str, float]) -> None:
         def write() -> None:

@@ -165,8 +165,9 @@ def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
     def log(step: int, scalars: dict[str, float]) -> None:
         best = state.controller.most_likely()
         scored = {"eval/accuracy": state.accuracy.estimate(best)}
-        events.log(step, [*scalars.items(), *scored.items(), *state.controller.logit_names()])
-        events.text(step, "architecture", best.text)
+        events.log(
+            step, [*scalars.items(), *scored.items(), *state.controller.logit_names()], {"architecture": best.text}
+        )
 
     def save(done: int, scalars: dict[str, float]) -> None:
         numbers = {**state.numbers(), "events": events.sizes(), "quality": quality}

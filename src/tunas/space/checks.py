@@ -31,9 +31,9 @@ def check_tower(name: str, tower: Any) -> None:
             raise InputError(f"{name}: {here} must be a Block, not {type(block).__name__}")
         if isinstance(block.filters, OneOf) and block.filters.tag != FILTERS:
             raise InputError(f"{name}: the filters of {here} must be tagged FILTERS")
-        for width in block.filters.choices if isinstance(block.filters, OneOf) else (block.filters,):
-            if not layers.is_count(width) or width % base:
-                raise InputError(f"{name}: the filters of {here} must be positive multiples of {base}, not {width!r}")
+        for filters in block.filters.choices if isinstance(block.filters, OneOf) else (block.filters,):
+            if not layers.is_count(filters) or filters % base:
+                raise InputError(f"{name}: the filters of {here} must be positive multiples of {base}, not {filters!r}")
         for place, layer in enumerate(block.layers):
             path = f"{name}: {here}/layers/{place}"
             if not (is_layer(layer) and kind_of(layer).marks):

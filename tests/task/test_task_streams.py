@@ -183,7 +183,10 @@ class Failing(Noisy):
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        ({"train": Failing(5)}, r"example 2 of train cannot be read: IndexError: list index out of range \(test_str"),
+        (
+            {"train": Failing(5)},
+            r"example 2 of train cannot be read: IndexError: list index out of range \(test_task_str",
+        ),
         ({"train": [(torch.ones(n), 0) for n in (2, 3)]}, r"examples of train cannot be put into a batch: RuntimeErr"),
         ({"train": [1.0, 2.0, 3.0]}, r"a batch of train must be a pair \(inputs, targets\), not Tensor"),
         ({"train": [(1, 2, 3)] * 4}, r"a batch of train must be a pair \(inputs, targets\), not 3 parts"),
