@@ -15,6 +15,7 @@ def trained(tmp_path_factory):
             indices=INDICES,
             checkpoint_dir=str(directory),
             epochs=8,
+            recipe="published",
             base_learning_rate=1.0,
             train_batch_size=64,
             ema_decay=0.9,

@@ -22,10 +22,12 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.summary import text as text_summary
 
 from tunas.data.crc32c import masked_crc32c
+from tunas.files import make_directory
 from tunas.run.directory import writing_to
 from tunas.run.trackers import Tracker
 
 PATTERN = "events.out.tfevents.*"
+HYPERPARAMETERS = "hparams"
 
 
 class EventLog:
@@ -57,12 +59,6 @@ class EventLog:
         for tracker in self.trackers:
             tracker.log(step, values)
 
-    def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
-        """What the run was told and what it came to, for TensorBoard's page of hyperparameters. Errors as for `log`."""
-        plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
-        for summary in hparams(plain, dict(results)):
-            self._write(0, summary.value)
-
     def _write(self, step: int, values: Iterable[Summary.Value]) -> None:
         with writing_to(self.directory):
             if self._file is None:
@@ -86,6 +82,23 @@ class EventLog:
                 self._file.close()
         for tracker in self.trackers:
             tracker.close()
+
+
+def log_hyperparameters(directory: Path, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
+    """What a run was told and what it came to, for TensorBoard's page of hyperparameters: in a directory of its own, as
+    it belongs to no step.
+
+    Raises:
+        InputError: where the disk is full or the directory cannot be written.
+    """
+    folder = make_directory(directory / HYPERPARAMETERS)
+    for path in folder.glob(PATTERN):
+        path.unlink()
+    events = EventLog(folder)
+    plain = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
+    for summary in hparams(plain, dict(results)):
+        events._write(0, summary.value)
+    events.close()
 
 
 def record(payload: bytes) -> bytes:

@@ -38,7 +38,7 @@ from tunas.run.directory import (
     write_result,
     writing_to,
 )
-from tunas.run.events import EventLog
+from tunas.run.events import EventLog, log_hyperparameters
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
 from tunas.run.transfer import arriving
@@ -470,7 +470,7 @@ def _run(
                 world=world,
             )
         if events and start < plan.steps:
-            events.hyperparameters(read_params(directory), {"hparams/quality": quality})
+            log_hyperparameters(directory, read_params(directory), {"hparams/quality": quality})
     finally:
         if events:
             events.close()

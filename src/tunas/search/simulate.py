@@ -20,7 +20,7 @@ from tunas.flags import given, refuse
 from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World
 from tunas.run.directory import alone_in, default_directory, open_run, read_params, write_result
-from tunas.run.events import EventLog
+from tunas.run.events import EventLog, log_hyperparameters
 from tunas.run.session import generator, run_steps
 from tunas.run.trackers import open_trackers
 from tunas.search.config import SearchConfig, SearchPlan, plan_search
@@ -191,7 +191,7 @@ def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
             world=world,
         )
         if start < plan.steps:
-            events.hyperparameters(read_params(directory), {"hparams/quality": quality})
+            log_hyperparameters(directory, read_params(directory), {"hparams/quality": quality})
     finally:
         events.close()
     result = search_result(state, directory, plan.steps, quality)
