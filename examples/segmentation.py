@@ -29,7 +29,7 @@ def segmenter():
     kernel, widths = s.OneOf((3, 5, 7), s.OP), s.OneOf((8, 12, 16, 24), s.FILTERS)
     bneck = s.InvertedBottleneck(kernel, s.OneOf((s.Times(1), s.Times(3), s.Times(6)), s.FILTERS), stride=2)
     more = s.Residual(s.OneOf((bneck.with_stride(1), s.Zero()), s.OP))
-    layers = ((s.Conv(3), s.RELU, more), (bneck, more, more), (bneck, more, more))
+    layers = ((s.Conv(3, stride=2), s.RELU, more), (bneck, more, more), (bneck, more, more))
     return s.Tower(tuple(s.Block((*each, s.DetectionEndpoint()), widths) for each in layers)), widths
 
 
@@ -50,7 +50,7 @@ def mean_iou(logits, labels):
 
 
 space = tunas.register_space("segmenter", segmenter, network=Network)
-data = (shapes(count, seed) for seed, count in enumerate((1024, 512, 512)))
+data = (shapes(count, seed) for seed, count in enumerate((1024, 256, 512)))
 task = tunas.Task(*data, loss=F.cross_entropy, quality=mean_iou, quality_name="mean_iou")
 if __name__ == "__main__":
-    quickstart("runs/segmentation", "segmenter", 4e6, task=task, tolerance=0.01, search_epochs=20, train_epochs=10)
+    quickstart("runs/segmentation", "segmenter", 1e6, task=task, tolerance=0.01, search_epochs=12, train_epochs=8)
