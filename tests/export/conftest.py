@@ -14,7 +14,7 @@ def trained(tmp_path_factory):
             ssd=TINY,
             indices=INDICES,
             checkpoint_dir=str(directory),
-            epochs=8,
+            epochs=14,
             base_learning_rate=1.0,
             train_batch_size=64,
             ema_decay=0.9,
