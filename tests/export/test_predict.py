@@ -24,7 +24,7 @@ def test_a_folder_is_classified_and_bad_images_are_named(trained, pictures):
     found = predict(tunas.PredictConfig(images=(str(pictures),), model=str(trained), top=3))
     assert len(found.found) == 40 and all(len(one.classes) == 3 for one in found.found)
     right = sum(one.image[-5] == one.classes[0][0] for one in found.found)
-    assert right >= 14, "the training reaches far more than chance, which is 4"
+    assert right >= 24, "the training reaches far more than chance"
     for one in found.found:
         chances = [chance for _, chance in one.classes]
         assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1 + 1e-9

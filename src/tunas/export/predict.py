@@ -74,10 +74,9 @@ def predict(config: PredictConfig) -> Predictions:
             except (BadImageError, OSError) as error:
                 skipped.append((name, str(error)))
                 continue
-            logits = torch.from_numpy(predictor(pixels)).double()
-            chances, classes = logits.softmax(0).topk(min(config.top, len(labels)))
-            pairs = zip(classes.tolist(), chances.tolist(), strict=True)
-            found.append(Prediction(name, tuple((labels[index], chance) for index, chance in pairs)))
+            chances = torch.from_numpy(predictor(pixels)).double().softmax(0).numpy()
+            likeliest = np.argsort(-chances, kind="stable")[: config.top]  # of equal ones the first, as argmax does
+            found.append(Prediction(name, tuple((labels[index], float(chances[index])) for index in likeliest)))
     if not found:
         name, reason = skipped[0]
         raise InputError(f"none of the {len(skipped)} files is an image; the first is {name}: {reason}")

@@ -68,16 +68,9 @@ def _quiet() -> Any:
 def _open(model: Any, threads: int) -> Session:
     import openvino
 
-    model, weights = model if isinstance(model, tuple) else (model, None)
-
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-
-    def run(feed: Any) -> Any:
-        assert weights is None or weights  # a model that was read reads on from these bytes
-        return request.infer(feed)[0]
-
-    return Session(run, lambda arrays: dict(enumerate(arrays)))
+    return Session(lambda feed: request.infer(feed)[0], lambda arrays: dict(enumerate(arrays)))
 
 
 def _files(model: Any) -> Mapping[str, bytes]:
@@ -90,10 +83,17 @@ def _files(model: Any) -> Mapping[str, bytes]:
 
 
 def _read(files: Mapping[str, bytes]) -> Any:
-    """(the model, the bytes that its constants lie in, which OpenVINO does not copy)."""
+    """The model, through files on disk: with weights that are given in memory a model only shares that memory
+    (`ov::Core::read_model`), which may be gone when it runs. For the same reason the files are not mapped."""
     import openvino
 
-    return openvino.Core().read_model(files[SUFFIX], files[WEIGHTS]), files[WEIGHTS]
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / f"model{SUFFIX}"
+        for suffix, content in files.items():
+            path.with_suffix(suffix).write_bytes(content)
+        return core.read_model(path)
 
 
 _SETTINGS: dict[str, Any] = {"files": _files, "read": _read, "suffix": SUFFIX, "package": "openvino"}
