@@ -237,8 +237,8 @@ ROWS: dict[str, Callable[..., float]] = {
     "published": training(recipe="published"),
     "default ×5": training(5.0),
     "modern ×5": training(5.0, recipe="modern"),
-    "lite0": training(lite0=True),
-    "pretrained": training(lite0=True, init_from="{lite0}"),
+    "lite0": training(lite0=True, padding="same"),
+    "pretrained": training(lite0=True, padding="same", init_from="{lite0}", head_epochs=1),
     "teacher": training(teacher="{teacher}"),
 }
 CELLS = {

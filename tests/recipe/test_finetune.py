@@ -10,7 +10,7 @@ from torch import nn
 
 from tunas.errors import InputError
 from tunas.nn import build_network
-from tunas.recipe.finetune import parameter_groups, set_learning_rates
+from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.run.device import World
 from tunas.space import get_space
@@ -53,7 +53,9 @@ def test_each_block_learns_slower_than_the_one_behind_it():
 
 
 def test_a_network_without_blocks_has_one_rate_and_says_so():
-    assert {group["rate"] for group in parameter_groups(nn.Linear(3, 2), 0.1)} == {1.0}
+    kernel, bias = parameter_groups(nn.Linear(3, 2), 0.1)
+    assert kernel["rate"] == bias["rate"] == 1.0
+    assert (kernel["weight_decay"], bias["weight_decay"]) == (0.1, 0.0)
     with pytest.raises(InputError, match="this network has no blocks"):
         parameter_groups(nn.Linear(3, 2), 0.1, 0.5)
 
@@ -106,3 +108,19 @@ def test_a_network_that_does_worse_than_guessing_is_called_broken(tmp_path, caps
     assert "guessing would cost 2.3: the training broke down" in capsys.readouterr().err
     assert trouble(Evaluation({"loss": 2.4}, 10), "valid", 2.303) is None
     assert trouble(Evaluation({"loss": 9.0}, 10), "valid", None) is None
+
+
+def test_layers_are_dropped_more_often_the_deeper_they_are():
+    net = build_network(get_space("mnasnet_b1").architecture(""), 10)
+    drop_paths_by_depth(net, 0.3)
+    rates_found = [m.path_dropout_rate for m in net.modules() if hasattr(m, "path_dropout_rate")]
+    assert rates_found == sorted(rates_found) and rates_found[-1] == 0.3
+    assert rates_found[0] == pytest.approx(0.3 / len(rates_found))
+
+
+def test_given_weights_learn_at_a_tenth_of_the_rate_and_the_reason_says_so():
+    plain, tuned = (plan_training(TrainConfig(init_from=source), 1_000) for source in (None, "w.safetensors"))
+    assert tuned.learning_rate == pytest.approx(0.1 * plain.learning_rate)
+    assert "0.1 of its learning rate" in tuned.used_recipe.reason
+    given = plan_training(TrainConfig(init_from="w.safetensors", base_learning_rate=0.5), 1_000)
+    assert given.used_recipe.learning_rate == 0.5

@@ -67,7 +67,8 @@ class Recipe:
         weight_decay: L2 on the convolution kernels.
         clip_grad: greatest norm of the gradient; 0 for no limit.
         ema_horizon: part of the run that an average of the weights remembers; 0 for no average.
-        path_dropout_rate: chance of dropping a skippable layer; falls to 0 towards the input where it is by depth.
+        path_dropout_rate: chance of dropping a skippable layer.
+        path_dropout_by_depth: the chance grows from layer to layer, and the last one has it in full.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Recipe:
     clip_grad: float
     ema_horizon: float
     path_dropout_rate: float
+    path_dropout_by_depth: bool
 
 
 RECIPES = {
@@ -102,6 +104,7 @@ RECIPES = {
         clip_grad=0.0,
         ema_horizon=0.0,
         path_dropout_rate=0.0,
+        path_dropout_by_depth=False,
     )
 }
 RECIPES["small"] = dataclasses.replace(
@@ -115,11 +118,12 @@ RECIPES["small"] = dataclasses.replace(
 RECIPES["modern"] = dataclasses.replace(
     RECIPES["small"],
     name="modern",
-    augmentation=dataclasses.replace(PHOTOGRAPHS, randaugment=9, random_erasing=0.25),
+    augmentation=dataclasses.replace(GENTLE, randaugment=7, random_erasing=0.1),
     mixup=0.2,
-    cutmix=1.0,
+    cutmix=0.2,
     ema_horizon=0.05,
     path_dropout_rate=0.1,
+    path_dropout_by_depth=True,
 )
 IMAGE_FLAGS = (
     *("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing", "mixup", "cutmix"),
@@ -200,8 +204,10 @@ def _augmentation(
     """What happens to training images, and why, where that has to be said."""
     fixed = {"published": PUBLISHED, "gentle": GENTLE, "none": NOTHING}.get(config.augment)
     augmentation = fixed or recipe.augmentation or PUBLISHED
-    if fixed is None and recipe.name == "small" and image_size >= LARGE_IMAGES:
-        augmentation = PHOTOGRAPHS
+    if fixed is None and recipe.name != "published" and image_size >= LARGE_IMAGES:
+        augmentation = dataclasses.replace(
+            augmentation, crop_scale=PHOTOGRAPHS.crop_scale, crop_ratio=PHOTOGRAPHS.crop_ratio, hflip=PHOTOGRAPHS.hflip
+        )
     flags = ("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing")
     given = {name: value for name in flags if (value := getattr(config, name)) is not None}
     if "crop_scale" in given and "shift" not in given:

@@ -15,6 +15,8 @@ STEPS_PER_EPOCH = 16
 WEIGHT_DECAY = 4e-5
 WEIGHT_DECAY_BF16 = 3e-5
 """docs/algorithm.md#weight-training."""
+FINE_TUNING = 0.1
+"""Of a recipe's learning rate, for weights that have learned before."""
 MOMENTUM = 0.9
 """Of RMSProp (docs/algorithm.md#weight-training)."""
 

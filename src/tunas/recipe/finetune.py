@@ -1,4 +1,4 @@
-"""Learning rates by depth, and the classifier first: what helps weights that have learned before."""
+"""What differs by depth: learning rates, the classifier first, and how often a layer is dropped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tunas.errors import InputError
+from tunas.nn.layers import ResidualLayer
 from tunas.nn.network import kernels
 
 RATE = "rate"
@@ -54,3 +55,11 @@ def set_learning_rates(groups: list[dict[str, Any]], learning_rate: float, *, he
     """Gives every group its part of the learning rate; 0 to all but the classifier where this learns alone."""
     for group in groups:
         group["lr"] = 0.0 if head_only and not group[IS_HEAD] else learning_rate * group[RATE]
+
+
+def drop_paths_by_depth(network: nn.Module, rate: float) -> None:
+    """Lets the chance of dropping a skippable layer grow linearly from layer to layer, up to `rate` (Huang et al.
+    2016)."""
+    layers = [module for module in network.modules() if isinstance(module, ResidualLayer)]
+    for number, layer in enumerate(layers):
+        layer.path_dropout_rate = rate * (number + 1) / len(layers)

@@ -270,6 +270,7 @@ def search_recipe(
         "momentum": config.model_momentum,
         "weight_decay": config.model_weight_decay,
         "path_dropout_rate": 0.0,
+        "path_dropout_by_depth": False,
         "ema_horizon": 0.0,
     }
     bf16 = search_precision(config, on_cuda) == "bf16"

@@ -10,7 +10,7 @@ from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.choose import Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
 from tunas.recipe.config import RecipeConfig
-from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, auto_batch_size
+from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import LABEL_SMOOTHING, TaskConfig
@@ -120,6 +120,10 @@ class TrainConfig(TaskConfig, RecipeConfig):
     """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
     2 on even sizes nothing at the top and left)."""
 
+    path_dropout_by_depth: bool | None = None
+    """Let the chance of dropping a layer grow from layer to layer, so that only the last one has it in full. The
+    recipe's where left out (published: no)."""
+
     ema_decay: float | None = None
     """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that; 0 for
     none. The recipe's where left out (published: none)."""
@@ -213,8 +217,15 @@ def training_recipe(
         "momentum": config.momentum,
         "weight_decay": config.weight_decay,
         "path_dropout_rate": config.path_dropout_rate,
+        "path_dropout_by_depth": config.path_dropout_by_depth,
     }
-    return chosen_recipe(config, train_size, image_size, bf16=config.precision == "bf16", given=given, mirrors=mirrors)
+    recipe = chosen_recipe(
+        config, train_size, image_size, bf16=config.precision == "bf16", given=given, mirrors=mirrors
+    )
+    if config.init_from is None or config.base_learning_rate is not None:
+        return recipe
+    reason = f"{recipe.reason}; {FINE_TUNING:g} of its learning rate, for weights that have learned before"
+    return dataclasses.replace(recipe, learning_rate=FINE_TUNING * recipe.learning_rate, reason=reason)
 
 
 def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = None) -> TrainPlan:

@@ -22,7 +22,7 @@ from tunas.allocator import keep_freed_memory
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, build_network
-from tunas.recipe.finetune import parameter_groups, set_learning_rates
+from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
 from tunas.recipe.optimizer import clip_gradients, optimizer_named
@@ -199,7 +199,10 @@ def _network(
     if plan is None:
         return build_network(tower, **task.network_arguments, options=options)
     options = dataclasses.replace(options, path_dropout_rate=plan.path_dropout_rate, bn_momentum=plan.bn_momentum)
-    return build_network(tower, **task.network_arguments, dropout_rate=plan.dropout_rate, options=options)
+    network = build_network(tower, **task.network_arguments, dropout_rate=plan.dropout_rate, options=options)
+    if plan.used_recipe.path_dropout_by_depth:
+        drop_paths_by_depth(network, plan.path_dropout_rate)
+    return network
 
 
 class Training:
