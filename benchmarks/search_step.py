@@ -20,7 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -53,6 +53,7 @@ from tunas.nn import SuperNet
 from tunas.search.config import SearchConfig
 
 asked = json.loads(sys.argv[1])
+clock = {"wall": time.perf_counter, "processor": time.process_time}[asked["clock"]]
 calls, forward = [], SuperNet.forward
 def noted(self, x, indices):
     calls.append((self, len(x), tuple(x.shape[1:]), tuple(int(i) for i in indices), torch.is_grad_enabled()))
@@ -68,9 +69,9 @@ def run_steps(label, steps, advance, **rest):
         first = int(fraction * steps.stop)
         for step in range(first, first + untimed + timed):
             calls.clear()
-            start = time.perf_counter()
+            start = clock()
             scalars = advance(step)
-            seconds = time.perf_counter() - start
+            seconds = clock() - start
             if step >= first + untimed:
                 found.append([fraction, seconds, list(calls), scalars["model/loss"]])
     raise Done
@@ -125,6 +126,9 @@ class Options:
     """name=value (JSON): further settings of the search, for this revision only."""
     peak: bool = True
     """Count the share of the peak."""
+    clock: Literal["wall", "processor"] = "wall"
+    """The time that passes, or that all threads run: the latter says more on a machine that other work shares, and
+    nothing of what replicas side by side bring."""
 
 
 def places(options: Options) -> list[tuple[float, int, int]]:
@@ -136,7 +140,7 @@ def places(options: Options) -> list[tuple[float, int, int]]:
 
 
 def run_worker(source: Path, settings: dict[str, Any], options: Options) -> dict[str, Any]:
-    asked = json.dumps({"settings": settings, "places": places(options), "count": options.peak})
+    asked = json.dumps({"settings": settings, "places": places(options), "count": options.peak, "clock": options.clock})
     environment = {**os.environ, "PYTHONPATH": str(source / "src")}
     done = subprocess.run(
         [sys.executable, "-c", WORKER, asked], env=environment, capture_output=True, text=True, cwd=source
@@ -169,7 +173,8 @@ def main(options: Options) -> None:
         subprocess.run(["tar", "-x"], cwd=older, input=archive, check=True)
         print(
             f"{'case':18} {'revision':>10} {'warmup ms':>10} {'later ms':>10} {'whole ms':>10} {'of peak':>8} "
-            f"{'MiB':>6}"
+            f"{'MiB':>6}",
+            flush=True,
         )
         for case in options.cases:
             extra = {name: json.loads(value) for name, value in given.items()}
