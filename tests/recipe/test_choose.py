@@ -6,9 +6,9 @@ import pytest
 
 from tunas.data.augmentation import PUBLISHED
 from tunas.errors import InputError
-from tunas.recipe.choose import GENTLE, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
+from tunas.recipe.choose import GENTLE, NOTHING, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
 from tunas.recipe.config import RecipeConfig
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig, plan_search, search_recipe
 from tunas.train.config import TrainConfig, plan_training
 
 
@@ -110,3 +110,13 @@ def test_plans_and_parameters_say_what_was_decided():
 
 def test_short_runs_follow_batch_statistics_faster():
     assert [bn_momentum_of(steps) for steps in (50, 200, 1_000, 27_050)] == [0.1, 0.05, 0.01, 0.01]
+
+
+def test_a_search_by_itself_keeps_the_published_rates_and_changes_the_views_but_those_of_the_digits():
+    for digits, views in ((False, GENTLE), (True, NOTHING)):
+        found = search_recipe(SearchConfig(), 1_077, 32, False, digits=digits)
+        assert (found.learning_rate, found.warmup_fraction, found.clip_grad) == (0.165, 0.025, 0.0)
+        assert found.augmentation == views
+    asked = search_recipe(SearchConfig(recipe="small", clip_grad=2.0), 1_077, 32, False, digits=True)
+    assert (asked.learning_rate, asked.clip_grad, asked.augmentation) == (0.33, 2.0, GENTLE)
+    assert search_recipe(SearchConfig(hflip=0.5), 1_077, 32, False, digits=True).augmentation.hflip == 0.5

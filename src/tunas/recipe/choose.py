@@ -125,11 +125,9 @@ RECIPES["modern"] = dataclasses.replace(
     path_dropout_rate=0.1,
     path_dropout_by_depth=True,
 )
-IMAGE_FLAGS = (
-    *("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing", "mixup", "cutmix"),
-    "augment",
-)
-"""Flags that change images."""
+VIEW_FLAGS = ("augment", "hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing")
+IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
+"""Flags that change images; the former, how one of them is seen."""
 
 
 def chosen_recipe(

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.choose import Mirrors, Recipe, as_params, chosen_recipe
+from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, as_params, chosen_recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
-from tunas.recipe.schedule import scaled_learning_rate, steps_of
+from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
 from tunas.search import schedule
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
 from tunas.search.reward import EXPONENT
@@ -260,11 +260,29 @@ def search_precision(config: SearchConfig, on_cuda: bool) -> str:
 
 
 def search_recipe(
-    config: SearchConfig, train_size: int, image_size: int | None, on_cuda: bool, mirrors: Mirrors | None = None
+    config: SearchConfig,
+    train_size: int,
+    image_size: int | None,
+    on_cuda: bool,
+    mirrors: Mirrors | None = None,
+    digits: bool = False,
 ) -> Recipe:
     """How this search learns the shared weights; arguments and errors as of `chosen_recipe`. Layers are not dropped,
-    and L2 is what it is as published with any optimiser."""
-    given = {
+    and L2 is what it is as published with any optimiser. By itself a recipe changes the views alone, and not those of
+    the embedded digits: how searches land was measured with the published rates.
+
+    Args:
+        digits: the images are the embedded ones.
+    """
+    by_itself = config.recipe == "auto" and config.optimizer is None
+    if by_itself and digits and all(getattr(config, name) == getattr(RecipeConfig, name) for name in VIEW_FLAGS):
+        config = dataclasses.replace(config, augment="none")
+    published: dict[str, Any] = {}
+    if by_itself:
+        published = {"learning_rate": PEAK_LEARNING_RATE, "warmup_fraction": LEARNING_RATE_WARMUP_FRACTION}
+        if config.clip_grad is None:
+            published["clip_grad"] = 0.0
+    flags = {
         "learning_rate": config.model_learning_rate,
         "warmup_fraction": config.model_warmup_steps_fraction,
         "momentum": config.model_momentum,
@@ -273,6 +291,7 @@ def search_recipe(
         "path_dropout_by_depth": False,
         "ema_horizon": 0.0,
     }
+    given = {**published, **{name: value for name, value in flags.items() if value is not None}}
     bf16 = search_precision(config, on_cuda) == "bf16"
     return chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
 
@@ -346,7 +365,7 @@ def plan_search(
             "a cost model"
         )
     precision = search_precision(config, on_cuda)
-    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda)
+    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
     if config.rl_learning_rate is None:
         published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
         as_far = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)

@@ -350,7 +350,9 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         task,
         world,
         directory,
-        lambda image_size, mirrors: search_recipe(config, size, image_size, on_cuda, mirrors),
+        lambda image_size, mirrors: search_recipe(
+            config, size, image_size, on_cuda, mirrors, digits=task.name == "digits"
+        ),
     )
     plan = _plan(config, task, world, lesson.recipe)
     facts = {"version": tunas.__version__, "processes": world.size, **objective.facts(), **task.facts()}
