@@ -13,10 +13,14 @@ from torch.utils.data import TensorDataset
 import tunas
 from jobs import TINY, Job, finished
 from tunas.errors import DivergedError, InputError
+from tunas.nn import ops
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
+from tunas.space import FILTERS, OneOf, chosen, widest
 from tunas.task import Metric, Task
+from tunas.train.config import plan_training
 from tunas.train.evaluation import evaluate
+from tunas.train.loop import _network
 
 FILE = Path(__file__).with_name("dots.py")
 TASK = f"{FILE}:dots"
@@ -235,3 +239,23 @@ def test_a_dataset_that_shrank_between_two_sessions_is_noticed(tmp_path):
     smaller._parts["valid"].size = 19
     with pytest.raises(InputError, match="valid_examples was 20 and is now 19"):
         tunas.search(config, smaller)
+
+
+class Normed(nn.Module):
+    def __init__(self, spec):
+        super().__init__()
+        (self.width,) = spec
+        self.linear, self.norm = ops.Linear(1, widest(self.width)), ops.BatchNorm1d(widest(self.width))
+
+    def forward(self, x, indices=None):
+        return self.norm(self.linear(x, chosen(self.width, indices))).mean(1, keepdim=True)
+
+
+def test_batch_norms_of_a_model_of_ones_own_follow_a_short_training(tmp_path):
+    """A momentum for 90 epochs of ImageNet would leave a tenth of the start in the statistics of 230 steps."""
+    space = tunas.register_space("normed", lambda: (OneOf((2, 4), FILTERS),), network=Normed)
+    config = tunas.TrainConfig(ssd="normed", indices="1", device="cpu", train_batch_size=5, epochs=8, bn_momentum=0.3)
+    plan = plan_training(config, 10)
+    assert _network(config, space.architecture("1"), regression(), plan).norm.momentum == 0.3
+    found = tunas.train(dataclasses.replace(config, checkpoint_dir=str(tmp_path)), regression())
+    assert found.document["parameters"] == 4 + 4 + 2 * 4 and found.document["macs"] == 4

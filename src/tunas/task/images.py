@@ -22,6 +22,7 @@ from tunas.task.config import LABEL_SMOOTHING
 from tunas.task.metric import Metric, accuracy
 from tunas.task.task import Batch, Task
 
+CHANNELS = 3
 TOP = 5
 
 
@@ -61,7 +62,12 @@ class ImageClassification(Task):
         self.name = self.data.name
         self.guessing_loss = math.log(self.data.num_classes)
         self.network_arguments = {"num_classes": self.data.num_classes}
-        self.cost_arguments: dict[str, Any] = {"image_size": self.data.image_size, "num_classes": self.data.num_classes}
+        size = self.data.image_size
+        self.cost_arguments: dict[str, Any] = {
+            "image_size": size,
+            "num_classes": self.data.num_classes,
+            "example": lambda: torch.zeros(1, CHANNELS, size, size),  # by which models of one's own are counted
+        }
         self.evaluation_view = evaluation_recipe(self.data.image_size, cropped=self.name != "digits")
         self.metrics = {
             "accuracy": Metric(lambda logits, labels: _among_top(logits, labels)[:, 0].sum()),

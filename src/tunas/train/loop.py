@@ -22,6 +22,7 @@ from tunas.allocator import keep_freed_memory
 from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, build_network
+from tunas.nn.ops import BatchNorm1d, BatchNorm2d
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
@@ -193,7 +194,11 @@ def _network(
 ) -> Network:
     """The network to train by `plan`, or to evaluate where there is none."""
     if not isinstance(architecture.structure, Tower):
-        return build_network(architecture)
+        network = build_network(architecture)
+        for module in network.modules():
+            if isinstance(module, BatchNorm1d | BatchNorm2d) and plan is not None:
+                module.momentum = plan.bn_momentum  # its own one is for long trainings
+        return network
     tower = scale_filters(architecture.tower, config.filters_multiplier)
     options = network_options(config.init_from, config.timm_model, config.padding)
     if plan is None:
