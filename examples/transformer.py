@@ -56,4 +56,4 @@ def transformer():
 
 space = tunas.register_space("transformer", transformer, network=Network)
 if __name__ == "__main__":
-    quickstart("runs/transformer", "transformer", 1e6, tolerance=0.01, search_epochs=20, train_epochs=20)
+    quickstart("runs/transformer", "transformer", 6e5, tolerance=0.01, search_epochs=24, train_epochs=16)

@@ -15,16 +15,17 @@ from tunas.space import get_space
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ("signals", "segmentation", "transformer")
-SHORT = ("--no-enable-cost-model", "--device=cpu", "--train-batch-size=128", "--replicas=4", "--log-every=1")
-"""Nothing is counted, which takes longer than a few steps."""
+EXAMPLES_TO_LEARN_FROM = {"signals": 4096, "segmentation": 1024, "transformer": 1077}
+SHORT = ("--train-batch-size=32", "--replicas=4", "--rl-batch-size-multiplier=1", "--device=cpu", "--log-every=1")
 
 
 def words(name, directory):
-    """A search of eight to ten steps of an example."""
+    """A search of eight steps of an example, in which nothing is counted: that takes longer than the steps."""
     file = EXAMPLES / f"{name}.py"
     task = [] if name == "transformer" else [f"--task={file}:task"]
-    epochs = {"signals": 0.5, "segmentation": 1, "transformer": 1}[name]
-    return ["search", f"--ssd={file}:space", *task, *SHORT, f"--epochs={epochs}", f"--checkpoint-dir={directory}"]
+    epochs = f"--epochs={8.5 * 32 / EXAMPLES_TO_LEARN_FROM[name]}"
+    places = [f"--ssd={file}:space", *task, f"--checkpoint-dir={directory}"]
+    return ["search", *places, *SHORT, "--no-enable-cost-model", epochs]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,7 +49,7 @@ def test_an_example_resumes_bit_by_bit_and_two_processes_equal_one(name, tmp_pat
     for step in alone:  # the order of summation differs, and a quality by the pixels and examples that this turns over
         assert shared[step]["model/loss"] == pytest.approx(alone[step]["model/loss"], abs=1e-5 if step < 3 else 1e-3)
         qualities = (events[step].get("rlcontroller/validation_accuracy", 0.0) for events in (alone, shared))
-        assert next(qualities) == pytest.approx(next(qualities), abs=0.01)
+        assert next(qualities) == pytest.approx(next(qualities), abs=0.05)
 
 
 @pytest.mark.slow
