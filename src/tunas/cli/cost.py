@@ -41,7 +41,8 @@ def run(config: CostConfig) -> None:
     if name is not None:
         model = load_cost_model(name, space, image_size=config.image_size, num_classes=config.num_classes)
         print(f"estimated cost: {model.estimate(architecture):f}")
-        print(f"unit: {model.unit} ({model.device})")
+        device = f" ({model.device})" if model.device else ""
+        print(f"unit: {model.unit or 'none given'}{device}")
         if note := conditions_note(model, config.image_size):
             print(f"note: {note}", file=sys.stderr)
     if config.cost_model is None:

@@ -26,7 +26,8 @@ _stand_ins: dict[tuple[str, ...], type] = {}
 
 def know_types(structure: Any) -> None:
     """Lets `structure_from_json` read the classes of a structure that is no tower, and of others like it."""
-    if dataclasses.is_dataclass(structure) and not isinstance(structure, OneOf):
+    is_class = dataclasses.is_dataclass(structure) and not isinstance(structure, OneOf)
+    if is_class and type(structure) not in _stand_ins.values():
         _own_types[type(structure).__name__] = type(structure)
     for _, part in fields_of(structure):
         know_types(part)
