@@ -109,6 +109,7 @@ def test_replicas_divide_the_batch():
         ({"increase_filters_warmup_steps_fraction": 0.26}, "warmup"),
         ({"rl_delay_steps_fraction": 1.5}, "1.5"),
         ({"checkpoint_every": 0}, "checkpoint_every"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"log_every": -3}, "log_every"),
         ({"rl_cost_model_tolerance": 0}, "rl_cost_model_tolerance must be a positive number, not 0"),
         ({"rl_cost_model_tolerance": 0.01, "enable_cost_model": False}, "one cost with one target"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tunas.nn import SuperNet
 from tunas.run.checkpoint import checkpoints, load_checkpoint
 from tunas.search.config import SearchConfig
 from tunas.space import get_space
-from tunas.study.rank import correlation, rank, stand_alone_qualities, top_regret
+from tunas.study.rank import _task_of, correlation, rank, stand_alone_qualities, top_regret
 from tunas.study.study import RANDOM_CSV
 
 COLUMNS = ("ssd", "indices", "simulated_pixel1_time_ms", "90epoch_validation_accuracy", "360epoch_test_accuracy")
@@ -40,13 +41,14 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("search")
-    finished([*SEARCH, "--epochs=1", "--checkpoint-every=10", "--padding=same", f"--checkpoint-dir={directory}"])
+    kept = ("--checkpoint-every=5", "--keep-checkpoints=4")
+    finished([*SEARCH, "--epochs=1", *kept, "--padding=same", f"--checkpoint-dir={directory}"])
     return directory
 
 
 def test_every_checkpoint_is_measured_with_its_weights_and_the_batches_of_the_search(run, study):
     found = rank(str(run), str(study), examples=150, device="cpu", seed=5)
-    assert [ranking.step for ranking in found.rankings] == [10, 20, 22]
+    assert [ranking.step for ranking in found.rankings] == [10, 15, 20, 22]
     assert (found.batch, found.examples, found.quality_name) == (96, 192, "accuracy")
     stream = open_data(SearchConfig(image_size=8, num_workers=0)).stream("valid", 96, seed=5)
     batches = [next(stream) for _ in range(2)]
@@ -65,13 +67,19 @@ def test_the_command_prints_a_row_for_each_checkpoint_and_writes_what_it_found(r
     assert main(["rank", *words]) == 0
     document = json.loads(out.read_text())
     printed = capsys.readouterr().out
-    assert [found["step"] for found in document["checkpoints"]] == [10, 20, 22]
+    assert [found["step"] for found in document["checkpoints"]] == [10, 15, 20, 22]
     for found in document["checkpoints"]:
         assert f"{found['kendall']:+.3f}" in printed
         assert found["interval"][0] <= found["kendall"] <= found["interval"][1]
         assert len(found["shared"]) == len(document["stand_alone"]) == len(document["architectures"])
     assert main(["rank", *words[:3]]) == 0
     assert json.loads((run / "rank.json").read_text()) == document
+
+
+def test_a_task_of_ones_own_is_opened_by_its_name_alone(tmp_path):
+    dots = f"{Path(__file__).parents[1] / 'task' / 'dots.py'}:dots"
+    params = {"task": dots, "num_workers": 0, "image_size": 8, "dataset": "dots", "valid_share": 4}
+    assert _task_of(tmp_path, params, None, None).size("valid") == 40
 
 
 def test_a_damaged_checkpoint_is_passed_over(run, study, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,11 +17,12 @@ from jobs import TINY
 from tunas.cli import main
 from tunas.errors import DivergedError, InputError
 from tunas.search.config import SearchConfig
+from tunas.space import get_space
 from tunas.study import jobs
 from tunas.study.config import StudyConfig
 from tunas.study.jobs import Job, run_jobs
 from tunas.study.released import COLUMNS
-from tunas.study.study import expected_best, probability_of_more, study
+from tunas.study.study import Entry, Trained, compared, expected_best, probability_of_more, study, training_jobs
 from tunas.train.config import TrainConfig
 
 INDICES = "1:1:1:1:1:1:0:1"
@@ -61,6 +63,30 @@ def test_the_probability_of_more_counts_pairs_and_halves_ties():
     assert probability_of_more(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
 
 
+def training_of(name, kind, accuracy, **more):
+    return Trained(name, kind, get_space(TINY).architecture(INDICES), 7e3, accuracy, 1.0, 10.0, **more)
+
+
+def test_repeated_trainings_count_by_their_mean_and_tell_seeds_from_architectures():
+    accuracies = {"random-0": (0.5, 0.7), "random-1": (0.6, 0.8), "random-2": (0.7, 0.9)}
+    rows = [training_of(name, "random", value) for name, values in accuracies.items() for value in values]
+    rows += [training_of("searched-0", "searched", value, search_seconds=20.0) for value in (0.7, 0.8)]
+    figures = compared(rows)
+    assert (figures["random"]["count"], figures["searched"]["count"]) == (3, 1)
+    assert figures["random"]["spread"] == pytest.approx(0.1)  # of 0.6, 0.7 and 0.8
+    assert figures["random"]["seed_spread"] == pytest.approx(0.2 / math.sqrt(2))
+    assert figures["searched"]["random_trainings_for_one_search"] == pytest.approx(2.0)
+    assert figures["searched"]["probability_that_random_is_better"] == pytest.approx(1 / 3)
+
+
+def test_repeats_are_trainings_with_other_seeds():
+    config = StudyConfig(**SMALL | FLAGS, repeats=2, seed=3)
+    entry = Entry("random-0", "random", get_space(TINY).architecture(INDICES))
+    jobs = training_jobs(config, [entry])
+    assert [(job.name, job.config.seed) for job in jobs] == [("train-random-0", 3), ("train-random-0-again-1", 4)]
+    assert {job.config.indices for job in jobs} == {INDICES}
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     config = StudyConfig(out=str(tmp_path_factory.mktemp("study")), ablation=("mnas",), **SMALL, **FLAGS)
@@ -96,6 +122,7 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
         ({"min_cost": None}, "--min_cost and --max_cost"),
         ({"min_cost": 9000.0}, "min_cost must be above 0 and below max_cost"),
         ({"random": 0}, "random must be a positive number"),
+        ({"repeats": 0}, "repeats must be a positive number"),
         ({"workers": 0}, "workers must be at least 1"),
     ],
 )

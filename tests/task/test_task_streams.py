@@ -125,6 +125,9 @@ def test_tensors_in_memory_are_gathered_as_they_are_fetched_one_by_one():
         pass
 
     assert same(gathered, taken(task(OneByOne(*held.tensors)).stream("train", 5, seed=2), 6))
+    tables = [TensorDataset(torch.arange(2.0 * rows).view(rows, 2) + rows, torch.arange(rows)) for rows in (23, 7)]
+    both, one_by_one = task(*tables), task(tables[0], OneByOne(*tables[1].tensors))
+    assert same(taken(both.stream("full_train", 9, seed=1), 8), taken(one_by_one.stream("full_train", 9, seed=1), 8))
 
 
 def test_a_collate_function_of_ones_own_sees_the_examples_of_one_share():

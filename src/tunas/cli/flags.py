@@ -24,7 +24,7 @@ GROUPS: dict[str, str] = {
         cutmix""",
     "recipe and teacher": """recipe optimizer scheduler clip_grad layer_decay head_epochs bn_momentum ema_decay
         teacher teacher_checkpoint teacher_temperature teacher_weight logits_dir views""",
-    "run": "device precision seed log_every checkpoint_every rematerialize",
+    "run": "device precision seed log_every checkpoint_every keep_checkpoints rematerialize",
 }
 """Title -> its flags. A flag of no group is shown under `schedule and more`."""
 OTHERS = "schedule and more"

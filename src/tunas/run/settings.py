@@ -27,8 +27,8 @@ _FROM_NOW_ON = """
 _HARMLESS = """
     accuracy_model
     allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every cost_device cost_model cost_unit
-    data_format dataset_dir eval_batch_size follow from_run log_every log_to mode num_workers parallel_replicas
-    rematerialize rl_cost_model_tolerance timm_model valid_filenames verify which
+    data_format dataset_dir eval_batch_size follow from_run keep_checkpoints log_every log_to mode num_workers
+    parallel_replicas rematerialize rl_cost_model_tolerance timm_model valid_filenames verify which
 """
 _IDENTITY = """
     accuracy_model_sha256

@@ -199,6 +199,9 @@ class SearchConfig(TaskConfig, RecipeConfig):
     checkpoint_every: int | None = None
     """Steps between two checkpoints. A tenth of the run or 500 where left out, whichever is less."""
 
+    keep_checkpoints: int = 3
+    """How many checkpoints stay, the newest ones. More of them let `tunas rank` look back over the search."""
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -322,6 +325,7 @@ def plan_search(
         "parallel_replicas",
         "log_every",
         "checkpoint_every",
+        "keep_checkpoints",
     ):
         check_positive(name, getattr(config, name))
     for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):

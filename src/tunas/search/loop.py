@@ -434,6 +434,7 @@ def _run(
                 done,
                 state.tensors(),
                 {**state.numbers(), "events": events.sizes(), "quality": quality, "scores": scoring.rows},
+                config.keep_checkpoints,
             )
 
         world.from_main(write)

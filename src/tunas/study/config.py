@@ -39,6 +39,9 @@ class StudyConfig(TaskConfig):
     random: int = 24
     """Random architectures, uniform among those within the range."""
 
+    repeats: int = 1
+    """Trainings of each architecture, with different seeds: its accuracy is their mean."""
+
     searches: int = 3
     """Searches, with seeds 0, 1, 2, …, each for the middle of the range."""
 
@@ -61,4 +64,4 @@ class StudyConfig(TaskConfig):
     """ray: on a Ray cluster instead (RAY_ADDRESS), whose machines see the directory under the same name."""
 
     seed: int = 0
-    """Of the random architectures and of every training."""
+    """Of the random architectures and of the first training of each."""

@@ -203,6 +203,8 @@ def _search_in(directory: Path) -> tuple[dict[str, Any], Space]:
 def _task_of(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     kept = {name: params[name] for name in names if name in params}
+    if kept.get("task") is not None:  # the rest is what the task said, not what it was told
+        kept = {name: kept[name] for name in ("task", "num_workers") if name in kept}
     moved = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
     if task is None and kept.get("task") is None and identity_of(params) is None:
         raise InputError(

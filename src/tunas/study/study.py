@@ -33,21 +33,33 @@ from tunas.train.config import TrainConfig
 STUDY = "study.json"
 RANDOM_CSV, SEARCHED_CSV = "random_architectures.csv", "searched_architectures.csv"
 EXTRA_COLUMNS = ("name", "epochs", "accuracy", "cost", "unit", "seed")
-SEARCHED = "searched"
+RANDOM, SEARCHED = "random", "searched"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An architecture that the study compares.
+
+    Args:
+        name: one of its own.
+        kind: `random`, `searched`, or the name of an ablation.
+        architecture: of the study's space.
+    """
+
+    name: str
+    kind: str
+    architecture: Architecture
 
 
 @dataclass(frozen=True)
 class Trained:
-    """An architecture that the study trained.
+    """One training of an architecture; `name` and `kind` are those of its `Entry`.
 
     Args:
-        name: of its directory.
-        kind: `random`, `searched`, or the name of an ablation.
-        architecture: of the study's space.
         cost: predicted.
         accuracy: on held-out or test examples, 0 to 1; of a task of one's own its quality.
-        epochs: of its training.
-        seconds: of its training, and for a winner of its search.
+        epochs, seed: of the training.
+        seconds: of the training, and for a winner of its search.
     """
 
     name: str
@@ -58,6 +70,7 @@ class Trained:
     epochs: float
     seconds: float
     search_seconds: float = 0.0
+    seed: int = 0
 
 
 def study(config: StudyConfig) -> dict[str, Any]:
@@ -68,6 +81,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         DivergedError: where a part failed again and again.
     """
     check_positive("random", config.random)
+    check_positive("repeats", config.repeats)
     check_positive("searches", config.searches)
     check_engine(config.workers, config.engine)
     out = make_directory(Path(config.out).expanduser())
@@ -76,21 +90,18 @@ def study(config: StudyConfig) -> dict[str, Any]:
     model = load_cost_model(config.cost_model or default_cost_model(space), space, **task.cost_arguments)
     low, high = cost_range(config, space)
     drawn = random_architectures(space, model, low, high, config.random, config.seed)
-    trainings = [(f"random-{number}", "random", found) for number, (found, _) in enumerate(drawn)]
+    entries = [Entry(f"random-{number}", RANDOM, found) for number, (found, _) in enumerate(drawn)]
     searches = search_jobs(config, low, high)
-    _train_config(config, drawn[0][0])  # refuses wrong flags before the first search
+    training_jobs(config, entries[:1])  # refuses wrong flags before the first search
     run_jobs(searches, out, workers=config.workers, engine=config.engine, label="searches")
-    for job in searches:
-        kind = job.name.removeprefix("search-").rpartition("-")[0]
-        winner = space.architecture(str(read_json_object(out / job.name / RESULT)["indices"]))
-        trainings.append((job.name.removeprefix("search-"), kind, winner))
-    jobs = [Job(f"train-{name}", _train_config(config, found)) for name, _, found in trainings]
+    entries += [winner(out, job, space) for job in searches]
+    jobs = training_jobs(config, entries)
     run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="trainings")
-    rows = [_trained(out, name, kind, found, float(model.estimate(found))) for name, kind, found in trainings]
+    rows = trained(config, out, entries, model)
     figures = compared(rows) | {"ssd": space.name, "range": [low, high], "unit": model.unit}
     with writing_to(out):
-        _write_csv(out / RANDOM_CSV, config, [row for row in rows if row.kind == "random"], model.unit)
-        _write_csv(out / SEARCHED_CSV, config, [row for row in rows if row.kind != "random"], model.unit)
+        write_rows(out / RANDOM_CSV, config, [row for row in rows if row.kind == RANDOM], model.unit)
+        write_rows(out / SEARCHED_CSV, config, [row for row in rows if row.kind != RANDOM], model.unit)
         write_text(out / STUDY, json.dumps(figures, indent=2) + "\n")
     return figures
 
@@ -134,17 +145,37 @@ def search_jobs(config: StudyConfig, low: float, high: float) -> list[Job]:
     return jobs
 
 
-def _train_config(config: StudyConfig, architecture: Architecture) -> TrainConfig:
-    return _with_flags(
+def winner(out: Path, job: Job, space: Space) -> Entry:
+    """What one of the `search_jobs` found, once it is done."""
+    name = job.name.removeprefix("search-")
+    found = space.architecture(str(read_json_object(out / job.name / RESULT)["indices"]))
+    return Entry(name, name.rpartition("-")[0], found)
+
+
+def training_jobs(config: StudyConfig, entries: Sequence[Entry]) -> list[Job]:
+    """Every architecture's trainings, all alike but for their seeds: the first of each, then the second of each, …"""
+    plain = _with_flags(
         TrainConfig,
         config.train,
         config,
         ssd=config.ssd,
-        indices=architecture.text,
         use_held_out_test_set=config.use_held_out_test_set,
         cost_model=config.cost_model,
+        indices="",
         seed=config.seed,
     )
+    return [
+        Job(
+            _training_name(entry, repeat),
+            dataclasses.replace(plain, indices=entry.architecture.text, seed=config.seed + repeat),
+        )
+        for repeat in range(config.repeats)
+        for entry in entries
+    ]
+
+
+def _training_name(entry: Entry, repeat: int) -> str:
+    return f"train-{entry.name}" if repeat == 0 else f"train-{entry.name}-again-{repeat}"
 
 
 def _with_flags(kind: type, flags: Sequence[str], data: TaskConfig, **settings: Any) -> Any:
@@ -173,31 +204,55 @@ def _with_flags(kind: type, flags: Sequence[str], data: TaskConfig, **settings: 
         raise InputError(f"--{command} {' '.join(flags)}: a value is none of its flag's type") from None
 
 
-def _trained(out: Path, name: str, kind: str, architecture: Architecture, cost: float) -> Trained:
-    directory = out / f"train-{name}"
-    result = read_json_object(directory / RESULT)
-    if result.get("indices") != architecture.text:
-        raise InputError(f"{directory} holds a training of another architecture than this study's; name another --out")
-    search_seconds = 0.0 if kind == "random" else seconds_of(out / f"search-{name}")
-    accuracy, epochs = float(result[result.get("quality_name", "accuracy")]), float(result["epochs"])
-    return Trained(name, kind, architecture, cost, accuracy, epochs, seconds_of(directory), search_seconds)
+def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any) -> list[Trained]:
+    """The trainings of architectures, once all are done.
+
+    Raises:
+        InputError: where a directory holds another architecture's.
+    """
+    rows = []
+    for entry in entries:
+        search_seconds = 0.0 if entry.kind == RANDOM else seconds_of(out / f"search-{entry.name}")
+        for repeat in range(config.repeats):
+            directory = out / _training_name(entry, repeat)
+            result = read_json_object(directory / RESULT)
+            if result.get("indices") != entry.architecture.text:
+                raise InputError(
+                    f"{directory} holds a training of another architecture than this study's; name another --out"
+                )
+            rows.append(
+                Trained(
+                    entry.name,
+                    entry.kind,
+                    entry.architecture,
+                    cost=float(model.estimate(entry.architecture)),
+                    accuracy=float(result[result.get("quality_name", "accuracy")]),
+                    epochs=float(result["epochs"]),
+                    seconds=seconds_of(directory),
+                    search_seconds=search_seconds,
+                    seed=config.seed + repeat,
+                )
+            )
+    return rows
 
 
 def compared(rows: Sequence[Trained]) -> dict[str, Any]:
     """What the trainings say: figures of the random architectures, of the searched ones and of each ablation.
 
-    For the searched ones also: the probability that a random architecture is better than a searched one, how many
-    random trainings the time of one search buys, and the best that so many are expected to find.
+    `spread` is the standard deviation between architectures, each the mean of its trainings, and `seed_spread` that
+    between trainings of the same one, where there are several. For the searched ones also: the probability that a
+    random architecture is better than a searched one, how many random trainings the time of one search buys, and the
+    best that so many are expected to find.
     """
-    random = np.array([row.accuracy for row in rows if row.kind == "random"])
-    seconds = [row.seconds for row in rows if row.kind == "random"]
-    figures: dict[str, Any] = {"random": _figures(random)}
-    for kind in dict.fromkeys(row.kind for row in rows if row.kind != "random"):
-        own = [row for row in rows if row.kind == kind]
-        accuracies = np.array([row.accuracy for row in own])
-        trials = float(np.mean([row.search_seconds for row in own])) / max(float(np.mean(seconds)), 1e-9)
+    random = _accuracies(rows, RANDOM)
+    seconds = [row.seconds for row in rows if row.kind == RANDOM]
+    figures: dict[str, Any] = {RANDOM: _figures(rows, RANDOM)}
+    for kind in dict.fromkeys(row.kind for row in rows if row.kind != RANDOM):
+        accuracies = _accuracies(rows, kind)
+        searched = np.mean([row.search_seconds for row in rows if row.kind == kind])
+        trials = float(searched) / max(float(np.mean(seconds)), 1e-9)
         figures[kind] = {
-            **_figures(accuracies),
+            **_figures(rows, kind),
             "probability_that_random_is_better": probability_of_more(random, accuracies),
             "random_trainings_for_one_search": trials,
             "expected_best_of_so_many": expected_best(random, max(1.0, trials)),
@@ -206,10 +261,31 @@ def compared(rows: Sequence[Trained]) -> dict[str, Any]:
     return figures
 
 
-def _figures(accuracies: np.ndarray) -> dict[str, float]:
-    error = float(accuracies.std(ddof=1) / math.sqrt(len(accuracies))) if len(accuracies) > 1 else math.nan
-    figures = {"mean": float(accuracies.mean()), "best": float(accuracies.max()), "count": len(accuracies)}
-    return figures | ({"standard_error": error} if math.isfinite(error) else {})
+def _by_architecture(rows: Sequence[Trained], kind: str) -> list[list[float]]:
+    """The accuracies of each architecture's trainings."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.kind == kind:
+            found.setdefault(row.name, []).append(row.accuracy)
+    return list(found.values())
+
+
+def _accuracies(rows: Sequence[Trained], kind: str) -> np.ndarray:
+    """Each architecture's mean over its trainings."""
+    return np.array([np.mean(each) for each in _by_architecture(rows, kind)])
+
+
+def _figures(rows: Sequence[Trained], kind: str) -> dict[str, float]:
+    accuracies = _accuracies(rows, kind)
+    figures: dict[str, float] = {"mean": float(accuracies.mean()), "best": float(accuracies.max())}
+    figures["count"] = len(accuracies)
+    if len(accuracies) > 1:
+        figures["spread"] = float(accuracies.std(ddof=1))
+        figures["standard_error"] = figures["spread"] / math.sqrt(len(accuracies))
+    variances = [np.var(each, ddof=1) for each in _by_architecture(rows, kind) if len(each) > 1]
+    if variances:
+        figures["seed_spread"] = math.sqrt(float(np.mean(variances)))
+    return figures
 
 
 def probability_of_more(first: np.ndarray, second: np.ndarray) -> float:
@@ -225,7 +301,7 @@ def expected_best(values: np.ndarray, trials: float) -> float:
     return float(ordered @ np.diff(below))
 
 
-def _write_csv(path: Path, config: StudyConfig, rows: Sequence[Trained], unit: str) -> None:
+def write_rows(path: Path, config: StudyConfig, rows: Sequence[Trained], unit: str) -> None:
     """The released columns, and what they leave out behind them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -234,6 +310,6 @@ def _write_csv(path: Path, config: StudyConfig, rows: Sequence[Trained], unit: s
         time = f"{row.cost:.6g}" if unit == "ms" else ""
         accuracy = f"{row.accuracy:.6g}"
         scores = ("", accuracy) if config.use_held_out_test_set else (accuracy, "")
-        extra = (row.name, f"{row.epochs:g}", accuracy, f"{row.cost:.6g}", unit, config.seed)
+        extra = (row.name, f"{row.epochs:g}", accuracy, f"{row.cost:.6g}", unit, row.seed)
         writer.writerow([row.architecture.space.name, row.architecture.text, time, *scores, *extra])
     write_text(path, text.getvalue())

@@ -7,6 +7,7 @@ before each example, and put back afterwards.
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import traceback
 from collections.abc import Callable, Generator, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, TensorDataset, default_collate
 
 from tunas.data.decoding import chunks
 from tunas.data.order import shard_range
@@ -93,8 +94,7 @@ class Examples(Dataset[Piece]):
                 f"{len(self.dataset)} now; it must stay the same"
             )
         if self._is_gather(job):
-            rows = torch.from_numpy(np.array(job.places))
-            return self._checked(tuple(tensor[rows] for tensor in self.dataset.tensors), len(rows))
+            return self._checked(_gathered(self.dataset, np.array(job.places)), len(job.places))
         with kept_random_state():
             examples = [self._example(*pair, job.augment) for pair in zip(job.places, job.seeds, strict=True)]
             try:
@@ -108,7 +108,15 @@ class Examples(Dataset[Piece]):
 
     def _is_gather(self, job: Job) -> bool:
         """Whether nothing can be random and a batch is one look-up."""
-        return type(self.dataset) is TensorDataset and self.collate is None and not (job.augment and self.augment)
+        return self._is_table and self.collate is None and not (job.augment and self.augment)
+
+    @functools.cached_property
+    def _is_table(self) -> bool:
+        """Whether the examples are rows of tensors, or of several such tables alike below each other."""
+        parts = self.dataset.datasets if type(self.dataset) is ConcatDataset else [self.dataset]
+        if not all(type(part) is TensorDataset for part in parts):
+            return False
+        return len({tuple((tensor.dtype, tensor.shape[1:]) for tensor in part.tensors) for part in parts}) == 1
 
     def _example(self, place: int, seed: int, augment: bool) -> Any:
         seed_generators(int(seed))
@@ -140,6 +148,22 @@ class Examples(Dataset[Piece]):
         with contextlib.closing(pieces):
             for piece in pieces:
                 yield piece.batch
+
+
+def _gathered(dataset: Any, places: np.ndarray) -> tuple[torch.Tensor, ...]:
+    """Rows of a `TensorDataset`, or of a `ConcatDataset` of such that are alike."""
+    if type(dataset) is TensorDataset:
+        rows = torch.from_numpy(places)
+        return tuple(tensor[rows] for tensor in dataset.tensors)
+    ends = np.array(dataset.cumulative_sizes)
+    which = np.searchsorted(ends, places, side="right")
+    found = [torch.empty(len(places), *part.shape[1:], dtype=part.dtype) for part in dataset.datasets[0].tensors]
+    for number, part in enumerate(dataset.datasets):
+        here = torch.from_numpy(np.flatnonzero(which == number))
+        rows = torch.from_numpy(places)[here] - (int(ends[number - 1]) if number else 0)
+        for batch, tensor in zip(found, part.tensors, strict=True):
+            batch[here] = tensor[rows]
+    return tuple(found)
 
 
 def share_jobs(
