@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 
 class Command(NamedTuple):
-    """One command: what it does, and where its configuration is (imported only when it is used)."""
+    """One command: what it does, where its configuration is (imported only when it is used), and with `--from` what it
+    takes from the run: a function of a `tunas.run.told.Told` and of the names of the flags that are given."""
 
     summary: str
     config: str
+    of_run: str | None = None
 
 
 COMMANDS = {
@@ -24,14 +26,24 @@ COMMANDS = {
     "analyze": Command(
         "the architecture, its cost and the step of one or many searches", "tunas.cli.analyze:AnalyzeConfig"
     ),
-    "train": Command("train one architecture from scratch, and evaluate it", "tunas.train.config:TrainConfig"),
+    "train": Command(
+        "train one architecture from scratch, and evaluate it",
+        "tunas.train.config:TrainConfig",
+        "tunas.train.config:of_run",
+    ),
     "teach": Command("write a teacher's logits of a dataset, once", "tunas.recipe.config:TeachConfig"),
     "sample": Command("random architectures within a range of costs", "tunas.cli.sample:SampleConfig"),
     "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig"),
     "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),
-    "measure": Command("time architectures on a device", "tunas.cost.measure:MeasureConfig"),
+    "measure": Command(
+        "time architectures on a device", "tunas.cost.measure:MeasureConfig", "tunas.cost.measure:of_run"
+    ),
     "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig"),
-    "export": Command("turn a trained network into the files that a device runs", "tunas.export.config:ExportConfig"),
+    "export": Command(
+        "turn a trained network into the files that a device runs",
+        "tunas.export.config:ExportConfig",
+        "tunas.export.config:of_run",
+    ),
     "predict": Command("the class of images, by a training or an export", "tunas.export.predict_config:PredictConfig"),
     "quickstart": Command(
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
@@ -94,7 +106,8 @@ def _run(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     config_type = imported(command.config)
     try:
-        config = parsed(config_type, _with_plain_booleans(config_type, words), f"tunas {name}")
+        words = _with_plain_booleans(config_type, words)
+        config = parsed(config_type, words, f"tunas {name}", imported(command.of_run) if command.of_run else None)
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
     except InputError as error:  # values that a configuration refuses

@@ -25,7 +25,7 @@ def run(config: CompletionConfig) -> None:
 
     commands: list[Any] = [
         Annotated[
-            grouped(imported(command.config)),
+            grouped(imported(command.config), takes_run=command.of_run is not None),
             tyro.conf.subcommand(name, description=command.summary, prefix_name=False),
         ]
         for name, command in COMMANDS.items()

@@ -1,4 +1,5 @@
-"""A command's flags from its configuration: in groups, the ones that people set first apart from the rest."""
+"""A command's flags from its configuration: in groups, the ones that people set first apart from the rest; and
+`--from RUN`, which lets a run say what the command line does not."""
 
 from __future__ import annotations
 
@@ -8,14 +9,14 @@ import functools
 import inspect
 import textwrap
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
 
 GROUPS: dict[str, str] = {
-    "main": """ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname min_cost
-        max_cost num_samples count output_format out samples""",
+    "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
+        min_cost max_cost num_samples count output_format out samples""",
     "data": """dataset_dir data_format image_size valid_filenames valid_fraction test_fraction use_held_out_test_set
         cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
@@ -30,22 +31,30 @@ GROUPS: dict[str, str] = {
 OTHERS = "schedule and more"
 MARKERS = (tyro.conf.UseAppendAction, tyro.conf.OmitArgPrefixes)
 METAVARS = {"int | None": "INT", "float | None": "FLOAT", "str | None": "TEXT", "<class 'str'>": "TEXT"}
-FIRST = """ssd indices checkpoint_dir dataset_dir image_size cost_model rl_cost_model_target rl_cost_model_tolerance
-    epochs device min_cost max_cost dirname mode checkpoint samples out"""
+FIRST = """from_run ssd indices checkpoint_dir dataset_dir image_size cost_model rl_cost_model_target
+    rl_cost_model_tolerance epochs device min_cost max_cost dirname mode checkpoint samples out"""
 """Flags that `--help` shows; `--help-all` shows every one. So does the help of a command of few flags."""
 FEW = 12
+FROM = "from_run"
+"""Is `--from` on the command line: a field cannot have that name."""
+FROM_HELP = """Directory of a run to go on from: what is left out here is as that run was told. The space and the
+    architecture, the data, image size and classes, padding and cost model."""
+OfRun = Callable[[Any, frozenset[str]], dict[str, Any]]
+"""(a run, names of the flags that are given) -> what a command takes from the run."""
 
 
-def parsed(config_type: type, words: Sequence[str], prog: str) -> Any:
+def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | None = None) -> Any:
     """The configuration that the words of a command line say.
 
     Args:
         config_type: a frozen dataclass; fields are flags, their docstrings the help.
         words: flags and their values.
         prog: the command, such as `tunas search`.
+        of_run: what is taken from the run that `--from` names; None for a command without that flag.
 
     Raises:
         SystemExit: after the help, or a message about wrong words (2).
+        InputError: where `--from` names no run, or values do not fit each other.
     """
     everything = "--help-all" in words
     names = [field.name for field in dataclasses.fields(config_type)]
@@ -59,28 +68,62 @@ def parsed(config_type: type, words: Sequence[str], prog: str) -> Any:
             if field.name in FIRST.split() or _is_required(field)
         ]
         description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
+    of_that_run = {} if wants_help or of_run is None else told(words, of_run)
     values: Any = tyro.cli(
-        grouped(config_type, shown, whole=everything or not wants_help),
+        grouped(config_type, shown, of_that_run, takes_run=of_run is not None, whole=everything or not wants_help),
         args=["--help"] if wants_help else words,
         prog=prog,
         description=description,
         config=MARKERS,
     )
     parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
-    return config_type(**{name: value for part in parts for name, value in vars(part).items()})
+    return config_type(**{name: value for part in parts for name, value in vars(part).items() if name != FROM})
 
 
-def grouped(config_type: type, names: Sequence[str] | None = None, *, whole: bool = True) -> type:
+def told(words: Sequence[str], of_run: OfRun) -> dict[str, Any]:
+    """What the run says that the words name with `--from`; nothing where they name none.
+
+    Raises:
+        InputError: where it is no run, or one that the command cannot go on from.
+    """
+    flags = [word for word in words if word.startswith("--")]
+    names = frozenset(flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags)
+    run = ""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--from" or word.startswith("--from="):
+            run = word.partition("=")[2] or following
+    if not run:
+        return {}
+    from tunas.run.told import read_told
+
+    return of_run(read_told(run), names)
+
+
+def grouped(
+    config_type: type,
+    names: Sequence[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    takes_run: bool = False,
+    whole: bool = True,
+) -> type:
     """A dataclass of dataclasses, one for each group, that hold the fields of `config_type`.
 
     Args:
         config_type: a frozen dataclass.
         names: of the fields to take; all where left out.
+        defaults: of some fields, in place of their own.
+        takes_run: whether there is `--from` as well.
         whole: whether the help of a flag is its whole text, or the first sentence.
     """
+    defaults = defaults or {}
     hints = typing.get_type_hints(config_type, include_extras=True)
     texts = field_texts(config_type)
     groups: dict[str, list[Any]] = {title: [] for title in (*GROUPS, OTHERS)}
+    if takes_run:
+        text = " ".join(FROM_HELP.split())
+        arg = tyro.conf.arg(name="from", help=_help(text, whole), help_behavior_hint="", metavar="RUN")
+        groups["main"].append((FROM, Annotated[str | None, arg], dataclasses.field(default=None, kw_only=True)))
     for field in dataclasses.fields(config_type):
         if names is not None and field.name not in names:
             continue
@@ -88,11 +131,14 @@ def grouped(config_type: type, names: Sequence[str] | None = None, *, whole: boo
         hint = "" if field.default in (None, "", ()) else None
         plain = METAVARS.get(str(hints[field.name]))  # instead of {None}|INT
         arg = tyro.conf.arg(
-            help=text if whole else text.partition(". ")[0].removesuffix(".") + ".",
+            help=_help(text, whole),
             help_behavior_hint=hint,
             metavar=plain,
         )
-        copied = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)  # type: ignore[call-overload]
+        default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
+        if field.name in defaults:
+            default = {"default": defaults[field.name]}
+        copied = dataclasses.field(kw_only=True, **default)
         groups[_group_of(field.name)].append((field.name, Annotated[hints[field.name], arg], copied))
     parts = [
         (title.replace(" ", "_"), dataclasses.make_dataclass(title, fields))
@@ -100,6 +146,10 @@ def grouped(config_type: type, names: Sequence[str] | None = None, *, whole: boo
         if fields
     ]
     return dataclasses.make_dataclass(config_type.__name__, parts)
+
+
+def _help(text: str, whole: bool) -> str:
+    return text if whole else text.partition(". ")[0].removesuffix(".") + "."
 
 
 def field_texts(config_type: type) -> dict[str, str]:

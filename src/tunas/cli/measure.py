@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
+
 from tunas.cost.measure import MeasureConfig
 
 
@@ -11,15 +14,12 @@ def run(config: MeasureConfig) -> None:
     if config.export is not None:
         manifest = export(config)
         print(f"manifest = {manifest}")
-        print(
-            f"next: fill in its column milliseconds, then tunas fit --samples={manifest} --ssd={config.ssd} "
-            f"--out=my_device.json"
-        )
+        print(f"next: fill in its column milliseconds, then {fit_command(manifest, config.ssd)}")
         return
     if config.out is not None:
         samples = measure(config)
         print(f"{len(samples)} architectures in {config.out}")
-        print(f"next: tunas fit --samples={config.out} --ssd={config.ssd} --out=my_device.json")
+        print(f"next: {fit_command(config.out, config.ssd)}")
         return
     found = compare(config) if config.cost_model is not None else None
     sample = found.sample if found else measure(config)[0]
@@ -40,3 +40,7 @@ def run(config: MeasureConfig) -> None:
                 f"{found.slowdown:.3f} of their time then; at the speed of then "
                 f"{100 * found.error_at_speed_of_then:+.2f} % measured over predicted"
             )
+
+
+def fit_command(samples: str | Path, ssd: str) -> str:
+    return f"tunas fit {quote(f'--samples={samples}')} {quote(f'--ssd={ssd}')} --out=my_device.json"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from shlex import quote
+
+from tunas.flags import as_told
 from tunas.search.config import SearchConfig
 
 FAR = 0.01
@@ -9,17 +13,13 @@ FAR = 0.01
 
 
 def run(config: SearchConfig) -> int:
-    import dataclasses
     import os
-    import shlex
 
     from rich.console import Console
     from rich.table import Table
 
     from tunas.errors import NOT_AS_ASKED
-    from tunas.flags import as_told
     from tunas.search.loop import search
-    from tunas.task.config import TaskConfig
 
     result = search(config)
     code = NOT_AS_ASKED if result.within_tolerance is False else 0
@@ -50,18 +50,21 @@ def run(config: SearchConfig) -> int:
     said = config.rl_cost_model_tolerance is not None or config.constraint or config.at_most is not None
     if off is not None and abs(off) > FAR and not said:
         print(
-            f"closer to the target: tunas analyze --dirname={result.checkpoint_dir} "
-            f"--rl_cost_model_tolerance={FAR} finds the likeliest "
-            f"architecture within {FAR:.0%}"
+            f"closer to the target: tunas analyze {quote(f'--dirname={result.checkpoint_dir}')} "
+            f"--rl_cost_model_tolerance={FAR} finds the likeliest architecture within {FAR:.0%}"
         )
     if code:
         print(
             f"missed: no architecture near the most likely one costs within {config.rl_cost_model_tolerance:.2%} of "
             f"the target; this one is {100 * (off or 0.0):+.2f} % off"
         )
-    architecture = result.architecture
-    words = [shlex.quote(f"--ssd={architecture.space.name}"), f"--indices={architecture.text}"]
-    data = [field.name for field in dataclasses.fields(TaskConfig)]
-    words += as_told(config, [*data, "cost_model", "padding", "device"])
-    print(f"next: tunas train {' '.join(words)}")
+    print(f"next: {next_command(config, result.checkpoint_dir)}")
     return code
+
+
+def next_command(config: SearchConfig, directory: Path) -> str:
+    """How to train what the search found: the run says the rest of what it was told."""
+    words = ["tunas train", quote(f"--from={directory}"), *as_told(config, ["device"])]
+    if config.accuracy_model is not None:
+        words.append("--dataset_dir=…")
+    return " ".join(words)

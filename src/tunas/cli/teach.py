@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+from shlex import quote
+
+from tunas.data.config import DataConfig
+from tunas.flags import as_told
 from tunas.recipe.config import TeachConfig
 
 
@@ -14,4 +19,6 @@ def run(config: TeachConfig) -> None:
         f"{lecture.examples:,} images × {lecture.views} views, {lecture.classes} classes, in {lecture.shards} files"
         + (f" ({there} were there already)" if there else "")
     )
-    print(f"next: tunas train --teacher={lecture.directory} …")
+    data = [field.name for field in dataclasses.fields(DataConfig)]
+    words = [quote(f"--teacher={lecture.directory}"), *as_told(config, [*data, "device"])]
+    print(f"next: tunas train {' '.join(words)} --ssd=…")

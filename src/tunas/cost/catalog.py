@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +98,8 @@ def check_conditions(model: CostModel | PeakCost, path: str, image_size: int | N
         if here is not None and measured is not None and measured != here:
             raise InputError(
                 f"{path} was measured with {measured} {what}, and these networks have {here}; measure and fit a "
-                f"cost model for {here} (tunas measure --{name}={here}), or use {measured}"
+                f"cost model for {here} (tunas measure {quote(f'--ssd={model.space.name}')} --{name}={here} --out=…), "
+                f"or use {measured}"
             )
 
 

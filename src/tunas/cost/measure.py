@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import gc
 import io
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from tunas.cost.additive import PeakCost
     from tunas.cost.model import CostModel
+    from tunas.run.told import Told
 
 MANIFEST = "manifest.csv"
 CLOCKS = {"wall": time.perf_counter_ns, "processor": time.process_time_ns}
@@ -90,6 +92,9 @@ class MeasureConfig:
     num_classes: int = 1000
     """Outputs of the classifier."""
 
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """With indices: how its convolutions pad. What cost models are fitted to pads symmetrically."""
+
     threads: int = 1
     """Processor threads that the runtime may use."""
 
@@ -130,8 +135,27 @@ class MeasureConfig:
             )
         if self.warmup < 0:
             raise InputError(f"warmup must not be negative, but is {self.warmup}")
+        if self.padding == "same" and self.indices is None:
+            raise InputError(
+                "padding is of one architecture: cost models are fitted to networks that pad symmetrically"
+            )
         if sum(option is not None for option in (self.out, self.indices, self.export)) != 1:
             raise InputError("give one of out (measure many), indices (measure one) and export (write ONNX files)")
+
+
+def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+    """What a measurement takes from a run: the space, image size and classes, and to measure one architecture, that,
+    how it pads, and the cost model to compare with."""
+    found = told.values(["image_size", "num_classes"])
+    if given & {"out", "export"}:
+        return found if "ssd" in given else found | {"ssd": told.space()}
+    multiplier = told.params.get("filters_multiplier", 1.0)
+    if multiplier != 1:
+        raise InputError(
+            f"the network of {told.directory} has {multiplier:g} times the widths of its search space, and only "
+            f"architectures of a search space can be measured"
+        )
+    return found | told.values(["padding", "cost_model"]) | told.network(given)
 
 
 @dataclass(frozen=True)
@@ -387,13 +411,14 @@ def network_and_inputs(
     """
     import torch
 
-    from tunas.nn import build_network
+    from tunas.nn import NetworkOptions, build_network
     from tunas.nn.flat import flat_network
 
     space = architecture.space
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = build_network(architecture, config.num_classes).eval().requires_grad_(False)
+        options = NetworkOptions(same_padding=config.padding == "same")
+        network = build_network(architecture, config.num_classes, options=options).eval().requires_grad_(False)
         if isinstance(space.structure, Tower):
             return network, (torch.rand(1, 3, config.image_size, config.image_size),), INPUTS
         from tunas.cost.own import example_of
@@ -425,13 +450,16 @@ def measured_group(
     runtime: Runtime,
     config: MeasureConfig,
     visited: Callable[[], Any] = lambda: None,
+    references: int = 0,
 ) -> list[Sample]:
     """One sample per architecture, timed in turns; calls `visited` whenever one of them was prepared, warmed up, or had
-    a turn."""
+    a turn. The last `references` pad symmetrically, as they did when they were measured before."""
     settle_allocator()
     runs = []
-    for architecture in architectures:
-        runs.append(run_of(architecture, runtime, config))
+    as_before = dataclasses.replace(config, padding="symmetric")
+    for number, architecture in enumerate(architectures):
+        is_reference = number >= len(architectures) - references
+        runs.append(run_of(architecture, runtime, as_before if is_reference else config))
         visited()
     times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock], visited)
     setup = setup_of(architectures[0].space, runtime, config)
@@ -461,7 +489,7 @@ def measured_with_references(
         without any.
     """
     everything = [*architectures, *(reference for reference, _ in references)]
-    samples = measured_group(everything, runtime, config, visited)
+    samples = measured_group(everything, runtime, config, visited, len(references))
     again = samples[len(architectures) :]
     ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
     return samples[: len(architectures)], float(np.median(ratios)) if ratios else 1.0

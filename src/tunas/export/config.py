@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunas.data.config import DataConfig
 from tunas.errors import InputError
+
+if TYPE_CHECKING:
+    from tunas.run.told import Told
 
 CALIBRATION_IMAGES = 512
 MAX_ACCURACY_DROP = 0.01
@@ -43,6 +47,9 @@ class ExportConfig(DataConfig):
 
     timm_model: str | None = None
     """With --checkpoint: name of the timm model that it comes from; decides gate, padding and batch norm."""
+
+    padding: Literal["symmetric", "same"] = "symmetric"
+    """With --checkpoint: how the convolutions of its training pad."""
 
     allow_unfinished: bool = False
     """Export what a training has come to that is not finished."""
@@ -85,11 +92,24 @@ class ExportConfig(DataConfig):
             raise InputError("give one of --checkpoint_dir RUN (a training) and --checkpoint FILE (weights)")
         if self.checkpoint is not None and self.ssd is None:
             raise InputError("--checkpoint needs --ssd, and --indices where that is a search space")
-        if self.checkpoint_dir is not None and (self.ssd is not None or self.indices or self.timm_model):
-            raise InputError("--ssd, --indices and --timm_model say what a --checkpoint is; a training knows it itself")
+        if self.checkpoint_dir is not None and (self.ssd or self.indices or self.timm_model or self.padding == "same"):
+            raise InputError(
+                "--ssd, --indices, --timm_model and --padding say what a --checkpoint is; a training knows it itself"
+            )
 
     @property
     def runtimes(self) -> tuple[str, ...]:
         """The named ones, each once; `a,b` counts as two."""
         names = (name.strip() for text in self.runtime for name in text.split(","))
         return tuple(dict.fromkeys(name for name in names if name)) or ("onnxruntime",)
+
+
+def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+    """What an export takes from a run: a training itself, or with --checkpoint what these weights are of, and the
+    images."""
+    if "checkpoint_dir" in given:
+        raise InputError("--from says what a --checkpoint is; a training knows it itself: leave out --from")
+    if "checkpoint" not in given:
+        return {"checkpoint_dir": str(told.directory)}
+    names = [field.name for field in dataclasses.fields(DataConfig)]
+    return told.values([*names, "cost_model", "padding"]) | told.network(given)

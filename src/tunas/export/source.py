@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tunas.data.config import DataConfig
@@ -12,7 +13,8 @@ from tunas.data.loader import Data
 from tunas.data.opening import open_data
 from tunas.errors import InputError
 from tunas.export.config import ExportConfig
-from tunas.nn import Network, NetworkOptions, build_network
+from tunas.nn import Network, build_network
+from tunas.nn.timm_weights import options_of_training
 from tunas.run.directory import DATA, PARAMS, RESULT, read_json_object, read_params
 from tunas.space import Architecture, get_space
 from tunas.space.layers import Tower, scale_filters
@@ -98,7 +100,7 @@ def training_params(directory: Path, allow_unfinished: bool = False) -> dict[str
     if "replicas" in params:
         raise InputError(
             f"{directory} is a search, whose weights are shared by all architectures; train what it found "
-            f"(`tunas analyze --dirname={directory}`, then `tunas train`) and export that"
+            f"(tunas train {quote(f'--from={directory}')}) and export that"
         )
     if "train_split" not in params or "steps" not in params:
         raise InputError(f"{directory / PARAMS} is not that of a training")
@@ -120,8 +122,7 @@ def network_of(params: dict[str, Any], tensors: dict[str, Any], num_classes: int
     built: Any = architecture
     if isinstance(architecture.structure, Tower):
         built = scale_filters(architecture.tower, params.get("filters_multiplier", 1.0))
-    options = NetworkOptions(same_padding=params.get("padding") == "same")
-    network = build_network(built, num_classes, options=options)
+    network = build_network(built, num_classes, options=options_of_training(params))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -136,7 +137,7 @@ def _of_checkpoint(config: ExportConfig) -> Source:
     assert config.checkpoint is not None and config.ssd is not None
     architecture = get_space(config.ssd).architecture(config.indices)
     data = open_data(DataConfig(**{name: getattr(config, name) for name in DATA_FIELDS}), describe=False)
-    network = build_network(architecture, data.num_classes)
+    network = build_network(architecture, data.num_classes, options=options_of_training({"padding": config.padding}))
     network = load_weights(network, Path(config.checkpoint).expanduser(), architecture, config.timm_model)
     split = "test" if "test" in data.splits else "valid"
     facts = {"checkpoint": config.checkpoint}

@@ -109,6 +109,14 @@ def timm_options(model_name: str) -> NetworkOptions:
     return NetworkOptions(bn_epsilon=epsilon, bn_momentum=BN_MOMENTUM, same_padding=from_tensorflow, **FAMILIES[family])
 
 
+def options_of_training(params: Mapping[str, Any]) -> NetworkOptions:
+    """How the network of a training is built, by its settings `init_from`, `timm_model` and `padding`: as timm builds
+    its model, where the weights come from there."""
+    if params.get("init_from") is not None and params.get("timm_model") is not None:
+        return timm_options(params["timm_model"])
+    return NetworkOptions(same_padding=params.get("padding") == "same")
+
+
 def from_timm(state_dict: Mapping[str, Tensor], architecture: Architecture | Tower) -> dict[str, Tensor]:
     """A state dict for `build_network(architecture, …)` out of one of the same architecture in timm.
 

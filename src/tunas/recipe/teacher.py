@@ -12,7 +12,8 @@ from torch.nn.functional import interpolate
 from tunas.data import Data
 from tunas.data.images import MEAN, STD
 from tunas.errors import InputError
-from tunas.nn import NetworkOptions, build_network
+from tunas.nn import build_network
+from tunas.nn.timm_weights import options_of_training
 from tunas.nn.weight_files import read_tensors
 from tunas.recipe.logits import INDEX, Logits
 from tunas.run.checkpoint import newest_checkpoint
@@ -136,8 +137,8 @@ def _trained(directory: Path, data: Data) -> tuple[nn.Module, int]:
         raise InputError(f"{directory} is no teacher: it holds no checkpoint of a training")
     described = read_json_object(directory / DATA) if (directory / DATA).is_file() else {}
     _same_classes(str(directory), described.get("class_names"), data)
-    options = NetworkOptions(same_padding=params.get("padding") == "same")
-    network = build_network(structure_from_json(read_model_spec(directory)), data.num_classes, options=options)
+    structure = structure_from_json(read_model_spec(directory))
+    network = build_network(structure, data.num_classes, options=options_of_training(params))
     tensors = found[0]
     prefix = "ema/" if any(name.startswith("ema/") for name in tensors) else "model/"
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

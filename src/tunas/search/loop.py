@@ -18,6 +18,7 @@ import tunas
 from tunas.allocator import keep_freed_memory
 from tunas.cost.measure import MeasureConfig, as_fitted
 from tunas.errors import DivergedError, InputError
+from tunas.flags import as_told
 from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
 from tunas.recipe.choose import Recipe
@@ -54,6 +55,7 @@ from tunas.search.scoring import Scoring
 from tunas.search.simulate import simulated_search
 from tunas.space import Space, Tower, get_space, structure_to_json
 from tunas.task.batches import as_float, piece
+from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
@@ -317,9 +319,9 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:
+            words = " ".join(as_told(config, ["ssd", *(field.name for field in dataclasses.fields(TaskConfig))]))
             raise InputError(
-                f"{config.ssd} is one fixed architecture, there is nothing to search; train it with `tunas train "
-                f"--ssd {config.ssd}`"
+                f"{config.ssd} is one fixed architecture, there is nothing to search; train it: tunas train {words}"
             )
         directory = Path(
             world.from_main(lambda: config.checkpoint_dir or default_directory("search", space.name))

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.choose import Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
+from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import LABEL_SMOOTHING, TaskConfig
+
+if TYPE_CHECKING:
+    from tunas.run.told import Told
 
 TEST_EPOCHS = 360
 """Of a training on all training examples that is evaluated on the test set (docs/algorithm.md#stand-alone-training)."""
@@ -292,3 +295,12 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
         checkpoint_every=config.checkpoint_every or max(1, min(1000, steps // 10)),
         eval_steps=None if eval_every is None else eval_every * train_size / batch,
     )
+
+
+def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+    """What a training takes from another run: architecture, examples and what they look like, padding, cost model."""
+    if not given & {"dataset_dir", "task"}:
+        told.check_examples()
+    names = [field.name for field in dataclasses.fields(TaskConfig)]
+    found = told.values([*names, *VIEW_FLAGS, "padding", "filters_multiplier", "cost_model"])
+    return found | told.network(given)

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -85,8 +86,9 @@ def advising_init_from(directory: Path, epochs: float) -> Iterator[None]:
         if kept is None or kept == epochs:
             raise
         raise InputError(
-            f"{error}. Its learning rate falls to 0 after {kept:g} epochs: to train its weights for more, name a new "
-            f"--checkpoint_dir, the --epochs to add, and --init_from={directory}"
+            f"{error}. Its learning rate falls to 0 after {kept:g} epochs: to train its weights for more, "
+            f"{quote(f'--from={directory}')} {quote(f'--init_from={directory}')} with a new --checkpoint_dir and the "
+            f"--epochs to add"
         ) from None
 
 

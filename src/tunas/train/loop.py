@@ -23,6 +23,7 @@ from tunas.errors import DivergedError, InputError
 from tunas.files import make_directory
 from tunas.nn import Network, build_network
 from tunas.nn.ops import BatchNorm1d, BatchNorm2d
+from tunas.nn.timm_weights import options_of_training
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
@@ -56,7 +57,7 @@ from tunas.train.follow import FOLLOWED, followed
 from tunas.train.initial import advising_init_from, as_trained, initialised
 from tunas.train.modes import check_flags
 from tunas.train.scoring import Scoring
-from tunas.train.trained import network_options, trained_weights
+from tunas.train.trained import trained_weights
 from tunas.train.weights import load_weights
 
 
@@ -181,7 +182,7 @@ def _architecture(space: Space, config: TrainConfig) -> Architecture:
     if space.num_choices and not config.indices.strip():
         raise InputError(
             f"{space.name} is a search space: name one of its architectures with --indices (`tunas analyze` prints "
-            f"them)"
+            f"them), or with --from the search that found one"
         )
     return space.architecture(config.indices)
 
@@ -200,7 +201,7 @@ def _network(
                 module.momentum = plan.bn_momentum  # its own one is for long trainings
         return network
     tower = scale_filters(architecture.tower, config.filters_multiplier)
-    options = network_options(config.init_from, config.timm_model, config.padding)
+    options = options_of_training(vars(config))
     if plan is None:
         return build_network(tower, **task.network_arguments, options=options)
     options = dataclasses.replace(options, path_dropout_rate=plan.path_dropout_rate, bn_momentum=plan.bn_momentum)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from tunas.errors import InputError
-from tunas.nn import NetworkOptions, build_network
-from tunas.nn.timm_weights import timm_options
+from tunas.nn import build_network
+from tunas.nn.timm_weights import options_of_training
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.directory import MODEL_SPEC, read_model_spec, read_params
 from tunas.space import Tower, get_space, structure_from_json
@@ -68,13 +68,6 @@ def trained_weights(directory: Path, which: Which | None = None) -> TrainedWeigh
     return TrainedWeights(weights, which or ("ema" if is_averaged else "last"), numbers["step"])
 
 
-def network_options(init_from: str | None, timm_model: str | None, padding: str) -> NetworkOptions:
-    """How the network of a training is built: as timm builds its model, where the weights come from there."""
-    if init_from is not None and timm_model is not None:
-        return timm_options(timm_model)
-    return NetworkOptions(same_padding=padding == "same")
-
-
 def load_network(run: str | os.PathLike[str], which: Which | None = None) -> Any:
     """The network that a training came to, in eval mode on the host.
 
@@ -104,5 +97,4 @@ def _built(directory: Path, tensors: dict[str, Tensor]) -> Any:
     structure = structure_from_json(read_model_spec(directory), stand_ins=True)
     if not isinstance(structure, Tower):
         return build_network(get_space(str(params["ssd"])).architecture(str(params["indices"])))
-    options = network_options(params.get("init_from"), params.get("timm_model"), params.get("padding", "symmetric"))
-    return build_network(structure, len(tensors["head.classifier.weight"]), options=options)
+    return build_network(structure, len(tensors["head.classifier.weight"]), options=options_of_training(params))
