@@ -198,7 +198,8 @@ class Bench:
         return [dataclasses.replace(job, name=f"search-{variant}-{job.name.rpartition('-')[2]}") for job in jobs]
 
     def run(self) -> None:
-        """As many searches at a time as there are workers: after each such wave there are figures to print."""
+        """As many searches at a time as there are workers. After each such wave there are figures to print, and after
+        the first one the random architectures are trained again, so that a short session has some of everything."""
         workers = self.options.workers
         once, *_ = again = [training_jobs(dataclasses.replace(self.study, repeats=n + 1), self.random)
                             for n in range(self.study.repeats)]  # fmt: skip
@@ -212,8 +213,8 @@ class Bench:
                 self.rank(job)
             winners = [winner(self.out, job, self.space) for job in wave]
             run_jobs(training_jobs(self.study, winners), self.out, workers=workers, label="winners")
+            run_jobs(again[-1], self.out, workers=workers, label="all trainings of random architectures")
             print("\n".join(self.table()), flush=True)
-        run_jobs(again[-1], self.out, workers=workers, label="random architectures again")
 
     def rank(self, job: Job) -> None:
         directory = self.out / job.name

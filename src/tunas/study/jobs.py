@@ -231,7 +231,8 @@ def _by_ray(configs: Iterable[Any], label: str) -> list[str]:
 
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
-    run = ray.remote(max_retries=TRIES - 1, retry_exceptions=[DivergedError, OSError])(run_one)
+    remote: Any = ray.remote  # typed as if all exceptions to try again at had one type
+    run = remote(max_retries=TRIES - 1, retry_exceptions=[DivergedError, OSError])(run_one)
     pending = {run.remote(config): Path(config.checkpoint_dir).name for config in configs}
     total, failed = len(pending), []
     while pending:

@@ -113,7 +113,7 @@ class Examples(Dataset[Piece]):
     @functools.cached_property
     def _is_table(self) -> bool:
         """Whether the examples are rows of tensors, or of several such tables alike below each other."""
-        parts = self.dataset.datasets if type(self.dataset) is ConcatDataset else [self.dataset]
+        parts: list[Any] = self.dataset.datasets if type(self.dataset) is ConcatDataset else [self.dataset]
         if not all(type(part) is TensorDataset for part in parts):
             return False
         return len({tuple((tensor.dtype, tensor.shape[1:]) for tensor in part.tensors) for part in parts}) == 1
@@ -157,8 +157,9 @@ def _gathered(dataset: Any, places: np.ndarray) -> tuple[torch.Tensor, ...]:
         return tuple(tensor[rows] for tensor in dataset.tensors)
     ends = np.array(dataset.cumulative_sizes)
     which = np.searchsorted(ends, places, side="right")
-    found = [torch.empty(len(places), *part.shape[1:], dtype=part.dtype) for part in dataset.datasets[0].tensors]
-    for number, part in enumerate(dataset.datasets):
+    tables: list[Any] = dataset.datasets
+    found = [torch.empty(len(places), *tensor.shape[1:], dtype=tensor.dtype) for tensor in tables[0].tensors]
+    for number, part in enumerate(tables):
         here = torch.from_numpy(np.flatnonzero(which == number))
         rows = torch.from_numpy(places)[here] - (int(ends[number - 1]) if number else 0)
         for batch, tensor in zip(found, part.tensors, strict=True):
