@@ -23,7 +23,7 @@ from tunas.run.device import World
 from tunas.run.events import EventLog
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search
-from tunas.search.objective import search_objective
+from tunas.search.objective import search_objectives
 from tunas.space import get_space
 from tunas.task.opening import open_task
 
@@ -39,8 +39,8 @@ def main(options: Options) -> None:
     space = get_space(config.ssd)
     task = open_task(config)
     plan = plan_search(config, task.size("train"), digits=True, on_cuda=False)
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-    search = Search(space, task, plan, config, objective, World(0, 1, torch.device("cpu")))
+    objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    search = Search(space, task, plan, config, objectives, World(0, 1, torch.device("cpu")))
     spent = {"network": 0.0, "data": 0.0}
 
     def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ def main(options: Options) -> None:
                 start = time.perf_counter()
             scalars = search.step(step, following(train), following(valid))
             if step % plan.log_every == 0:
-                log.log(step, [*scalars.items(), *search.controller.logit_names()])
+                log.log(step, [*scalars.items(), *search.aims.logits()])
         whole = time.perf_counter() - start
         log.close()
     loop = whole - spent["network"] - spent["data"]

@@ -29,7 +29,7 @@ from tunas.nn import SuperNet
 from tunas.run.device import World, joined_world
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search
-from tunas.search.objective import search_objective
+from tunas.search.objective import search_objectives
 from tunas.task.opening import open_task
 
 
@@ -96,8 +96,8 @@ def measured(rank: int, size: int, port: int, options: Options, results) -> None
         )
         space, task = tunas.get_space(config.ssd), open_task(config)
         plan = plan_search(config, task.size("train"), digits=True, on_cuda=False)
-        objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-        search = Search(space, task, plan, config, objective, timed)
+        objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+        search = Search(space, task, plan, config, objectives, timed)
         shard, first = (rank, size), plan.steps // 2  # past the warmups
         local = plan.replicas // size
         train = task.share_stream("train", plan.batch, local, seed=0, start_step=first, shard=shard)

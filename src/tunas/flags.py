@@ -45,6 +45,11 @@ def refuse_in_mode(config: Any, meant_for: Mapping[str, frozenset[str]], mode: s
     refuse(config, [name for name, modes in meant_for.items() if mode not in modes], where)
 
 
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """The values of a flag that may be given several times: none for None."""
+    return () if value is None else tuple(value) if isinstance(value, tuple | list) else (value,)
+
+
 def flags(names: Iterable[str]) -> str:
     return " and ".join(f"--{name}" for name in names)
 

@@ -17,7 +17,7 @@ from tunas.run.events import read_events
 from tunas.run.session import generator
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.loop import Search, search
-from tunas.search.objective import search_objective
+from tunas.search.objective import search_objectives
 from tunas.search.schedule import warmup_probability
 from tunas.space import ALL, get_space
 from tunas.task.opening import open_task
@@ -61,10 +61,12 @@ class Prepared:
         self.space = get_space(self.config.ssd)
         self.task = open_task(self.config)
         self.plan = plan_search(self.config, self.task.size("train"), digits=True, on_cuda=False)
-        objective = search_objective(
+        objectives = search_objectives(
             self.config, self.plan.rl_cost_model_exponent, self.space, self.task.cost_arguments
         )
-        self.search = Search(self.space, self.task, self.plan, self.config, objective, World(0, 1, torch.device("cpu")))
+        self.search = Search(
+            self.space, self.task, self.plan, self.config, objectives, World(0, 1, torch.device("cpu"))
+        )
 
     def batches(self, step):
         plan = self.plan
@@ -84,7 +86,7 @@ class Prepared:
             for warmup in (self.plan.increase_ops_steps, self.plan.increase_filters_steps)
         )
         random = generator(self.config.seed, "controller", step)
-        return self.search.controller.sample(random, self.plan.replicas, *chances)
+        return self.search.aims[0].controller.sample(random, self.plan.replicas, *chances)
 
 
 def test_every_scalar_of_the_specification_is_logged(tmp_path):
@@ -166,10 +168,10 @@ def test_the_reward_is_the_accuracy_of_the_architectures_just_trained_and_their_
         for replica, (images, labels) in enumerate(valid):
             logits = state.supernet(normalize(images), indices[replica])
             accuracies.append(float((logits.argmax(1) == labels).float().mean()))
-    cost = state.objective.model.estimate(indices)
+    cost = state.aims[0].objective.model.estimate(indices)
     assert scalars["rlcontroller/validation_accuracy"] == pytest.approx(np.mean(accuracies))
     assert scalars["rlcontroller/estimated_cost"] == pytest.approx(cost.mean())
-    rewards = np.array(accuracies) - 1.0 * abs(cost / state.objective.target - 1)
+    rewards = np.array(accuracies) - 1.0 * abs(cost / state.aims[0].objective.target - 1)
     assert scalars["rlcontroller/reward"] == pytest.approx(rewards.mean())
 
 
@@ -181,12 +183,12 @@ def test_the_first_part_of_the_delay_measures_nothing_and_leaves_the_averages():
     for step in range(unmeasured):
         assert not state.measures(step)
         scalars = state.step(step, prepared.batches(step)[0], None)
-        assert state.controller.num_updates == 0 and not state.controller.second_moment.any()
+        assert state.aims[0].controller.num_updates == 0 and not state.aims[0].controller.second_moment.any()
         assert not {f"rlcontroller/{name}" for name in measuring} & scalars.keys()
         assert scalars["rlcontroller/learning_rate"] == 0 and scalars["rlcontroller/estimated_cost"] > 0
     assert state.measures(unmeasured)
     prepared.step(unmeasured)
-    assert state.controller.num_updates == 1 and state.controller.second_moment.any()
+    assert state.aims[0].controller.num_updates == 1 and state.aims[0].controller.second_moment.any()
 
 
 def test_measuring_nothing_changes_no_weight():
@@ -201,9 +203,9 @@ def test_the_controller_waits_for_its_delay():
     prepared = Prepared()
     for step in range(prepared.plan.rl_delay_steps):
         assert prepared.step(step)["rlcontroller/learning_rate"] == 0
-        assert not prepared.search.controller.logits.any()
+        assert not prepared.search.aims[0].controller.logits.any()
     prepared.step(prepared.plan.rl_delay_steps)
-    assert prepared.search.controller.logits.any()
+    assert prepared.search.aims[0].controller.logits.any()
 
 
 def test_a_step_is_a_function_of_the_state_and_its_number():

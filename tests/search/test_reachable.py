@@ -9,7 +9,7 @@ import tunas
 from tunas.errors import InputError
 from tunas.search.before import check_before_search
 from tunas.search.config import SearchConfig, plan_search
-from tunas.search.objective import search_objective
+from tunas.search.objective import search_objectives
 from tunas.task.opening import open_task
 
 
@@ -18,8 +18,8 @@ def check(tmp_path: Path, **settings: object) -> None:
     space = tunas.get_space(config.ssd)
     task = open_task(config, tmp_path)
     plan = plan_search(config, task.size("train"), digits=True, on_cuda=False)
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-    check_before_search(space, config, plan, objective, task, is_main=True)
+    objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    check_before_search(space, config, plan, objectives, task, is_main=True)
 
 
 @pytest.mark.parametrize(

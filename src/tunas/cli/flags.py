@@ -8,11 +8,14 @@ import dataclasses
 import functools
 import inspect
 import textwrap
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import tyro
+
+from tunas.flags import as_tuple
 
 GROUPS: dict[str, str] = {
     "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
@@ -128,8 +131,10 @@ def grouped(
         if names is not None and field.name not in names:
             continue
         text = texts.get(field.name, "")
+        repeatable = _repeatable(hints[field.name])
+        kind = repeatable or hints[field.name]
         hint = "" if field.default in (None, "", ()) else None
-        plain = METAVARS.get(str(hints[field.name]))  # instead of {None}|INT
+        plain = METAVARS.get(str(kind))  # instead of {None}|INT
         arg = tyro.conf.arg(
             help=_help(text, whole),
             help_behavior_hint=hint,
@@ -138,8 +143,10 @@ def grouped(
         default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
         if field.name in defaults:
             default = {"default": defaults[field.name]}
+        if repeatable is not None:
+            default = {"default": as_tuple(default["default"])}
         copied = dataclasses.field(kw_only=True, **default)
-        groups[_group_of(field.name)].append((field.name, Annotated[hints[field.name], arg], copied))
+        groups[_group_of(field.name)].append((field.name, Annotated[kind, arg], copied))
     parts = [
         (title.replace(" ", "_"), dataclasses.make_dataclass(title, fields))
         for title, fields in groups.items()
@@ -150,6 +157,13 @@ def grouped(
 
 def _help(text: str, whole: bool) -> str:
     return text if whole else text.partition(". ")[0].removesuffix(".") + "."
+
+
+def _repeatable(hint: Any) -> Any:
+    """`tuple[X, ...]` for a field of type `X | tuple[X, ...] | None`, whose flag may be repeated; None for others."""
+    members = typing.get_args(hint)
+    found = [each for each in members if typing.get_origin(each) is tuple and typing.get_args(each)[-1] is Ellipsis]
+    return found[0] if found and types.NoneType in members else None
 
 
 def field_texts(config_type: type) -> dict[str, str]:

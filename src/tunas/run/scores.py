@@ -13,7 +13,7 @@ from tunas.files import write_text
 from tunas.run.directory import writing_to
 
 SUMMARY = "summary.csv"
-FIRST_COLUMNS = ("epoch", "step", "train_loss", "learning_rate", "reward", "entropy", "cost")
+FIRST_COLUMNS = ("epoch", "step", "target", "train_loss", "learning_rate", "reward", "entropy", "cost")
 """Those that there are of them, before the others by name: rows out of a checkpoint have lost their order."""
 
 Row = dict[str, Any]

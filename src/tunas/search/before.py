@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tunas.cost.catalog import conditions_note
@@ -20,7 +22,7 @@ SOME = 64
 
 
 def check_before_search(
-    space: Space, config: SearchConfig, plan: SearchPlan, objective: Objective, task: Task, *, is_main: bool
+    space: Space, config: SearchConfig, plan: SearchPlan, objectives: Sequence[Objective], task: Task, *, is_main: bool
 ) -> None:
     """Refuses what could not end well, and says under which conditions costs hold.
 
@@ -31,11 +33,12 @@ def check_before_search(
         refuse(config, ["cost_model", "rl_cost_model_target"], "with --enable_cost_model=False")
         if not config.constraint:
             refuse(config, ["rl_cost_model_exponent", "rl_reward_function"], "where accuracy alone is searched for")
-    check_reachable(objective, config.rl_cost_model_tolerance)
+    check_reachable(objectives, config.rl_cost_model_tolerance)
     _check_batch_norm(space, plan, task)
-    note = conditions_note(objective.model, task.cost_arguments.get("image_size"))
-    if note and is_main:
-        warn(note)
+    notes = (conditions_note(each.model, task.cost_arguments.get("image_size")) for each in objectives)
+    for note in dict.fromkeys(notes):
+        if note and is_main:
+            warn(note)
 
 
 def _check_batch_norm(space: Space, plan: SearchPlan, task: Task) -> None:

@@ -17,6 +17,7 @@ from tunas.run.session import ended
 
 if TYPE_CHECKING:
     from tunas.cost.measure import MeasureConfig
+    from tunas.search.aims import Aim
     from tunas.space import Architecture
 
 OVER = "held_out_p95_over"
@@ -65,24 +66,21 @@ def capped_target(model: Any, at_most: float) -> float:
     return at_most / (1 + margin(model))
 
 
-def winner_below(state: Any, target: float) -> Architecture:
-    """The most likely architecture if its predicted cost is at most the target, else the likeliest near it that is.
-
-    Args:
-        state: a `tunas.search.loop.Search`.
-    """
-    model = state.objective.model
-    return state.controller.likeliest_within(lambda rows: np.maximum(model.estimate(rows), target), target, EXACTLY)
+def winner_below(aim: Aim, target: float) -> Architecture:
+    """The most likely architecture if its predicted cost is at most the target, else the likeliest near it that is."""
+    model = aim.objective.model
+    return aim.controller.likeliest_within(lambda rows: np.maximum(model.estimate(rows), target), target, EXACTLY)
 
 
 def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Architecture, list[Timed]]:
     """(winner, every one that was measured): the last is at most `at_most` at the speed of the model's samples, or as
-    far as `ATTEMPTS` went.
+    far as `ATTEMPTS` went, of a search for one target.
 
     The next one is predicted below the cap over what the last one took of its prediction; weights stay as they are.
     """
     plan, config, world = state.plan, state.config, state.world
-    target, timed = state.objective.target, []
+    aim = state.aims[0]
+    target, timed = aim.objective.target, []
     assert target is not None
     valid = state.task.share_stream(
         "valid",
@@ -95,12 +93,12 @@ def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Arch
     step = plan.steps
     with ended(valid):
         while True:
-            winner = winner_below(state, target)
+            winner = winner_below(aim, target)
             timed.append(world.from_main(lambda winner=winner: _timed(winner, measuring)))
             if timed[-1].at_speed_of_then <= at_most or len(timed) == ATTEMPTS:
                 return winner, timed
             target = min(target, timed[-1].predicted * at_most / timed[-1].at_speed_of_then)
-            state.objective = dataclasses.replace(state.objective, target=target)
+            aim.objective = dataclasses.replace(aim.objective, target=target)
             for _ in range(STEPS_BETWEEN):
                 state.control(step, next(valid))
                 step += 1

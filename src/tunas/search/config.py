@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
+from tunas.flags import as_tuple
 from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, as_params, chosen_recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
@@ -62,7 +63,7 @@ class SearchConfig(TaskConfig, RecipeConfig):
 
     replicas: int | None = None
     """Architectures sampled per step, each on its own share of the batch. One for every 128 examples where left out
-    (for every 16 in batches below 512, but at most 4)."""
+    (for every 16 in batches below 512, but at most 4). Several targets share them: as many for each."""
 
     eval_every: float | None = None
     """Epochs between two measurements of the most likely architecture on the held-out part, with shared weights: a
@@ -124,13 +125,13 @@ class SearchConfig(TaskConfig, RecipeConfig):
     enable_cost_model: bool = True
     """Whether cost counts; False searches for accuracy alone."""
 
-    cost_model: str | None = None
+    cost_model: str | tuple[str, ...] | None = None
     """pixel1, params, macs, peak_memory, flash, or a file that `tunas fit` wrote. Where left out: pixel1 for the
-    spaces that have its tables, otherwise macs."""
+    spaces that have its tables, otherwise macs. Given as often as rl_cost_model_target, each is for its own target."""
 
-    rl_cost_model_target: float | None = None
-    """The cost to land on, in the cost model's unit. Where left out: 84 ms (proxyless spaces), 57 ms (V3-like),
-    otherwise the median of random architectures."""
+    rl_cost_model_target: float | tuple[float, ...] | None = None
+    """The cost to land on, in the cost model's unit; given several times, one search finds an architecture for each.
+    Where left out: 84 ms (proxyless spaces), 57 ms (V3-like), otherwise the median of random architectures."""
 
     at_most: float | None = None
     """In place of rl_cost_model_target: a cost that must not be exceeded; less is fine. The search aims below it by as
@@ -202,6 +203,31 @@ class SearchConfig(TaskConfig, RecipeConfig):
     keep_checkpoints: int = 3
     """How many checkpoints stay, the newest ones. More of them let `tunas rank` look back over the search."""
 
+    def __post_init__(self) -> None:
+        for name in ("cost_model", "rl_cost_model_target"):
+            object.__setattr__(self, name, _one_or_several(getattr(self, name)))
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """The costs to land on; none where the default is to be taken."""
+        return as_tuple(self.rl_cost_model_target)
+
+    @property
+    def cost_models(self) -> tuple[str, ...]:
+        """None where the default is to be taken, one for all targets, or one for each."""
+        return as_tuple(self.cost_model)
+
+    def by_target(self) -> tuple[SearchConfig, ...]:
+        """For each target the search for it alone."""
+        models: tuple[str | None, ...] = self.cost_models or (None,)
+        targets: tuple[float | None, ...] = self.targets or (None,)
+        if len(models) == 1:
+            models *= len(targets)
+        return tuple(
+            dataclasses.replace(self, rl_cost_model_target=target, cost_model=model)
+            for target, model in zip(targets, models, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -249,6 +275,33 @@ class SearchPlan:
         """What `params.json` says: the configuration, what follows from it, and `facts`."""
         decided = dataclasses.asdict(self)
         return {**dataclasses.asdict(config), **as_params(decided.pop("used_recipe")), **decided, **facts}
+
+
+def _one_or_several(value: Any) -> Any:
+    """None for an empty tuple, the value of a tuple of one: a flag that may be repeated, given once, is as it was."""
+    values = as_tuple(value)
+    return values if len(values) > 1 else values[0] if values else None
+
+
+def check_targets(config: SearchConfig) -> None:
+    """Refuses targets and cost models that do not fit each other.
+
+    Raises:
+        InputError: in one sentence.
+    """
+    targets, models = config.targets, config.cost_models
+    for target in targets:
+        check_positive("rl_cost_model_target", target)
+    if len(models) > 1 and len(models) != len(targets):
+        raise InputError(
+            f"{len(models)} times --cost_model and {len(targets)} times --rl_cost_model_target: give one cost model "
+            f"for all targets, or one for each"
+        )
+    pairs = list(zip(targets, models if len(models) > 1 else (None,) * len(targets), strict=True))
+    for target, model in pairs:
+        if pairs.count((target, model)) > 1:
+            of = f" of {model}" if model else ""
+            raise InputError(f"--rl_cost_model_target={target:g}{of} is given twice; give each cost once")
 
 
 def auto_replicas(batch: int) -> int:
@@ -317,7 +370,6 @@ def plan_search(
         "eval_every",
         "model_learning_rate",
         "rl_learning_rate",
-        "rl_cost_model_target",
         "rl_cost_model_tolerance",
         "at_most",
         "rl_batch_size_multiplier",
@@ -328,6 +380,7 @@ def plan_search(
         "keep_checkpoints",
     ):
         check_positive(name, getattr(config, name))
+    check_targets(config)
     for name in ("model_weight_decay", "rl_entropy_regularization", "num_cost_samples"):
         check_not_negative(name, getattr(config, name))
     if config.model_momentum is not None and not 0 <= config.model_momentum < 1:
@@ -337,8 +390,15 @@ def plan_search(
         config.increase_filters_warmup_steps_fraction,
         config.rl_delay_steps_fraction,
     )
+    count = max(1, len(config.targets))
     batch = config.train_batch_size or auto_batch_size(train_size)
-    replicas = config.replicas or auto_replicas(batch)
+    replicas = config.replicas or max(count, auto_replicas(batch) // count * count)
+    if replicas % count:
+        raise InputError(
+            f"{replicas} replicas cannot be dealt to {count} targets; choose --replicas as a multiple of {count}"
+        )
+    if config.train_batch_size is None and config.replicas is None:
+        batch -= batch % replicas
     if batch % replicas:
         raise InputError(
             f"the batch of {batch} examples cannot be divided among {replicas} replicas; choose a multiple of "

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,13 @@ from tunas.run.events import EventLog, log_hyperparameters
 from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
 from tunas.run.trackers import check_trackers, open_trackers
 from tunas.run.transfer import arriving
+from tunas.search.aims import Aims
 from tunas.search.before import check_before_search
 from tunas.search.config import SearchConfig, SearchPlan, plan_search, search_recipe
-from tunas.search.controller import Controller, Samples
-from tunas.search.learning import learn
-from tunas.search.objective import Objective, search_objective
+from tunas.search.controller import Samples
+from tunas.search.objective import Objective, facts_of, search_objectives
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
-from tunas.search.result import SearchResult, search_result
+from tunas.search.result import SearchResult, result_documents, search_result
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.search.simulate import simulated_search
@@ -74,12 +74,12 @@ class Search:
         task: Task,
         plan: SearchPlan,
         config: SearchConfig,
-        objective: Objective,
+        objectives: Sequence[Objective],
         world: World,
         lesson: Lesson | None = None,
     ):
         self.lesson = lesson or Lesson(task, plan.used_recipe)
-        self.task, self.plan, self.config, self.objective, self.world = task, plan, config, objective, world
+        self.task, self.plan, self.config, self.world = task, plan, config, world
         seed_global_generators(config.seed)
         self.supernet = SuperNet(
             space,
@@ -92,9 +92,7 @@ class Search:
         recipe = plan.used_recipe
         groups = [{"params": [self.weights], "weight_decay": 0.0}]  # L2 is in the gradient: `decay_weights`
         self.optimizer = optimizer_named(recipe.optimizer, groups, recipe.momentum)
-        self.controller = Controller(
-            space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2
-        )
+        self.aims = Aims(space, plan, config, objectives)
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
         alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
@@ -112,12 +110,12 @@ class Search:
         Raises:
             DivergedError: where a loss is not finite, naming the step and the architecture.
         """
-        plan, config = self.plan, self.config
-        op_probability = warmup_probability(step, plan.increase_ops_steps)
-        filters_probability = warmup_probability(step, plan.increase_filters_steps)
-        samples = self.controller.sample(
-            generator(config.seed, "controller", step), plan.replicas, op_probability, filters_probability
+        plan = self.plan
+        warmups = (
+            warmup_probability(step, plan.increase_ops_steps),
+            warmup_probability(step, plan.increase_filters_steps),
         )
+        samples = self.aims.sample(step, warmups)
         learning_rate = scheduled_learning_rate(
             plan.used_recipe.scheduler, plan.learning_rate, step, plan.steps, plan.warmup_steps
         )
@@ -134,24 +132,11 @@ class Search:
             "model/empirical_loss": float(measured[:, 0].mean()),
             "model/regularization_loss": float(measured[:, 1].mean()),
             "model/learning_rate": learning_rate,
-            "rlcontroller/learning_rate": rate,
-            "rlcontroller/increase_ops_prob": op_probability,
-            "rlcontroller/increase_filters_prob": filters_probability,
+            **self.aims.told(rate, warmups),
         }
         if valid is None:
-            costs = self.objective.reward(np.zeros(len(samples)), samples.indices).scalars
-            undecided = {"entropy": self.controller.entropy(), "log_prob": float(samples.log_prob.mean()), **costs}
-            return {**scalars, **{f"rlcontroller/{name}": value for name, value in undecided.items()}}
-
-        quality = measured[:, 2]
-        outcome, update = learn(self, step, samples, quality, rate, (op_probability, filters_probability))
-        return {
-            **scalars,
-            "rlcontroller/validation_accuracy": float(quality.mean()),
-            "rlcontroller/reward": float(outcome.reward.mean()),
-            **{f"rlcontroller/{name}": value for name, value in update.items()},
-            **{f"rlcontroller/{name}": value for name, value in outcome.scalars.items()},
-        }
+            return {**scalars, **self.aims.undecided(samples)}
+        return {**scalars, **self.aims.learn(step, samples, measured[:, 2], rate, warmups)}
 
     def measures(self, step: int) -> bool:
         """Whether step `step` measures the quality of its architectures."""
@@ -165,9 +150,9 @@ class Search:
             valid: as for `step`.
         """
         plan = self.plan
-        samples = self.controller.sample(generator(self.config.seed, "controller", step), plan.replicas, 0.0, 0.0)
+        samples = self.aims.sample(step, (0.0, 0.0))
         quality = self.world.gather(self.qualities(samples.indices, valid, plan.valid_share)).cpu().double().numpy()
-        learn(self, step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
+        self.aims.learn(step, samples, quality, plan.rl_learning_rate * plan.rl_growth, (0.0, 0.0))
 
     def _train(self, step: int, samples: Samples, batch: list[Batch], learning_rate: float) -> Tensor:
         """One optimiser step on all replicas; `[local replicas, 2]`: each one's empirical and regularisation loss."""
@@ -245,13 +230,7 @@ class Search:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, beside the step."""
         state = self.optimizer.state[self.weights]
-        controller = self.controller.state_dict()
-        arrays = {
-            name: torch.from_numpy(np.asarray(value))
-            for name, value in controller.items()
-            if isinstance(value, np.ndarray)
-        }
-        found = {"weights": self.weights, **{f"controller/{name}": array for name, array in arrays.items()}}
+        found = {"weights": self.weights, **self.aims.tensors()}
         if self.plan.used_recipe.optimizer != RMSPROP:
             kept = {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
             return {**found, **{f"optimizer/{name}": value for name, value in kept.items()}}
@@ -263,8 +242,7 @@ class Search:
 
     def numbers(self) -> dict[str, Any]:
         """The plain numbers of a checkpoint."""
-        controller = self.controller.state_dict()
-        return {"controller": {name: value for name, value in controller.items() if not isinstance(value, np.ndarray)}}
+        return self.aims.numbers()
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -290,12 +268,7 @@ class Search:
             kept = {name.removeprefix(prefix): tensors[name].clone() for name in tensors if name.startswith(prefix)}
         state["state"] = {0: kept} if kept else {}
         self.optimizer.load_state_dict(state)
-        arrays = {
-            name.removeprefix("controller/"): array.numpy()
-            for name, array in tensors.items()
-            if name.startswith("controller/")
-        }
-        self.controller.load_state_dict({**numbers["controller"], **arrays})
+        self.aims.load(tensors, numbers)
 
 
 def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
@@ -343,9 +316,9 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
     if not (task.is_proven and isinstance(space.structure, Tower)):
         supernet = SuperNet(space, **task.network_arguments).to(world.device).eval()
         try_task(task, "train", world.device, lambda inputs: supernet(inputs, [0] * space.num_choices))
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-    measuring = as_fitted(config.ssd, config.cost_model, objective.model) if config.verify else None
-    check_before_search(space, config, plan, objective, task, is_main=world.is_main)
+    objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    measuring = as_fitted(config.ssd, config.cost_models[0], objectives[0].model) if config.verify else None
+    check_before_search(space, config, plan, objectives, task, is_main=world.is_main)
     size, on_cuda = task.size("train"), world.device.type == "cuda"
     lesson, decided = opened_lesson(
         config,
@@ -357,7 +330,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
         ),
     )
     plan = _plan(config, task, world, lesson.recipe)
-    facts = {"version": tunas.__version__, "processes": world.size, **objective.facts(), **task.facts()}
+    facts = {"version": tunas.__version__, "processes": world.size, **facts_of(objectives), **task.facts()}
     params = plan.params(config, **facts, **task.identity(), **decided)
     params["ssd"] = space.name
 
@@ -370,7 +343,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
     world.from_main(begin)
     if world.is_main:
         print(lesson.said(), file=sys.stderr)
-    return _run(space, lesson, plan, config, objective, world, directory, measuring)
+    return _run(space, lesson, plan, config, objectives, world, directory, measuring)
 
 
 def _plan(config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:
@@ -381,8 +354,8 @@ def _plan(config: SearchConfig, task: Task, world: World, recipe: Recipe | None 
 def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial:
     """The search with its default epochs, to time its steps: its learning rates are 0."""
     plan = dataclasses.replace(_plan(config, task, world), learning_rate=0.0, rl_learning_rate=0.0)
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
-    state = Search(space, task, plan, config, objective, world)
+    objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
+    state = Search(space, task, plan, config, objectives, world)
     shard = (world.rank, world.size)
 
     def step(place: float) -> None:
@@ -401,15 +374,15 @@ def _run(
     lesson: Lesson,
     plan: SearchPlan,
     config: SearchConfig,
-    objective: Objective,
+    objectives: Sequence[Objective],
     world: World,
     directory: Path,
     measuring: MeasureConfig | None,
 ) -> SearchResult:
     task = lesson.task
-    state = Search(space, task, plan, config, objective, world, lesson)
+    state = Search(space, task, plan, config, objectives, world, lesson)
     scoring = Scoring(state, directory)
-    start, quality = _resume(state, scoring, directory, world)
+    start, qualities = _resume(state, scoring, directory, world)
     streamed: dict[str, Any] = {"seed": config.seed, "shard": (world.rank, world.size)}
     local = len(state.local_replicas)
     train = lesson.share_stream("train", plan.batch, local, start_step=start, **streamed)
@@ -418,15 +391,14 @@ def _run(
     events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
 
     def advance(step: int) -> dict[str, float]:
-        nonlocal quality
+        nonlocal qualities
         scalars = state.step(step, next(train), next(valid) if state.measures(step) else None)
-        quality = scalars.get("rlcontroller/validation_accuracy", quality)
+        qualities = state.aims.qualities(scalars) or qualities
         return scalars
 
     def log(step: int, scalars: dict[str, float]) -> None:
         if events:
-            texts = {"architecture": state.controller.most_likely().text}
-            events.log(step, [*scalars.items(), *state.controller.logit_names()], texts)
+            events.log(step, [*scalars.items(), *state.aims.logits()], state.aims.texts())
 
     def save(done: int, scalars: dict[str, float]) -> None:
         def write() -> None:
@@ -435,7 +407,7 @@ def _run(
                 directory,
                 done,
                 state.tensors(),
-                {**state.numbers(), "events": events.sizes(), "quality": quality, "scores": scoring.rows},
+                {**state.numbers(), "events": events.sizes(), "qualities": qualities, "scores": scoring.rows},
                 config.keep_checkpoints,
             )
 
@@ -445,19 +417,15 @@ def _run(
         if (scores := scoring.after(done, scalars)) and events:
             step = done - 1
             is_logged = step % plan.log_every == 0 or done == plan.steps
-            whole = [] if is_logged else [*scalars.items(), *state.controller.logit_names()]
+            whole = [] if is_logged else [*scalars.items(), *state.aims.logits()]
             events.log(step, [*whole, *scores.items()])
 
     def status(scalars: dict[str, float], rate: float) -> str:
-        cost = (
-            f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}"
-            if objective.model is not None
-            else ""
-        )
+        aims = state.aims
         measured = f"loss {scalars['model/loss']:.3f}"
-        if "rlcontroller/reward" in scalars:
-            measured = f"reward {scalars['rlcontroller/reward']:.3f} {task.quality_name} {quality:.3f}"
-        entropy = scalars["rlcontroller/entropy"]
+        if (reward := aims.mean(scalars, "reward")) is not None:
+            measured = f"reward {reward:.3f} {task.quality_name} {sum(qualities) / len(qualities):.3f}"
+        cost, entropy = aims.cost_status(scalars), aims.mean(scalars, "entropy")
         return f"{measured}{scoring.status()}{cost} entropy {entropy:.1f} {rate * plan.batch:.0f} {task.unit}/s"
 
     try:
@@ -475,42 +443,39 @@ def _run(
                 world=world,
             )
         if events and start < plan.steps:
-            log_hyperparameters(directory, read_params(directory), {"hparams/quality": quality})
+            log_hyperparameters(directory, read_params(directory), {"hparams/quality": sum(qualities) / len(qualities)})
     finally:
         if events:
             events.close()
-    result = search_result(state, directory, plan.steps, quality, measuring)
+    result = search_result(state, directory, plan.steps, qualities, measuring)
     world.from_main(lambda: _write_result(result, state))
     warn(task.left_out())
     return result
 
 
-def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> tuple[int, float]:
-    """(steps done, last quality) after loading the newest whole checkpoint, if there is one."""
+def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> tuple[int, list[float]]:
+    """(steps done, last quality of each target's architectures) after loading the newest whole checkpoint, if there is
+    one."""
     found = resumed_checkpoint(directory, world)
     if found is None:
-        return 0, 0.0
+        return 0, [0.0] * len(state.aims)
     tensors, numbers = found
     state.load(tensors, numbers)
     scoring.rows = list(numbers.get("scores", []))
-    return numbers["step"], numbers["quality"]
+    return numbers["step"], numbers.get("qualities") or [numbers["quality"]]
 
 
 def _write_result(result: SearchResult, state: Search) -> None:
     task = state.task
+    each = [
+        {**document, f"shared_weights_{task.quality_name}": found.quality}
+        for found, document in zip(result.frontier, result_documents(result, state), strict=True)
+    ]
     document = {
         "ssd": result.architecture.space.name,
-        "indices": result.architecture.text,
-        "cost": result.cost,
-        "target": result.target,
-        "unit": result.unit,
-        "at_most": result.at_most,
-        "measured": [timed.document() for timed in result.timed],
+        **(each[0] if len(each) == 1 else {"targets": each}),
         "tolerance": state.config.rl_cost_model_tolerance,
-        "within_tolerance": result.within_tolerance,
-        "constraints": state.objective.constraint_costs(result.architecture),
         "steps": result.steps,
-        f"shared_weights_{task.quality_name}": result.quality,
         "seed": state.config.seed,
         "dataset": task.name,
         f"bad_{task.unit}": task.left_out(),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import InputError
 from tunas.search.cap import capped_target
-from tunas.search.config import SearchConfig
+from tunas.search.config import SearchConfig, check_targets
 from tunas.search.reward import reward_function
 from tunas.space import Architecture, Space
 
@@ -120,10 +121,19 @@ def cost_digest(model: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def search_objective(
+def facts_of(objectives: Sequence[Objective]) -> dict[str, Any]:
+    """What `params.json` keeps of the objectives of a search: of several, a list for each fact."""
+    if len(objectives) == 1:
+        return objectives[0].facts()
+    facts = [objective.facts() for objective in objectives]
+    digests = [digest for each in facts for digest in each["cost_digest"][:1]] + facts[0]["cost_digest"][1:]
+    return {**{name: [each[name] for each in facts] for name in facts[0]}, "cost_digest": digests}
+
+
+def search_objectives(
     config: SearchConfig, exponent: float, space: Space, cost_arguments: Mapping[str, Any]
-) -> Objective:
-    """The objective that the configuration asks for, with the plan's exponent.
+) -> tuple[Objective, ...]:
+    """The objective for each target that the configuration names, with the plan's exponent.
 
     Args:
         cost_arguments: of the task: what pricing the space takes beside its name.
@@ -131,6 +141,14 @@ def search_objective(
     Raises:
         InputError: where a cost model, target or constraint cannot be used.
     """
+    check_targets(config)
+    load = functools.cache(lambda name: load_cost_model(name, space, **cost_arguments))
+    return tuple(_objective(each, exponent, space, load) for each in config.by_target())
+
+
+def _objective(config: SearchConfig, exponent: float, space: Space, load: Callable[[str], Any]) -> Objective:
+    """The objective of a configuration with one target."""
+    assert not isinstance(config.rl_cost_model_target, tuple) and not isinstance(config.cost_model, tuple)
     reward_function(config.rl_reward_function)(np.zeros(1), np.ones(1), config.rl_cost_model_target or 1.0, exponent)
     if config.constraint and config.rl_reward_function != "abs":
         raise InputError("--constraint works with the abs reward only")
@@ -142,14 +160,12 @@ def search_objective(
             f"the cost model enabled"
         )
     constraints = tuple(
-        Constraint(name, load_cost_model(name, space, **cost_arguments), limit, both_sides)
-        for name, limit, both_sides in read
-        if name != MAIN_COST
+        Constraint(name, load(name), limit, both_sides) for name, limit, both_sides in read if name != MAIN_COST
     )
     check_cap(config, bool(main))
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
-    model = load_cost_model(config.cost_model or default_cost_model(space), space, **cost_arguments)
+    model = load(config.cost_model or default_cost_model(space))
     if config.at_most is not None:
         capped = capped_target(model, config.at_most)
         return Objective(config.rl_reward_function, model, capped, exponent, constraints, one_sided=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tunas.cost.range import cost_range, with_unit
 from tunas.errors import InputError
 from tunas.search.objective import Objective
@@ -10,7 +12,7 @@ ROUNDING = 1e-6
 """By so much, relative to it, a target may lie outside: it was printed with some digits."""
 
 
-def check_reachable(objective: Objective, tolerance: float | None) -> None:
+def check_reachable(objectives: Sequence[Objective], tolerance: float | None) -> None:
     """Refuses a target, or a limit of a constraint, that no architecture of the space meets.
 
     Args:
@@ -20,10 +22,12 @@ def check_reachable(objective: Objective, tolerance: float | None) -> None:
         InputError: with the range that the space covers.
     """
     slack = max(tolerance or 0.0, ROUNDING)
-    if objective.model is not None and objective.target is not None:
+    for objective in objectives:
+        if objective.model is None or objective.target is None:
+            continue
         capped = objective.one_sided or objective.function == "mnas_hard"
         _check("rl_cost_model_target", objective.model, objective.target, slack, is_cap=capped)
-    for constraint in objective.constraints:
+    for constraint in objectives[0].constraints:
         name, is_cap = f"constraint {constraint.name}", not constraint.both_sides
         _check(name, constraint.model, constraint.limit, ROUNDING, is_cap=is_cap)
 

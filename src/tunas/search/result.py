@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunas.search.aims import Aim
 from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.objective import is_within
 from tunas.space import Architecture
@@ -29,6 +32,7 @@ class SearchResult:
         at_most: the cap, where one was given.
         timed: winners that were measured against it, `architecture` the last.
         within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
+        others: of a search for several targets, of which this is the first, what it found for the others.
     """
 
     architecture: Architecture
@@ -41,24 +45,38 @@ class SearchResult:
     at_most: float | None = None
     timed: tuple[Timed, ...] = ()
     within_tolerance: bool | None = None
+    others: tuple[SearchResult, ...] = ()
+
+    @property
+    def frontier(self) -> tuple[SearchResult, ...]:
+        """What was found for each target, in their order."""
+        return (dataclasses.replace(self, others=()), *self.others)
 
 
 def search_result(
-    state: Any, directory: Path, steps: int, quality: float, measuring: MeasureConfig | None = None
+    state: Any, directory: Path, steps: int, qualities: Sequence[float], measuring: MeasureConfig | None = None
 ) -> SearchResult:
     """What the search has found.
 
     Args:
         state: a `tunas.search.loop.Search`, or a simulated one.
-        quality: of the architectures of the last step.
+        qualities: of each target's architectures of the last step.
         measuring: how the winner is measured, where it is.
     """
     if state.config.at_most is not None:
-        return _capped_result(state, directory, steps, quality, state.config.at_most, measuring)
-    objective, tolerance = state.objective, state.config.rl_cost_model_tolerance
-    architecture = state.controller.most_likely()
+        return _capped_result(state, directory, steps, qualities[0], state.config.at_most, measuring)
+    tolerance = state.config.rl_cost_model_tolerance
+    first, *others = (
+        _landed(aim, tolerance, directory, steps, quality) for aim, quality in zip(state.aims, qualities, strict=True)
+    )
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _landed(aim: Aim, tolerance: float | None, directory: Path, steps: int, quality: float) -> SearchResult:
+    objective = aim.objective
+    architecture = aim.controller.most_likely()
     if tolerance is not None and objective.target is not None:
-        architecture = state.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
+        architecture = aim.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
     cost = objective.cost_of(architecture)
     within = None
     if tolerance is not None and cost is not None and objective.target is not None:
@@ -71,13 +89,35 @@ def search_result(
 def _capped_result(
     state: Any, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
 ) -> SearchResult:
-    assert state.objective.target is not None
+    aim: Aim = state.aims[0]
+    assert aim.objective.target is not None
     timed: list[Timed] = []
-    winner = winner_below(state, state.objective.target)
+    winner = winner_below(aim, aim.objective.target)
     if measuring is not None:
         winner, timed = verified(state, at_most, measuring)
-    objective = state.objective
+    objective = aim.objective
     cost = objective.cost_of(winner)
     return SearchResult(
         winner, cost, objective.target, objective.unit, directory, steps, quality, at_most, tuple(timed)
     )
+
+
+def result_documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
+    """What `result.json` says of each target. Of several also the cost model."""
+    documents = []
+    for found, aim, told in zip(result.frontier, state.aims, state.config.by_target(), strict=True):
+        named = {"cost_model": told.cost_model} if result.others else {}
+        documents.append(
+            {
+                "indices": found.architecture.text,
+                "cost": found.cost,
+                "target": found.target,
+                "unit": found.unit,
+                **named,
+                "at_most": found.at_most,
+                "measured": [timed.document() for timed in found.timed],
+                "within_tolerance": found.within_tolerance,
+                "constraints": aim.objective.constraint_costs(found.architecture),
+            }
+        )
+    return documents

@@ -9,10 +9,11 @@ import torch
 
 from tunas.run.scores import Row, is_due, write_summary
 from tunas.run.session import ended
+from tunas.search.aims import Aim
 
 
-def held_out_quality(search: Any) -> float:
-    """Mean quality of the most likely architecture over the held-out examples.
+def held_out_quality(search: Any, aim: Aim) -> float:
+    """Mean quality of a target's most likely architecture over the held-out examples.
 
     Batch statistics are those of `valid_share` examples in random order, as when a sampled architecture is measured.
     The order is the same each time; what is left of the split after its last whole batch is not counted.
@@ -21,7 +22,7 @@ def held_out_quality(search: Any) -> float:
         search: a `tunas.search.loop.Search`, in every process.
     """
     plan, task, world = search.plan, search.task, search.world
-    indices = np.tile(np.asarray(search.controller.most_likely().indices), (plan.replicas, 1))
+    indices = np.tile(np.asarray(aim.controller.most_likely().indices), (plan.replicas, 1))
     batch = plan.valid_share * plan.replicas
     shard = (world.rank, world.size)
     stream = task.share_stream("valid", batch, len(search.local_replicas), seed=search.config.seed, shard=shard)
@@ -52,22 +53,33 @@ class Scoring:
         search, plan = self.search, self.search.plan
         if not is_due(done, plan.steps, plan.eval_steps):
             return None
-        quality = held_out_quality(search)
-        architecture = search.controller.most_likely()
-        row: Row = {
+        place = {
             "epoch": round(done * plan.batch / search.task.size("train"), 4),
             "step": done,
             "train_loss": scalars["model/loss"],
-            "reward": scalars.get("rlcontroller/reward", ""),  # none where nothing was measured
-            "entropy": scalars["rlcontroller/entropy"],
-            "cost": search.objective.cost_of(architecture),
-            self.name: quality,
+        }
+        rows = [self._row(aim, place, scalars) for aim in search.aims]
+        self.rows = [*(old for old in self.rows if old["step"] != done), *rows]
+        search.world.from_main(lambda: write_summary(self.directory, self.rows))
+        names = (f"eval/{aim.place}{search.task.quality_name}" for aim in search.aims)
+        return dict(zip(names, (row[self.name] for row in rows), strict=True))
+
+    def _row(self, aim: Aim, place: Row, scalars: dict[str, float]) -> Row:
+        """A target's row of `summary.csv`."""
+        architecture = aim.controller.most_likely()
+        reward = aim.scalar(scalars, "reward")
+        return {
+            **place,
+            **({"target": aim.objective.target} if len(self.search.aims) > 1 else {}),
+            "reward": "" if reward is None else reward,  # none where nothing was measured
+            "entropy": aim.scalar(scalars, "entropy"),
+            "cost": aim.objective.cost_of(architecture),
+            self.name: held_out_quality(self.search, aim),
             "indices": architecture.text,
         }
-        self.rows = [*(old for old in self.rows if old["step"] != done), row]
-        search.world.from_main(lambda: write_summary(self.directory, self.rows))
-        return {f"eval/{search.task.quality_name}": quality}
 
     def status(self) -> str:
-        """The last score in words, for the progress line; nothing where there is none."""
-        return f" most likely {self.rows[-1][self.name]:.3f}" if self.rows else ""
+        """The last score in words, of several targets their mean, for the progress line; nothing where there is
+        none."""
+        last = [row[self.name] for row in self.rows[-len(self.search.aims) :]]
+        return f" most likely {sum(last) / len(last):.3f}" if last else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,11 @@ from tunas.run.directory import alone_in, default_directory, open_run, read_para
 from tunas.run.events import EventLog, log_hyperparameters
 from tunas.run.session import generator, run_steps
 from tunas.run.trackers import open_trackers
+from tunas.search.aims import Aims
 from tunas.search.config import SearchConfig, SearchPlan, plan_search
-from tunas.search.controller import Controller
-from tunas.search.learning import learn
-from tunas.search.objective import Objective, search_objective
+from tunas.search.objective import Objective, facts_of, search_objectives
 from tunas.search.reachable import check_reachable
-from tunas.search.result import SearchResult, search_result
+from tunas.search.result import SearchResult, result_documents, search_result
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Space, Tower, get_space, structure_to_json
 
@@ -50,11 +50,16 @@ class Simulation:
         accuracy: of its architectures, 0 to 1.
     """
 
-    def __init__(self, space: Space, accuracy: CostModel, plan: SearchPlan, config: SearchConfig, objective: Objective):
-        self.accuracy, self.plan, self.config, self.objective = accuracy, plan, config, objective
-        self.controller = Controller(
-            space, momentum=plan.rl_baseline_momentum, temperature=config.rl_temperature, beta2=plan.rl_adam_beta2
-        )
+    def __init__(
+        self,
+        space: Space,
+        accuracy: CostModel,
+        plan: SearchPlan,
+        config: SearchConfig,
+        objectives: Sequence[Objective],
+    ):
+        self.accuracy, self.plan, self.config = accuracy, plan, config
+        self.aims = Aims(space, plan, config, objectives)
 
     def step(self, step: int) -> dict[str, float]:
         """One controller step; the scalars to log, as of `Search.step`."""
@@ -63,38 +68,14 @@ class Simulation:
             warmup_probability(step, plan.increase_ops_steps),
             warmup_probability(step, plan.increase_filters_steps),
         )
-        samples = self.controller.sample(generator(seed, "controller", step), plan.replicas, *warmups)
+        samples = self.aims.sample(step, warmups)
         rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
-        scalars = {
-            "learning_rate": rate,
-            "increase_ops_prob": warmups[0],
-            "increase_filters_prob": warmups[1],
-        }
+        scalars = self.aims.told(rate, warmups)
         if step < plan.unmeasured_steps:
-            costs = self.objective.reward(np.zeros(len(samples)), samples.indices).scalars
-            scalars |= {"entropy": self.controller.entropy(), "log_prob": float(samples.log_prob.mean()), **costs}
-        else:
-            images = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
-            quality = measured(self.accuracy.estimate(samples.indices), images, generator(seed, "noise", step))
-            outcome, update = learn(self, step, samples, quality, rate, warmups)
-            means = {"validation_accuracy": float(quality.mean()), "reward": float(outcome.reward.mean())}
-            scalars |= {**means, **update, **outcome.scalars}
-        return {f"rlcontroller/{name}": value for name, value in scalars.items()}
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The arrays of a checkpoint."""
-        state = self.controller.state_dict()
-        return {name: torch.from_numpy(value) for name, value in state.items() if isinstance(value, np.ndarray)}
-
-    def numbers(self) -> dict[str, Any]:
-        """The plain numbers of a checkpoint."""
-        state = self.controller.state_dict()
-        return {"controller": {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}}
-
-    def load(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
-        """Goes on where `tensors` and `numbers` were taken; `InputError` where they do not fit."""
-        arrays = {name: value.numpy() for name, value in tensors.items()}
-        self.controller.load_state_dict({**numbers.get("controller", {}), **arrays})
+            return {**scalars, **self.aims.undecided(samples)}
+        images = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
+        quality = measured(self.accuracy.estimate(samples.indices), images, generator(seed, "noise", step))
+        return {**scalars, **self.aims.learn(step, samples, quality, rate, warmups)}
 
 
 def measured(accuracies: np.ndarray, images: int, random: np.random.Generator) -> np.ndarray:
@@ -127,16 +108,16 @@ def simulated_search(config: SearchConfig, accuracy_model: str, task: Any = None
     facts = {"image_size": config.image_size or IMAGENET_SIZE, "num_classes": CLASSES}
     if not isinstance(space.structure, Tower):
         facts = {}
-    objective = search_objective(config, plan.rl_cost_model_exponent, space, facts)
-    check_reachable(objective, config.rl_cost_model_tolerance)
+    objectives = search_objectives(config, plan.rl_cost_model_exponent, space, facts)
+    check_reachable(objectives, config.rl_cost_model_tolerance)
     checksum = hashlib.sha256(read_bytes(accuracy_model)).hexdigest()
     known = {"dataset": "simulated", "accuracy_model_sha256": checksum, "version": tunas.__version__}
-    params = plan.params(config, **objective.facts(), **facts, **known) | {"ssd": space.name}
+    params = plan.params(config, **facts_of(objectives), **facts, **known) | {"ssd": space.name}
     world = World(0, 1, torch.device("cpu"))
     directory = Path(config.checkpoint_dir or default_directory("search", space.name)).expanduser()
     with alone_in(directory, world):
         open_run(directory, params, structure_to_json(space.structure))
-        return _run(Simulation(space, accuracy, plan, config, objective), directory, world)
+        return _run(Simulation(space, accuracy, plan, config, objectives), directory, world)
 
 
 def _check_flags(config: SearchConfig, task: Any) -> None:
@@ -149,34 +130,32 @@ def _check_flags(config: SearchConfig, task: Any) -> None:
 
 
 def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
-    plan, objective, config = state.plan, state.objective, state.config
-    start, quality = 0, 0.0
+    plan, aims, config = state.plan, state.aims, state.config
+    start, qualities = 0, [0.0] * len(aims)
     if (found := resumed_checkpoint(directory, world)) is not None:
-        state.load(*found)
-        start, quality = found[1]["step"], found[1]["quality"]
+        aims.load(*found)
+        start, qualities = found[1]["step"], found[1].get("qualities") or [found[1]["quality"]]
     events = EventLog(directory, open_trackers(config.log_to, directory))
 
     def advance(step: int) -> dict[str, float]:
-        nonlocal quality
+        nonlocal qualities
         scalars = state.step(step)
-        quality = scalars.get("rlcontroller/validation_accuracy", quality)
+        qualities = aims.qualities(scalars) or qualities
         return scalars
 
     def log(step: int, scalars: dict[str, float]) -> None:
-        best = state.controller.most_likely()
-        scored = {"eval/accuracy": state.accuracy.estimate(best)}
-        events.log(
-            step, [*scalars.items(), *scored.items(), *state.controller.logit_names()], {"architecture": best.text}
-        )
+        scored = {f"eval/{aim.place}accuracy": state.accuracy.estimate(aim.controller.most_likely()) for aim in aims}
+        events.log(step, [*scalars.items(), *scored.items(), *aims.logits()], aims.texts())
 
     def save(done: int, scalars: dict[str, float]) -> None:
-        numbers = {**state.numbers(), "events": events.sizes(), "quality": quality}
-        save_checkpoint(directory, done, state.tensors(), numbers)
+        numbers = {**aims.numbers(), "events": events.sizes(), "qualities": qualities}
+        save_checkpoint(directory, done, aims.tensors(), numbers)
 
     def status(scalars: dict[str, float], rate: float) -> str:
-        cost = f" cost {scalars['rlcontroller/estimated_cost']:.4g} {objective.unit}" if objective.model else ""
-        known = f"accuracy {quality:.3f}" if "rlcontroller/reward" in scalars else "not learning yet"
-        return f"{known}{cost} entropy {scalars['rlcontroller/entropy']:.1f} {rate:.0f} steps/s"
+        known = "not learning yet"
+        if aims.mean(scalars, "reward") is not None:
+            known = f"accuracy {sum(qualities) / len(qualities):.3f}"
+        return f"{known}{aims.cost_status(scalars)} entropy {aims.mean(scalars, 'entropy'):.1f} {rate:.0f} steps/s"
 
     try:
         run_steps(
@@ -191,25 +170,24 @@ def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
             world=world,
         )
         if start < plan.steps:
-            log_hyperparameters(directory, read_params(directory), {"hparams/quality": quality})
+            log_hyperparameters(directory, read_params(directory), {"hparams/quality": sum(qualities) / len(qualities)})
     finally:
         events.close()
-    result = search_result(state, directory, plan.steps, quality)
+    result = search_result(state, directory, plan.steps, qualities)
     write_result(directory, _document(result, state))
     return result
 
 
 def _document(result: SearchResult, state: Simulation) -> dict[str, Any]:
+    each = [
+        {**document, "accuracy": state.accuracy.estimate(found.architecture)}
+        for found, document in zip(result.frontier, result_documents(result, state), strict=True)
+    ]
     return {
         "ssd": result.architecture.space.name,
-        "indices": result.architecture.text,
-        "cost": result.cost,
-        "target": result.target,
-        "unit": result.unit,
-        "at_most": result.at_most,
-        "constraints": state.objective.constraint_costs(result.architecture),
+        **(each[0] if len(each) == 1 else {"targets": each}),
+        "tolerance": state.config.rl_cost_model_tolerance,
         "steps": result.steps,
-        "accuracy": state.accuracy.estimate(result.architecture),
         "accuracy_model": state.config.accuracy_model,
         "seed": state.config.seed,
         "dataset": "simulated",

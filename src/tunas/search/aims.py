@@ -1,0 +1,221 @@
+"""The targets of a search, each with a controller of its own that learns to land on it
+(docs/algorithm.md#several-targets)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunas.cost.range import with_unit
+from tunas.errors import InputError
+from tunas.run.session import generator
+from tunas.search.config import SearchConfig, SearchPlan
+from tunas.search.controller import Controller, Samples
+from tunas.search.learning import learn
+from tunas.search.objective import Objective
+from tunas.space import Space
+
+SCALARS = "rlcontroller/"
+STATE = "controller/"
+"""Before the names of a controller's arrays in a checkpoint."""
+
+
+@dataclass
+class Aim:
+    """One target, and the controller that learns to land on it.
+
+    Args:
+        place: what stands between `rlcontroller/` or `controller/` and a name: nothing in a search for one target.
+    """
+
+    objective: Objective
+    controller: Controller
+    place: str = ""
+
+    def scalar(self, scalars: Mapping[str, float], name: str) -> float | None:
+        """What `name` was in a step; None where it was not measured."""
+        return scalars.get(f"{SCALARS}{self.place}{name}")
+
+
+class Aims:
+    """The targets of a search in their order. Replica r belongs to target r mod K.
+
+    Args:
+        plan: its replicas are a multiple of the targets.
+    """
+
+    def __init__(self, space: Space, plan: SearchPlan, config: SearchConfig, objectives: Sequence[Objective]):
+        self.plan, self.config = plan, config
+        self.each = [
+            Aim(
+                objective,
+                Controller(
+                    space,
+                    momentum=plan.rl_baseline_momentum,
+                    temperature=config.rl_temperature,
+                    beta2=plan.rl_adam_beta2,
+                ),
+                place,
+            )
+            for objective, place in zip(objectives, places(len(objectives)), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __iter__(self) -> Iterator[Aim]:
+        return iter(self.each)
+
+    def __getitem__(self, number: int) -> Aim:
+        return self.each[number]
+
+    @property
+    def unit(self) -> str:
+        """Of every cost; empty where they differ."""
+        units = {aim.objective.unit for aim in self}
+        return units.pop() if len(units) == 1 else ""
+
+    def sample(self, step: int, warmups: tuple[float, float]) -> Samples:
+        """An architecture for every replica.
+
+        Args:
+            warmups: probabilities with which operations and filters are all enabled.
+        """
+        count = len(self)
+        drawn = [
+            aim.controller.sample(self._random("controller", step, number), self.plan.replicas // count, *warmups)
+            for number, aim in enumerate(self)
+        ]
+        return drawn[0] if count == 1 else _dealt(drawn)
+
+    def of(self, number: int, rows: Any) -> Any:
+        """The rows, of an array with one for each replica, that belong to a target."""
+        return rows[number :: len(self)]
+
+    def learn(
+        self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
+    ) -> dict[str, float]:
+        """Every controller's update from the qualities `[N]` of the sampled architectures; what to log."""
+        found: dict[str, float] = {}
+        for number, aim in enumerate(self):
+            own, measured = _rows(samples, slice(number, None, len(self))), self.of(number, quality)
+            random = self._random("cost", step, number)
+            outcome, update = learn(aim, self.plan, self.config, random, own, measured, rate, warmups)
+            means = {"validation_accuracy": float(measured.mean()), "reward": float(outcome.reward.mean())}
+            found |= self._tagged(aim, {**means, **update, **outcome.scalars})
+        return found
+
+    def undecided(self, samples: Samples) -> dict[str, float]:
+        """What to log of a step that measures nothing."""
+        found: dict[str, float] = {}
+        for number, aim in enumerate(self):
+            own = _rows(samples, slice(number, None, len(self)))
+            costs = aim.objective.reward(np.zeros(len(own)), own.indices).scalars
+            entropy = {"entropy": aim.controller.entropy(), "log_prob": float(own.log_prob.mean())}
+            found |= self._tagged(aim, {**entropy, **costs})
+        return found
+
+    def told(self, rate: float, warmups: tuple[float, float]) -> dict[str, float]:
+        """What to log of the schedules."""
+        names = ("learning_rate", "increase_ops_prob", "increase_filters_prob")
+        scalars = dict(zip(names, (rate, *warmups), strict=True))
+        return {name: value for aim in self for name, value in self._tagged(aim, scalars).items()}
+
+    def mean(self, scalars: Mapping[str, float], name: str) -> float | None:
+        """Over the targets, of a scalar; None where it was not measured."""
+        values = [value for aim in self if (value := aim.scalar(scalars, name)) is not None]
+        return sum(values) / len(values) if values else None
+
+    def qualities(self, scalars: Mapping[str, float]) -> list[float] | None:
+        """Mean quality of each target's architectures in a step; None where none was measured."""
+        found = [aim.scalar(scalars, "validation_accuracy") for aim in self]
+        return [value for value in found if value is not None] or None
+
+    def cost_status(self, scalars: Mapping[str, float]) -> str:
+        """The mean cost of a step in words, of several targets the one that is farthest off; with a space before."""
+        costs = [(aim, cost) for aim in self if (cost := aim.scalar(scalars, "estimated_cost")) is not None]
+        if not costs:
+            return ""
+        if len(self) == 1:
+            return f" cost {costs[0][1]:.4g} {self[0].objective.unit}"
+        off = [(cost / (aim.objective.target or cost) - 1, aim.objective) for aim, cost in costs]
+        worst, objective = max(off, key=lambda each: abs(each[0]))
+        return f" farthest {100 * worst:+.1f} % from {with_unit(objective.target or 0.0, objective.unit)}"
+
+    def logits(self) -> Iterator[tuple[str, float]]:
+        """(tag, value) of every logit."""
+        for aim in self:
+            for tag, value in aim.controller.logit_names():
+                kind, _, name = tag.partition("/")
+                yield f"{kind}/{aim.place}{name}", value
+
+    def texts(self) -> dict[str, str]:
+        """Lines to log: the most likely architectures."""
+        ends = [aim.place.removesuffix("/") for aim in self]
+        return {
+            f"architecture/{end}" if end else "architecture": aim.controller.most_likely().text
+            for end, aim in zip(ends, self, strict=True)
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The controllers' arrays, for a checkpoint."""
+        return {
+            f"{STATE}{aim.place}{name}": torch.from_numpy(value)
+            for aim in self
+            for name, value in aim.controller.state_dict().items()
+            if isinstance(value, np.ndarray)
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """The controllers' plain numbers, for a checkpoint: of several, a list."""
+        each = [
+            {name: value for name, value in aim.controller.state_dict().items() if not isinstance(value, np.ndarray)}
+            for aim in self
+        ]
+        return {"controller": each[0] if len(each) == 1 else each}
+
+    def load(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Goes on where `tensors` and `numbers` were taken.
+
+        Raises:
+            InputError: where they do not fit.
+        """
+        plain = numbers.get("controller", {})
+        plain = plain if isinstance(plain, list) else [plain]
+        if len(plain) != len(self):
+            raise InputError(f"the checkpoint is of a search for {len(plain)} targets, not {len(self)}")
+        for aim, values in zip(self, plain, strict=True):
+            before = f"{STATE}{aim.place}"
+            arrays = {name[len(before) :]: each.numpy() for name, each in tensors.items() if name.startswith(before)}
+            aim.controller.load_state_dict({**values, **arrays})
+
+    def _random(self, stream: str, step: int, number: int) -> np.random.Generator:
+        """Of a target in a step: the search for one target's own numbers where there is one."""
+        return generator(self.config.seed, stream, step * len(self) + number)
+
+    def _tagged(self, aim: Aim, scalars: Mapping[str, float]) -> dict[str, float]:
+        return {f"{SCALARS}{aim.place}{name}": value for name, value in scalars.items()}
+
+
+def places(count: int) -> list[str]:
+    """What stands before the names that belong to each of `count` targets."""
+    return [""] if count == 1 else [f"{number}/" for number in range(count)]
+
+
+def _rows(samples: Samples, rows: slice) -> Samples:
+    return Samples(samples.indices[rows], samples.enabled[rows], samples.active[rows], samples.log_prob[rows])
+
+
+def _dealt(drawn: Sequence[Samples]) -> Samples:
+    """The first of each, then the second of each, and so on."""
+
+    def rows(name: str) -> np.ndarray:
+        arrays = np.stack([getattr(each, name) for each in drawn], axis=1)
+        return arrays.reshape(-1, *arrays.shape[2:])
+
+    return Samples(*(rows(name) for name in ("indices", "enabled", "active", "log_prob")))
