@@ -217,6 +217,18 @@ def test_booleans_are_given_as_in_the_original(tiny_space: str, tmp_path: Path) 
         assert json.loads((directory / "result.json").read_text())["cost"] is None
 
 
+def test_a_flag_of_several_values_takes_them_one_by_one_or_together() -> None:
+    from tunas.cli import _plain
+    from tunas.export.config import ExportConfig
+
+    together = ["--runtime", "onnxruntime", "timm", "--out=o", "--runtime=openvino", "torch-cpu"]
+    one_by_one = [
+        *("--runtime", "onnxruntime", "--runtime", "timm", "--out=o"),
+        *("--runtime=openvino", "--runtime", "torch-cpu"),
+    ]
+    assert _plain(ExportConfig, together) == one_by_one
+
+
 BAD = {
     "unknown space": (
         ["search", "--ssd=proxylesnas_search"],

@@ -204,7 +204,7 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(trained, tmp_path, caps
     pytest.importorskip("onnxruntime")
     run, out = f"--checkpoint_dir={trained}", tmp_path / "out"
     to = f"--out={out}"
-    assert "unknown device 'nothing'" in refusal(capsys, "export", run, to, "--runtime=nothing")
+    assert "unknown runtime 'nothing'" in refusal(capsys, "export", run, to, "--runtime=nothing")
     few = ("--runtime=onnxruntime-int8", "--calibration_images=5000")
     assert "there are 1077" in refusal(capsys, "export", run, to, *few)
     assert "at least 1" in refusal(capsys, "export", run, to, "--calibration_images=0")

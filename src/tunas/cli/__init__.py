@@ -106,7 +106,7 @@ def _run(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     config_type = imported(command.config)
     try:
-        words = _with_plain_booleans(config_type, words)
+        words = _plain(config_type, words)
         config = parsed(config_type, words, f"tunas {name}", imported(command.of_run) if command.of_run else None)
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
@@ -150,16 +150,27 @@ def imported(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _with_plain_booleans(config_type: Any, words: list[str]) -> list[str]:
-    """`--flag=false` and `--noflag`, as the original takes them, become `--no-flag`; `--flag=true` becomes `--flag`."""
-    booleans = {field.name for field in dataclasses.fields(config_type) if field.type in (bool, "bool")}
-    changed = []
+def _plain(config_type: Any, words: list[str]) -> list[str]:
+    """The words as tyro takes them: `--flag=false` and `--noflag`, as the original has them, become `--no-flag`, and
+    `--flag=true` becomes `--flag`; `--list a b` becomes `--list a --list b`."""
+    fields = {field.name: str(field.type) for field in dataclasses.fields(config_type)}
+    booleans = {name for name, kind in fields.items() if kind in (bool.__name__, str(bool))}
+    lists = {name for name, kind in fields.items() if kind.startswith("tuple[") and kind.endswith(", ...]")}
+    changed: list[str] = []
+    of_list = ""  # the list flag whose values may follow
     for word in words:
-        flag, _, value = word.removeprefix("--").partition("=")
+        flag, equals, value = word.removeprefix("--").partition("=")
         flag = flag.replace("-", "_")
-        if word.startswith("--") and flag in booleans and value.lower() in ("true", "1", "false", "0"):
+        if not word.startswith("-"):
+            if of_list and changed[-1] != of_list:
+                changed.append(of_list)
+        elif word.startswith("--") and flag in booleans and value.lower() in ("true", "1", "false", "0"):
             word = f"--{flag}" if value.lower() in ("true", "1") else f"--no-{flag}"
         elif word.startswith("--no") and flag.removeprefix("no") in booleans and not value:
             word = f"--no-{flag.removeprefix('no')}"
+        if word.startswith("-"):
+            of_list = f"--{flag}" if flag in lists else ""
+            if of_list and not equals:
+                word = of_list
         changed.append(word)
     return changed

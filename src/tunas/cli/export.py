@@ -16,27 +16,22 @@ def run(config: ExportConfig) -> int:
     exported = export(config)
     first = exported[0].check
     table = Table(title=f"{first.images} images, PyTorch's top-1 {first.torch_accuracy:.2%}")
-    for column in (
-        "runtime",
-        "file",
-        "size",
-        "top-1",
-        "agreement",
-        "largest logit difference",
-        "measured",
-        "predicted",
-    ):
-        table.add_column(column, justify="left" if column in ("runtime", "file") else "right")
+    table.add_column("runtime", no_wrap=True)
+    columns = ["size", "top-1", "same class", "logits differ by", "measured"]
+    if exported[0].predicted is not None:
+        columns.append("predicted")
+    for column in columns:
+        table.add_column(column, justify="right")
     for one in exported:
+        predicted = [] if one.predicted is None else [f"{one.predicted[0]:.4g} {one.predicted[1]}"]
         table.add_row(
             one.runtime,
-            one.document["file"],
             f"{one.size / 1e6:.2f} MB",
             f"{one.check.accuracy:.2%}",
             f"{one.check.agreement:.2%}",
             f"{one.check.difference:.2g}",
             f"{one.latency['milliseconds']:.3g} ms",
-            "" if one.predicted is None else f"{one.predicted[0]:.4g} {one.predicted[1]}",
+            *predicted,
         )
     Console(soft_wrap=True).print(table)
     print(f"measured on: {exported[0].document['latency']['device']}, threads: {config.threads}")

@@ -112,7 +112,7 @@ def exportable(name: str, config: ExportConfig) -> Runtime:
 
         runtime = TIMM
     else:
-        runtime = get_runtime(name)
+        runtime = get_runtime(name, "runtime", ("timm",))
     if runtime.files is None or runtime.read is None:
         raise InputError(f"{name} can be measured but not exported: it says nothing of files")
     if config.dynamic_batch and not runtime.any_batch:

@@ -129,19 +129,23 @@ def runtime_names() -> tuple[str, ...]:
     return tuple(_runtimes)
 
 
-def get_runtime(name: str) -> Runtime:
+def get_runtime(name: str, what: str = "device", others: tuple[str, ...] = ()) -> Runtime:
     """The runtime of that name, which can be used here.
+
+    Args:
+        what: the caller calls it.
+        others: names that the caller takes as well.
 
     Raises:
         InputError: where there is none (with the nearest names), or it is not installed, or cannot be used on this
             machine.
     """
     if name not in _runtimes:
-        near = difflib.get_close_matches(name, _runtimes, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_runtimes)}"
-        raise InputError(f"unknown device {name!r}; {hint}")
+        near = difflib.get_close_matches(name, (*_runtimes, *others), n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join((*_runtimes, *others))}"
+        raise InputError(f"unknown {what} {name!r}; {hint}")
     runtime = _runtimes[name]
-    need_packages(f"device {name!r}", *runtime.requires, install=runtime.install)
+    need_packages(f"{what} {name!r}", *runtime.requires, install=runtime.install)
     if reason := runtime.unavailable():
-        raise InputError(f"device {name!r} {reason}")
+        raise InputError(f"{what} {name!r} {reason}")
     return runtime
