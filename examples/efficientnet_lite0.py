@@ -61,7 +61,7 @@ def convert(source: Path, target: Path) -> None:
     for (name, place), (their_name, value) in zip(ours.items(), theirs.items(), strict=True):
         if place.numel() != value.numel() or name.rpartition(".")[2] != their_name.rpartition(".")[2]:
             raise SystemExit(f"{source} is another network: {their_name} is not {name}")
-        renamed[name] = value.reshape(place.shape)
+        renamed[name] = value.reshape(place.shape).contiguous()
     save_file(renamed, target)
 
 

