@@ -96,6 +96,18 @@ def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch):
     assert saved == [3]
 
 
+def test_a_process_that_is_told_to_end_does_so_in_a_while_where_there_are_no_alarms(datasets, forking):
+    forking.delattr(signal, "alarm")  # as on Windows
+    forking.setattr("tunas.data.decoding.GRACE", 0.3)
+    stream = streamed(datasets)
+    next(stream)
+    process = multiprocessing.active_children()[0]
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 128 + signal.SIGTERM
+    stream.close()
+
+
 def test_processes_end_in_order(datasets):
     """Exit code 0 each, or the handler that another loader of the program installs would call it a failure."""
     streams = [streamed(datasets), streamed(datasets)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -381,6 +382,14 @@ def test_damaged_tar_files(tmp_path, pictures):
         with pytest.raises(InputError, match=message) as caught:
             opened(root)
         assert path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["folder", "tfds", "webdataset", "parquet"])
+def test_files_are_read_where_there_is_no_pread(layout, datasets, tmp_path, monkeypatch):
+    pixels, labels = everything(opened(datasets[layout, "PNG"], tmp_path / "1"), "train")
+    monkeypatch.delattr(os, "pread")  # as on Windows
+    again = everything(opened(datasets[layout, "PNG"], tmp_path / "2"), "train")
+    assert torch.equal(again[0], pixels) and torch.equal(again[1], labels)
 
 
 def test_too_few_class_names(tmp_path, pictures):

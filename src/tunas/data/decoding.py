@@ -358,10 +358,20 @@ def _begin_worker(worker: int) -> None:
     """
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE) and None)
+    signal.signal(signal.SIGTERM, _end_soon)
     run = multiprocessing.parent_process()
     if run is not None and multiprocessing.get_start_method() != "fork":
         threading.Thread(target=_end_with, args=(run,), name="tunas-parent", daemon=True).start()
+
+
+def _end_soon(number: int, frame: Any) -> None:
+    """Ends this process after a while, whatever it does."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(GRACE)
+        return
+    ending = threading.Timer(GRACE, os._exit, (128 + number,))  # Windows has no alarms
+    ending.daemon = True
+    ending.start()
 
 
 def _end_with(run: Any) -> None:

@@ -272,16 +272,24 @@ def _content(wanted: Range) -> bytes:
             raise _as_os_error(error) from None
     if length < 0 and not offset:
         return Path(path).read_bytes()  # which a pipe can do too
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
     try:
         if length < 0:
             length = os.fstat(descriptor).st_size - offset
-        content = os.pread(descriptor, length, offset)
-        while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+        content = _read_at(descriptor, length, offset)
+        while len(content) < length and (more := _read_at(descriptor, length - len(content), offset + len(content))):
             content += more
         return content
     finally:
         os.close(descriptor)
+
+
+def _read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """`os.pread`, which Windows has not. Nobody else reads from the descriptor."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, length)
 
 
 def _as_os_error(error: Exception) -> OSError:

@@ -34,7 +34,8 @@ CHECKSUM = "checksum"
 
 def default_directory(kind: str, space_name: str) -> str:
     """Where a run goes that is given no directory: under runs/, by its space and the time."""
-    return f"runs/{kind}-{space_name.replace(':', '-').replace('/', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = space_name.replace(":", "-").replace("/", "-").replace("\\", "-")
+    return f"runs/{kind}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def check_directory(path: Path) -> None:
@@ -151,7 +152,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         InputError: where it cannot be read or holds something else.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ def held_out_quality(search: Any, aim: Aim) -> float:
     with ended(stream):
         count = max(1, task.size("valid") // batch)
         qualities = [search.qualities(indices, next(stream), plan.valid_share) for _ in range(count)]
-    return float(world.gather(torch.cat(qualities)).double().mean())
+    return float(world.gather(torch.cat(qualities)).cpu().double().mean())
 
 
 class Scoring:

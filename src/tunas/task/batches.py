@@ -42,7 +42,13 @@ def length(batch: Any) -> int:
 
 def on_device(batch: Any, device: torch.device) -> Any:
     """The batch on the device, where it is on its way while the caller goes on."""
-    return mapped(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return mapped(lambda tensor: as_held(tensor, device).to(device, non_blocking=True), batch)
+
+
+def as_held(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor in a type that the device has: Apple's GPUs have no float64, to which numbers of Python are
+    collated."""
+    return tensor.float() if device.type == "mps" and tensor.dtype == torch.float64 else tensor
 
 
 def piece(batch: Any, start: int, stop: int) -> Any:
