@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -84,8 +85,8 @@ def scattered(network):
 def shared_weights(name):
     """One supernet per space in float64, for every test that leaves it as it was."""
     torch.manual_seed(0)
-    space = tiny_space() if name == "tiny" else tunas.get_space(name)
-    return scattered(SuperNet(space, CLASSES).double())
+    space = tiny_space() if name.startswith("tiny") else tunas.get_space(name)
+    return scattered(SuperNet(space, CLASSES, aggressive_sharing=name != "tiny apart").double())
 
 
 def images(batch=4, size=32, dtype=torch.float64):
@@ -139,7 +140,9 @@ def test_outputs_and_gradients_are_those_of_the_masked_computation(name, seed, m
     assert_alike(found, expected, tolerance=1e-8)
 
 
-@pytest.mark.parametrize(("name", "seed"), [(name, seed) for name in (*SEARCH_SPACES, "tiny") for seed in (10, 11)])
+@pytest.mark.parametrize(
+    ("name", "seed"), [(name, seed) for name in (*SEARCH_SPACES, "tiny", "tiny apart") for seed in (10, 11)]
+)
 def test_the_extracted_network_is_the_same_network(name, seed):
     """Outputs in train mode and gradients; every gradient outside the slices in use is exactly zero."""
     supernet, x = shared_weights(name), images()
@@ -162,6 +165,31 @@ def test_the_extracted_network_is_the_same_network(name, seed):
     total = sum(gradient.abs().sum() for gradient in found[1].values())
     used = sum(parameter.abs().sum() for parameter in gradients.extract(architecture).parameters())
     torch.testing.assert_close(total, used.detach(), rtol=1e-12, atol=0)
+
+
+def bottleneck_alone(**options):
+    """A supernet of one bottleneck: kernel, expansion, squeeze-and-excite; then a width."""
+    choice = bneck(OneOf((3, 5), OP), OneOf((8, 16), FILTERS), se=OneOf((False, True), OP))
+    space = Space("one", Tower([Block([choice, GlobalAveragePool()], OneOf((8, 16), FILTERS))]))
+    torch.manual_seed(0)
+    return scattered(SuperNet(space, CLASSES, **options).double())
+
+
+def test_without_aggressive_sharing_each_combination_in_a_bottleneck_has_weights_of_its_own():
+    apart, together, x = bottleneck_alone(aggressive_sharing=False), bottleneck_alone(), images(size=8)
+
+    def used(supernet, indices):
+        _, gradients = outputs_and_gradients(supernet, lambda: supernet(x, indices))
+        return {name for name, gradient in gradients.items() if gradient.any() and not name.startswith("head")}
+
+    combinations = list(itertools.product(range(2), repeat=3))
+    inside = [used(apart, [*combination, 1]) for combination in combinations]
+    assert sum(map(len, inside)) == len(set().union(*inside)) and min(map(len, inside)) >= 9
+    assert all(used(apart, [*combination, 0]) == own for combination, own in zip(combinations, inside, strict=True))
+    assert used(together, [0, 0, 0, 1]) & used(together, [1, 1, 1, 1])
+    with torch.no_grad():  # everything on: the mean over kernels and squeeze-and-excite, of the widest expansion
+        each = [apart.tower(x, [kernel, 1, se, 1])[0] for kernel in (0, 1) for se in (0, 1)]
+        torch.testing.assert_close(apart.tower(x, [ALL, 1, ALL, 1])[0], torch.stack(each).mean(0))
 
 
 @pytest.mark.parametrize("name", [*SEARCH_SPACES, "tiny"])

@@ -89,13 +89,15 @@ def test_repeats_are_trainings_with_other_seeds():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config = StudyConfig(out=str(tmp_path_factory.mktemp("study")), ablation=("mnas",), **SMALL, **FLAGS)
+    config = StudyConfig(out=str(tmp_path_factory.mktemp("study")), ablation=("no_sharing",), **SMALL, **FLAGS)
     return config, study(config)
 
 
 def test_a_study_compares_random_searched_and_ablated_architectures(finished):
     config, figures = finished
-    assert [figures[kind]["count"] for kind in ("random", "searched", "mnas")] == [2, 1, 1]
+    assert [figures[kind]["count"] for kind in ("random", "searched", "no_sharing")] == [2, 1, 1]
+    params = [json.loads(Path(config.out, f"search-{kind}-0", "params.json").read_text()) for kind in (*figures,)[1:3]]
+    assert [found["aggressive_sharing"] for found in params] == [True, False]
     with open(f"{config.out}/random_architectures.csv") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0])[: len(COLUMNS)] == COLUMNS
@@ -166,9 +168,11 @@ def test_the_command_prints_a_row_for_each_kind(finished, capsys):
     config, _ = finished
     words = [f"--{name}={getattr(config, name)}" for name in ("ssd", "out", "image_size", "min_cost", "max_cost")]
     flags = [f"--{kind}={flag}" for kind, given in FLAGS.items() for flag in given]
-    assert main(["study", *words, *flags, "--random=2", "--searches=1", "--ablation=mnas", "--num_workers=0"]) == 0
+    assert (
+        main(["study", *words, *flags, "--random=2", "--searches=1", "--ablation=no_sharing", "--num_workers=0"]) == 0
+    )
     page = capsys.readouterr().out
-    assert "random" in page and "searched" in page and "mnas" in page
+    assert "random" in page and "searched" in page and "no_sharing" in page
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ def run(config: StudyConfig) -> None:
     figures = study(config)
     low, high = figures["range"]
     table = Table(title=f"{figures['ssd']}, {low:g} to {high:g} {figures['unit']}")
-    for name in ("architectures", "trained", "mean", "best", "random better", "search = random trials", "their best"):
+    table.add_column("kind", no_wrap=True, min_width=max(len(kind) for kind in figures))
+    for name in ("trained", "mean", "best", "random better", "search = random trials", "their best"):
         table.add_column(name)
     for kind, found in figures.items():
         if not isinstance(found, dict):

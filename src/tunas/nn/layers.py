@@ -11,7 +11,7 @@ building it. A layer of one's own is registered with `tunas.register_layer`, as 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,8 @@ class NetworkOptions:
             (docs/algorithm.md#stand-alone-training).
         filters_base: of the tower.
         se_activation: the one inside squeeze-and-excite.
+        aggressive_sharing: the choices within a bottleneck or separable convolution share its weights; otherwise every
+            combination of them has its own (supernet).
     """
 
     bn_epsilon: float = BN_EPSILON
@@ -56,6 +58,7 @@ class NetworkOptions:
     path_dropout_rate: float = 0.0
     filters_base: int = 8
     se_activation: str = "relu"
+    aggressive_sharing: bool = True
 
     def __post_init__(self) -> None:
         if self.gate not in layers.GATES:
@@ -326,6 +329,8 @@ def build_layer(spec: Any, inputs: int, outputs: int, options: NetworkOptions) -
 
 def _built(layer: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
     kind = layer_module(layer)
+    if not options.aggressive_sharing and isinstance(layer, layers.SeparableConv | layers.InvertedBottleneck):
+        return _apart(layer, lambda fixed: kind(fixed, inputs, outputs, options))
     try:
         return kind(layer, inputs, outputs, options)
     except (TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -338,6 +343,15 @@ def _built(layer: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn
             f"built for each value, but not for the OneOf; see tunas.nn.for_each_choice and tunas.space.chosen "
             f"({error})"
         ) from error
+
+
+def _apart(layer: Any, build: Callable[[Any], nn.Module]) -> nn.Module:
+    """A module of its own for every combination of a layer's choices, which are taken one after the other."""
+    values = {field.name: getattr(layer, field.name) for field in dataclasses.fields(layer)}
+    name = next((name for name, value in values.items() if isinstance(value, OneOf)), None)
+    if name is None:
+        return build(layer)
+    return choices_of(values[name], lambda one: _apart(dataclasses.replace(layer, **{name: one}), build))
 
 
 def layer_operations(spec: Any, inputs: int, outputs: int, size: int, base: int) -> list[Operation]:

@@ -31,6 +31,9 @@ class SuperNet(nn.Module):
         num_classes: outputs of the classifier of a tower; a model of one's own has its own.
         rematerialize: recompute every layer of a tower in the backward pass to save memory; changes no result.
         same_padding: pad as TensorFlow does, and as the original did (docs/algorithm.md#padding); towers only.
+        aggressive_sharing: whether all kernel sizes, expansions and squeeze-and-excite choices of a bottleneck share
+            its 1×1 convolutions (docs/algorithm.md#weight-sharing). Where not, each combination of these has weights
+            of its own, which is an ablation of the paper's: widths of blocks stay slices. Towers only.
 
     A width choice runs on the leading slice of the widest weight, so that a call costs what the sampled
     architecture costs. Batch norm has no state. In the indices `ALL` (-1) stands for every choice at once.
@@ -40,7 +43,13 @@ class SuperNet(nn.Module):
     """
 
     def __init__(
-        self, space: Space, num_classes: int = 1000, *, rematerialize: bool = False, same_padding: bool = False
+        self,
+        space: Space,
+        num_classes: int = 1000,
+        *,
+        rematerialize: bool = False,
+        same_padding: bool = False,
+        aggressive_sharing: bool = True,
     ):
         super().__init__()
         self.space = space
@@ -50,7 +59,12 @@ class SuperNet(nn.Module):
             if num_classes < 1:
                 raise InputError(f"num_classes must be at least 1, not {num_classes}")
             base = space.structure.filters_base
-            options = NetworkOptions(stateless_bn=True, same_padding=same_padding, filters_base=base)
+            options = NetworkOptions(
+                stateless_bn=True,
+                same_padding=same_padding,
+                filters_base=base,
+                aggressive_sharing=aggressive_sharing,
+            )
             self.tower = TowerModule(space.structure, options, rematerialize=rematerialize)
             self.head = Head(self.tower.output_width, num_classes, dropout_rate=0.0)
         else:
@@ -58,6 +72,11 @@ class SuperNet(nn.Module):
                 raise InputError(
                     f"rematerialize recomputes the layers of a tower, and {space.name} is a model of one's own; call "
                     f"torch.utils.checkpoint in its forward instead"
+                )
+            if not aggressive_sharing:
+                raise InputError(
+                    f"without aggressive sharing the layers of a tower get more weights, and {space.name} is a model "
+                    f"of one's own, which shares what its code shares"
                 )
             self.network = own_network(space, space.structure)
             for module in self.network.modules():

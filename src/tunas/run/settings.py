@@ -31,7 +31,7 @@ _HARMLESS = """
     parallel_replicas rematerialize rl_cost_model_tolerance timm_model valid_filenames verify which
 """
 _IDENTITY = """
-    accuracy_model_sha256
+    accuracy_model_sha256 aggressive_sharing
     at_most base_learning_rate batch class_names constraint cost_digest dataset dataset_fingerprint dataset_images
     delay_valid_share dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier
     image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps

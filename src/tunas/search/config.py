@@ -170,6 +170,10 @@ class SearchConfig(TaskConfig, RecipeConfig):
     """How convolutions pad: symmetric, as PyTorch networks do; same, as TensorFlow and the published runs do (at stride
     2 on even sizes nothing at the top and left). Train the result with the same."""
 
+    aggressive_sharing: bool = True
+    """Whether all kernel sizes, expansions and squeeze-and-excite choices of a bottleneck share its 1x1 convolutions,
+    as published. False gives each combination weights of its own: an ablation, with many times the weights."""
+
     valid_precision: Literal["auto", "fp32", "bf16"] = "auto"
     """In which the validation batches run; bf16 is faster on processors that have it (1.3 to 1.8 times, by image size),
     and moves accuracies by its rounding. auto: as precision says."""

@@ -86,6 +86,7 @@ class Search:
             **task.network_arguments,
             rematerialize=config.rematerialize,
             same_padding=config.padding == "same",
+            aggressive_sharing=config.aggressive_sharing,
         )
         self.supernet.to(world.device)
         self.weights = self.supernet.flatten()

@@ -10,6 +10,7 @@ from tunas.task.config import TaskConfig
 Engine = Literal["local", "ray"]
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no_warmup": {"increase_ops_warmup_steps_fraction": 0.0, "increase_filters_warmup_steps_fraction": 0.0},
+    "no_sharing": {"aggressive_sharing": False},
     "mnas": {"rl_reward_function": "mnas", "rl_cost_model_exponent": -0.10, "rl_cost_model_tolerance": None},
 }
 """Name -> what it changes in the searches (the paper's sections 3 and 4)."""
@@ -45,8 +46,9 @@ class StudyConfig(TaskConfig):
     searches: int = 3
     """Searches, with seeds 0, 1, 2, …, each for the middle of the range."""
 
-    ablation: tuple[Literal["no_warmup", "mnas"], ...] = ()
-    """As many searches more without the warmups, or with the mnas reward; may be given several times."""
+    ablation: tuple[Literal["no_warmup", "no_sharing", "mnas"], ...] = ()
+    """As many searches more without the warmups, without aggressive sharing, or with the mnas reward; may be given
+    several times."""
 
     search: tuple[str, ...] = ()
     """A flag of `tunas search` for every search, as name=value; may be given several times."""

@@ -151,7 +151,12 @@ def rank(
         check_writable(Path(out).expanduser())
     task = _task_of(directory, params, dataset_dir, task)
     batches = _held_out_batches(task, params["valid_share"], examples, seed)
-    supernet = SuperNet(space, **task.network_arguments, same_padding=params.get("padding") == "same")
+    supernet = SuperNet(
+        space,
+        **task.network_arguments,
+        same_padding=params.get("padding") == "same",
+        aggressive_sharing=params.get("aggressive_sharing", True),
+    )
     supernet.to(torch_device).eval()
     weights = supernet.flatten()
     indices = np.array([architecture.indices for architecture in architectures], np.int64)

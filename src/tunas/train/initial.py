@@ -148,7 +148,8 @@ def _inherited(shared: Tensor, run: Path, config: TrainConfig, architecture: Arc
             f"{architecture.space.name}"
         )
     classes = {"num_classes": int(params["num_classes"])} if "num_classes" in params else {}
-    supernet = SuperNet(architecture.space, **classes)  # type: ignore[arg-type]
+    own = params.get("aggressive_sharing", True)
+    supernet = SuperNet(architecture.space, **classes, aggressive_sharing=own)  # type: ignore[arg-type]
     flat = supernet.flatten()
     if flat.shape != shared.shape:
         raise InputError(f"--init_from: the checkpoint of the search in {run} does not fit {architecture.space.name}")
