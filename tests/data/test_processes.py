@@ -17,8 +17,10 @@ from conftest import opened
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.data.decoding import decode
 from tunas.errors import InputError, TemporaryError
+from tunas.run.checkpoint import checkpoints
 from tunas.run.device import World
-from tunas.run.session import Stopped, ended, run_steps
+from tunas.run.loop import Run, carry_out
+from tunas.run.session import Stopped, ended
 
 
 @pytest.fixture
@@ -70,30 +72,32 @@ def test_waiting_for_a_batch_ends_when_the_run_is_asked_to_stop(datasets, slow):
     assert time.monotonic() - began < 10
 
 
-def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch):
+def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch, tmp_path):
     monkeypatch.setattr("tunas.run.session.OVERDUE", 0.1)
     stream = streamed(datasets)
     saved = []
 
-    def advance(step):
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-            next(stream)
-        return {"loss": 0.0}
+    class Waiting(Run):
+        label, steps, log_every, save_every = "test", 10, 100, 100
 
-    with ended(stream), pytest.raises(Stopped, match="stopped by SIGTERM after step 3"):
-        run_steps(
-            "test",
-            range(10),
-            advance,
-            log=lambda step, scalars: None,
-            save=lambda done, scalars: saved.append(done),
-            status=lambda scalars, rate: "",
-            log_every=100,
-            save_every=100,
-            world=World(0, 1, torch.device("cpu")),
-        )
-    assert saved == [3]
+        def reading(self, start):
+            return ended(stream)
+
+        def advance(self, step):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                next(stream)
+            return {"loss": 0.0}
+
+        def tensors(self):
+            return {}
+
+        def saved(self):
+            saved.extend(path.name for path in checkpoints(tmp_path))
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 3"):
+        carry_out(Waiting(), tmp_path, World(0, 1, torch.device("cpu")))
+    assert saved == ["checkpoint-0000000003.safetensors"]
 
 
 def test_a_process_that_is_told_to_end_does_so_in_a_while_where_there_are_no_alarms(datasets, forking):

@@ -1,41 +1,68 @@
 import os
 import signal
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
+from tunas.run.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from tunas.run.device import World
-from tunas.run.session import STREAMS, Stopped, generator, run_steps, stop_requests
+from tunas.run.events import read_events
+from tunas.run.loop import Run, carry_out
+from tunas.run.session import STREAMS, Stopped, generator, stop_requests
 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
-def steps_run(first, last, log_every=1, save_every=1, signal_at=None, number=signal.SIGTERM):
-    """(steps done, steps logged, counts saved) of a run that sends itself a signal in a step."""
-    done, logged, saved = [], [], []
+class Count(Run):
+    """Adds up its steps, and sends itself a signal in one of them."""
 
-    def advance(step):
-        if step == signal_at:
-            os.kill(os.getpid(), number)
-        done.append(step)
+    label = "test"
+
+    def __init__(self, steps, log_every=1, save_every=1, signal_at=None, number=signal.SIGTERM):
+        self.steps, self.log_every, self.save_every = steps, log_every, save_every
+        self.signal_at, self.number = signal_at, number
+        self.total = torch.zeros(())
+        self.done, self.written, self.kept = [], [], []
+
+    def advance(self, step):
+        if step == self.signal_at:
+            os.kill(os.getpid(), self.number)
+        self.total += step
+        self.done.append(step)
         return {"loss": float(step)}
 
-    try:
-        run_steps(
-            "test",
-            range(first, last),
-            advance,
-            log=lambda step, _: logged.append(step),
-            save=lambda count, _: saved.append(count),
-            status=lambda scalars, rate: "",
-            log_every=log_every,
-            save_every=save_every,
-            world=ALONE,
-        )
-    except Stopped as stopped:
-        return done, logged, saved, stopped
-    return done, logged, saved, None
+    def logged(self, step, scalars):
+        self.written.append(step)
+        return super().logged(step, scalars)
+
+    def tensors(self):
+        return {"total": self.total}
+
+    def load(self, tensors, numbers):
+        self.total = tensors["total"]
+
+    def saved(self):
+        self.kept.append(len(self.done))
+
+
+def steps_run(first, last, **how):
+    """(steps done, steps logged, counts saved) of a run that goes on after `first` steps."""
+    run = Count(last, **how)
+    with tempfile.TemporaryDirectory() as directory:
+        if first:
+            run.total += sum(range(first))
+            save_checkpoint(Path(directory), first, run.tensors(), {"events": {}})
+        try:
+            assert carry_out(run, Path(directory), ALONE) == first
+        except Stopped as stopped:
+            return run.done, run.written, [first + count for count in run.kept], stopped
+        left = load_checkpoint(checkpoints(Path(directory))[0])
+        logged = sorted(read_events(Path(directory))[0])
+    assert left[0]["total"] == sum(range(last)) and left[1]["step"] == last and logged == run.written
+    return run.done, run.written, [first + count for count in run.kept], None
 
 
 def test_random_numbers_depend_on_seed_stream_and_step_alone():

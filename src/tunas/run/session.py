@@ -8,15 +8,12 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-
-from tunas.data.ahead import WaitingStopped, stopped_when
-from tunas.run.device import Votes, World
 
 STREAMS = ("controller", "cost", "weights", "dropout", "mixing", "noise")
 """Independent sources of random numbers in a run."""
@@ -94,60 +91,6 @@ def ended(*streams: Iterator[Any]) -> Iterator[None]:
         for stream in streams:
             if isinstance(stream, Generator):
                 stream.close()
-
-
-def run_steps(
-    label: str,
-    steps: range,
-    advance: Callable[[int], dict[str, float]],
-    *,
-    log: Callable[[int, dict[str, float]], None],
-    save: Callable[[int, dict[str, float]], None],
-    score: Callable[[int, dict[str, float]], None] | None = None,
-    status: Callable[[dict[str, float], float], str],
-    log_every: int,
-    save_every: int,
-    world: World,
-) -> None:
-    """The loop around the steps of a run.
-
-    Args:
-        label: what runs, for the progress bar.
-        steps: from the first one to do to the last of the run.
-        advance: does one step; its scalars.
-        log: is given (step, scalars) of every `log_every`th step and of the last.
-        save: is given (steps done, scalars) after every `save_every`th step, after the last, and before stopping.
-        score: is given (steps done, scalars) after every step, before `save`: measures what is due.
-        status: (scalars, steps per second) -> a few words for the progress bar.
-
-    Raises:
-        Stopped: after SIGTERM or SIGINT, once the present step is done and saved; of several processes the next one.
-    """
-    with (
-        stop_requests() as stop,
-        stopped_when(stop.is_overdue),
-        Progress(label, steps.stop, steps.start, shown=world.is_main) as progress,
-    ):
-        began, votes = time.perf_counter(), Votes(world)
-        scalars: dict[str, float] = {}
-        for step in steps:
-            try:
-                scalars = advance(step)
-            except WaitingStopped:
-                if scalars and world.size == 1:
-                    save(step, scalars)
-                raise Stopped(stop.signal or signal.SIGTERM, step) from None
-            done = step + 1
-            if step % log_every == 0 or done == steps.stop:
-                log(step, scalars)
-            if score is not None:
-                score(done, scalars)
-            progress.update(done, status(scalars, (done - steps.start) / (time.perf_counter() - began)))
-            stopping = votes.cast(stop.signal is not None)
-            if stopping or done % save_every == 0 or done == steps.stop:
-                save(done, scalars)
-            if stopping and done < steps.stop:
-                raise Stopped(stop.signal or signal.SIGTERM, done)
 
 
 def warn(sentence: str | None) -> None:

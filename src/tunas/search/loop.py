@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -28,7 +29,6 @@ from tunas.recipe.optimizer import RMSPROP, clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import scheduled_learning_rate
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
-from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import (
     alone_in,
@@ -39,9 +39,10 @@ from tunas.run.directory import (
     write_result,
     writing_to,
 )
-from tunas.run.events import EventLog, log_hyperparameters
-from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
-from tunas.run.trackers import check_trackers, open_trackers
+from tunas.run.events import log_hyperparameters
+from tunas.run.loop import Event, Run, Scalars, carry_out
+from tunas.run.session import ended, generator, seed_global_generators, warn
+from tunas.run.trackers import check_trackers
 from tunas.run.transfer import arriving
 from tunas.search.aims import Aims
 from tunas.search.before import check_before_search
@@ -370,6 +371,73 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
     return Trial(step, ended(train, valid), plan.batch, task.size("train"), task.size("valid"), plan.eval_steps, passes)
 
 
+class SearchRun(Run):
+    """A search as `carry_out` takes it: its batches, its scores, and what is said of it."""
+
+    label = "search"
+
+    def __init__(self, state: Search, directory: Path):
+        self.state, self.plan = state, state.plan
+        self.steps, self.log_every = state.plan.steps, state.plan.log_every
+        self.save_every, self.keep = state.plan.checkpoint_every, state.config.keep_checkpoints
+        self.scoring = Scoring(state, directory)
+        self.qualities = [0.0] * len(state.aims)
+        self.train: Iterator[list[Batch]] = iter(())
+        self.valid: Iterator[list[Batch]] = iter(())
+
+    @property
+    def quality(self) -> float:
+        """Of the last sampled architectures, the mean over the targets."""
+        return sum(self.qualities) / len(self.qualities)
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        self.state.load(tensors, numbers)
+        self.scoring.rows = list(numbers.get("scores", []))
+        self.qualities = numbers.get("qualities") or [numbers["quality"]]
+
+    def reading(self, start: int) -> contextlib.AbstractContextManager[object]:
+        state, plan = self.state, self.plan
+        local, shard = len(state.local_replicas), (state.world.rank, state.world.size)
+        how: dict[str, Any] = {"seed": state.config.seed, "shard": shard}
+        self.train = state.lesson.share_stream("train", plan.batch, local, start_step=start, **how)
+        first, examples = max(start, plan.unmeasured_steps), plan.valid_share * plan.replicas
+        self.valid = state.task.share_stream("valid", examples, local, start_step=first, **how)
+        return ended(self.train, self.valid)
+
+    def advance(self, step: int) -> Scalars:
+        measures = self.state.measures(step)
+        scalars = self.state.step(step, next(self.train), next(self.valid) if measures else None)
+        self.qualities = self.state.aims.qualities(scalars) or self.qualities
+        return scalars
+
+    def logged(self, step: int, scalars: Scalars) -> Event:
+        aims = self.state.aims
+        return Event(step, [*scalars.items(), *aims.logits()], aims.texts())
+
+    def scored(self, done: int, scalars: Scalars) -> Event | None:
+        if not (scores := self.scoring.after(done, scalars)):
+            return None
+        step = done - 1
+        is_logged = step % self.log_every == 0 or done == self.steps
+        whole = [] if is_logged else [*scalars.items(), *self.state.aims.logits()]
+        return Event(step, [*whole, *scores.items()])
+
+    def status(self, scalars: Scalars, rate: float) -> str:
+        task, aims = self.state.task, self.state.aims
+        measured = f"loss {scalars['model/loss']:.3f}"
+        if (reward := aims.mean(scalars, "reward")) is not None:
+            measured = f"reward {reward:.3f} {task.quality_name} {self.quality:.3f}"
+        cost, entropy = aims.cost_status(scalars), aims.mean(scalars, "entropy")
+        speed = f"{rate * self.plan.batch:.0f} {task.unit}/s"
+        return f"{measured}{self.scoring.status()}{cost} entropy {entropy:.1f} {speed}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.state.tensors()
+
+    def numbers(self) -> dict[str, Any]:
+        return {**self.state.numbers(), "qualities": self.qualities, "scores": self.scoring.rows}
+
+
 def _run(
     space: Space,
     lesson: Lesson,
@@ -380,90 +448,15 @@ def _run(
     directory: Path,
     measuring: MeasureConfig | None,
 ) -> SearchResult:
-    task = lesson.task
-    state = Search(space, task, plan, config, objectives, world, lesson)
-    scoring = Scoring(state, directory)
-    start, qualities = _resume(state, scoring, directory, world)
-    streamed: dict[str, Any] = {"seed": config.seed, "shard": (world.rank, world.size)}
-    local = len(state.local_replicas)
-    train = lesson.share_stream("train", plan.batch, local, start_step=start, **streamed)
-    first = max(start, plan.unmeasured_steps)
-    valid = task.share_stream("valid", plan.valid_share * plan.replicas, local, start_step=first, **streamed)
-    events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
-
-    def advance(step: int) -> dict[str, float]:
-        nonlocal qualities
-        scalars = state.step(step, next(train), next(valid) if state.measures(step) else None)
-        qualities = state.aims.qualities(scalars) or qualities
-        return scalars
-
-    def log(step: int, scalars: dict[str, float]) -> None:
-        if events:
-            events.log(step, [*scalars.items(), *state.aims.logits()], state.aims.texts())
-
-    def save(done: int, scalars: dict[str, float]) -> None:
-        def write() -> None:
-            assert events is not None
-            save_checkpoint(
-                directory,
-                done,
-                state.tensors(),
-                {**state.numbers(), "events": events.sizes(), "qualities": qualities, "scores": scoring.rows},
-                config.keep_checkpoints,
-            )
-
-        world.from_main(write)
-
-    def score(done: int, scalars: dict[str, float]) -> None:
-        if (scores := scoring.after(done, scalars)) and events:
-            step = done - 1
-            is_logged = step % plan.log_every == 0 or done == plan.steps
-            whole = [] if is_logged else [*scalars.items(), *state.aims.logits()]
-            events.log(step, [*whole, *scores.items()])
-
-    def status(scalars: dict[str, float], rate: float) -> str:
-        aims = state.aims
-        measured = f"loss {scalars['model/loss']:.3f}"
-        if (reward := aims.mean(scalars, "reward")) is not None:
-            measured = f"reward {reward:.3f} {task.quality_name} {sum(qualities) / len(qualities):.3f}"
-        cost, entropy = aims.cost_status(scalars), aims.mean(scalars, "entropy")
-        return f"{measured}{scoring.status()}{cost} entropy {entropy:.1f} {rate * plan.batch:.0f} {task.unit}/s"
-
-    try:
-        with ended(train, valid):
-            run_steps(
-                "search",
-                range(start, plan.steps),
-                advance,
-                log=log,
-                save=save,
-                score=score,
-                status=status,
-                log_every=plan.log_every,
-                save_every=plan.checkpoint_every,
-                world=world,
-            )
-        if events and start < plan.steps:
-            log_hyperparameters(directory, read_params(directory), {"hparams/quality": sum(qualities) / len(qualities)})
-    finally:
-        if events:
-            events.close()
-    result = search_result(state, directory, plan.steps, qualities, measuring)
+    state = Search(space, lesson.task, plan, config, objectives, world, lesson)
+    run = SearchRun(state, directory)
+    start = carry_out(run, directory, world, config.log_to)
+    if world.is_main and start < plan.steps:
+        log_hyperparameters(directory, read_params(directory), {"hparams/quality": run.quality})
+    result = search_result(state, directory, plan.steps, run.qualities, measuring)
     world.from_main(lambda: _write_result(result, state))
-    warn(task.left_out())
+    warn(lesson.task.left_out())
     return result
-
-
-def _resume(state: Search, scoring: Scoring, directory: Path, world: World) -> tuple[int, list[float]]:
-    """(steps done, last quality of each target's architectures) after loading the newest whole checkpoint, if there is
-    one."""
-    found = resumed_checkpoint(directory, world)
-    if found is None:
-        return 0, [0.0] * len(state.aims)
-    tensors, numbers = found
-    state.load(tensors, numbers)
-    scoring.rows = list(numbers.get("scores", []))
-    return numbers["step"], numbers.get("qualities") or [numbers["quality"]]
 
 
 def _write_result(result: SearchResult, state: Search) -> None:

@@ -18,12 +18,11 @@ from tunas.data.config import IMAGENET_SIZE
 from tunas.data.storage import read_bytes
 from tunas.errors import InputError
 from tunas.flags import given, refuse
-from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World
 from tunas.run.directory import alone_in, default_directory, open_run, read_params, write_result
-from tunas.run.events import EventLog, log_hyperparameters
-from tunas.run.session import generator, run_steps
-from tunas.run.trackers import open_trackers
+from tunas.run.events import log_hyperparameters
+from tunas.run.loop import Event, Run, Scalars, carry_out
+from tunas.run.session import generator
 from tunas.search.aims import Aims
 from tunas.search.config import SearchConfig, SearchPlan, plan_search
 from tunas.search.objective import Objective, facts_of, search_objectives
@@ -42,13 +41,15 @@ MEANT = """ssd checkpoint_dir epochs train_batch_size replicas image_size device
 """Flags that mean something here, beside those that begin with rl_."""
 
 
-class Simulation:
-    """The state of a simulated search, and its step.
+class Simulation(Run):
+    """The state of a simulated search, as `carry_out` takes it.
 
     Args:
         space: what is searched.
         accuracy: of its architectures, 0 to 1.
     """
+
+    label = "simulated search"
 
     def __init__(
         self,
@@ -60,8 +61,15 @@ class Simulation:
     ):
         self.accuracy, self.plan, self.config = accuracy, plan, config
         self.aims = Aims(space, plan, config, objectives)
+        self.steps, self.log_every, self.save_every = plan.steps, plan.log_every, plan.checkpoint_every
+        self.qualities = [0.0] * len(self.aims)
 
-    def step(self, step: int) -> dict[str, float]:
+    @property
+    def quality(self) -> float:
+        """Of the last sampled architectures, the mean over the targets."""
+        return sum(self.qualities) / len(self.qualities)
+
+    def advance(self, step: int) -> Scalars:
         """One controller step; the scalars to log, as of `Search.step`."""
         plan, seed = self.plan, self.config.seed
         warmups = (
@@ -75,7 +83,30 @@ class Simulation:
             return {**scalars, **self.aims.undecided(samples)}
         images = plan.delay_valid_share if step < plan.rl_delay_steps else plan.valid_share
         quality = measured(self.accuracy.estimate(samples.indices), images, generator(seed, "noise", step))
-        return {**scalars, **self.aims.learn(step, samples, quality, rate, warmups)}
+        scalars |= self.aims.learn(step, samples, quality, rate, warmups)
+        self.qualities = self.aims.qualities(scalars) or self.qualities
+        return scalars
+
+    def logged(self, step: int, scalars: Scalars) -> Event:
+        aims = self.aims
+        scored = {f"eval/{aim.place}accuracy": self.accuracy.estimate(aim.controller.most_likely()) for aim in aims}
+        return Event(step, [*scalars.items(), *scored.items(), *aims.logits()], aims.texts())
+
+    def status(self, scalars: Scalars, rate: float) -> str:
+        aims, known = self.aims, "not learning yet"
+        if aims.mean(scalars, "reward") is not None:
+            known = f"accuracy {self.quality:.3f}"
+        return f"{known}{aims.cost_status(scalars)} entropy {aims.mean(scalars, 'entropy'):.1f} {rate:.0f} steps/s"
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self.aims.tensors()
+
+    def numbers(self) -> dict[str, Any]:
+        return {**self.aims.numbers(), "qualities": self.qualities}
+
+    def load(self, tensors: dict[str, torch.Tensor], numbers: dict[str, Any]) -> None:
+        self.aims.load(tensors, numbers)
+        self.qualities = numbers.get("qualities") or [numbers["quality"]]
 
 
 def measured(accuracies: np.ndarray, images: int, random: np.random.Generator) -> np.ndarray:
@@ -130,50 +161,10 @@ def _check_flags(config: SearchConfig, task: Any) -> None:
 
 
 def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
-    plan, aims, config = state.plan, state.aims, state.config
-    start, qualities = 0, [0.0] * len(aims)
-    if (found := resumed_checkpoint(directory, world)) is not None:
-        aims.load(*found)
-        start, qualities = found[1]["step"], found[1].get("qualities") or [found[1]["quality"]]
-    events = EventLog(directory, open_trackers(config.log_to, directory))
-
-    def advance(step: int) -> dict[str, float]:
-        nonlocal qualities
-        scalars = state.step(step)
-        qualities = aims.qualities(scalars) or qualities
-        return scalars
-
-    def log(step: int, scalars: dict[str, float]) -> None:
-        scored = {f"eval/{aim.place}accuracy": state.accuracy.estimate(aim.controller.most_likely()) for aim in aims}
-        events.log(step, [*scalars.items(), *scored.items(), *aims.logits()], aims.texts())
-
-    def save(done: int, scalars: dict[str, float]) -> None:
-        numbers = {**aims.numbers(), "events": events.sizes(), "qualities": qualities}
-        save_checkpoint(directory, done, aims.tensors(), numbers)
-
-    def status(scalars: dict[str, float], rate: float) -> str:
-        known = "not learning yet"
-        if aims.mean(scalars, "reward") is not None:
-            known = f"accuracy {sum(qualities) / len(qualities):.3f}"
-        return f"{known}{aims.cost_status(scalars)} entropy {aims.mean(scalars, 'entropy'):.1f} {rate:.0f} steps/s"
-
-    try:
-        run_steps(
-            "simulated search",
-            range(start, plan.steps),
-            advance,
-            log=log,
-            save=save,
-            status=status,
-            log_every=plan.log_every,
-            save_every=plan.checkpoint_every,
-            world=world,
-        )
-        if start < plan.steps:
-            log_hyperparameters(directory, read_params(directory), {"hparams/quality": sum(qualities) / len(qualities)})
-    finally:
-        events.close()
-    result = search_result(state, directory, plan.steps, qualities)
+    start = carry_out(state, directory, world, state.config.log_to)
+    if start < state.steps:
+        log_hyperparameters(directory, read_params(directory), {"hparams/quality": state.quality})
+    result = search_result(state, directory, state.steps, state.qualities)
     write_result(directory, _document(result, state))
     return result
 

@@ -8,6 +8,7 @@ import dataclasses
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,6 @@ from tunas.recipe.opening import opened_lesson
 from tunas.recipe.optimizer import clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
-from tunas.run.checkpoint import resumed_checkpoint, save_checkpoint
 from tunas.run.device import World, joined_world
 from tunas.run.directory import (
     alone_in,
@@ -41,9 +41,9 @@ from tunas.run.directory import (
     write_result,
     writing_to,
 )
-from tunas.run.events import EventLog
-from tunas.run.session import ended, generator, run_steps, seed_global_generators, warn
-from tunas.run.trackers import check_trackers, open_trackers
+from tunas.run.loop import Event, Run, Scalars, carry_out
+from tunas.run.session import ended, generator, seed_global_generators, warn
+from tunas.run.trackers import check_trackers
 from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
 from tunas.space.layers import scale_filters
 from tunas.task.batches import as_float, length, on_device, parts
@@ -349,6 +349,76 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> 
         ) from None
 
 
+class TrainRun(Run):
+    """A training as `carry_out` takes it: its batches, its scores, and what is said of it."""
+
+    label = "train"
+
+    def __init__(self, state: Training, directory: Path):
+        self.state, self.plan, self.directory = state, state.plan, directory
+        self.steps, self.log_every = state.plan.steps, state.plan.log_every
+        self.save_every = state.plan.checkpoint_every
+        plan, task = state.plan, state.lesson.task
+        per_step = plan.epochs / plan.steps
+        self.scoring = Scoring(directory, plan.steps, plan.eval_steps, per_step, task.quality_name, self.evaluated)
+        self.scores = state.config.mode != "train"
+        self.stream: Iterator[Batch] = iter(())
+
+    def evaluated(self) -> Evaluation:
+        """The weights as they are, on what the training is scored on."""
+        state, config = self.state, self.state.config
+        state.share_statistics()
+        return evaluate(
+            state.evaluated,
+            state.lesson.task,
+            self.plan.eval_split,
+            state.world,
+            batch_size=config.eval_batch_size,
+            precision=config.precision,
+        )
+
+    def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        self.state.load(tensors)
+        self.scoring.resume(numbers.get("scores", []))
+
+    def reading(self, start: int) -> contextlib.AbstractContextManager[object]:
+        state, plan = self.state, self.plan
+        shard = (state.world.rank, state.world.size)
+        self.stream = state.lesson.stream(
+            plan.train_split, plan.batch, seed=state.config.seed, start_step=start, shard=shard
+        )
+        return ended(self.stream)
+
+    def advance(self, step: int) -> Scalars:
+        return self.state.step(step, next(self.stream))
+
+    def scored(self, done: int, scalars: Scalars) -> Event | None:
+        if not (self.scores and (scores := self.scoring.after(done, scalars))):
+            return None
+        self.state.world.from_main(lambda: self.scoring.write(done, self.state.tensors))
+        return Event(done, scores.items())
+
+    def status(self, scalars: Scalars, rate: float) -> str:
+        scored = self.scoring.status(self.plan.eval_split)
+        return f"loss {scalars['model/loss']:.3f}{scored} {rate * self.plan.batch:.0f} {self.state.lesson.task.unit}/s"
+
+    def settle(self) -> None:
+        self.state.share_statistics()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.state.tensors()
+
+    def numbers(self) -> dict[str, Any]:
+        return {"scores": self.scoring.rows}
+
+    def saved(self) -> None:
+        self.scoring.tidy()
+
+    def finished(self) -> Event | None:
+        """The last score, where the steps were done by a run that was told to take none."""
+        return None if self.scoring.knows(self.steps) else self.scored(self.steps, {})
+
+
 def _train(
     config: TrainConfig,
     plan: TrainPlan,
@@ -365,75 +435,11 @@ def _train(
     if initial is not None:
         network.load_state_dict(initial, strict=False)  # `initialised` has compared names and shapes
     network.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = Training(network, lesson, plan, config, world)
-    found = resumed_checkpoint(directory, world)
-    start = 0
-
-    def evaluated() -> Evaluation:
-        state.share_statistics()
-        return evaluate(
-            state.evaluated,
-            task,
-            plan.eval_split,
-            world,
-            batch_size=config.eval_batch_size,
-            precision=config.precision,
-        )
-
-    scoring = Scoring(directory, plan.steps, plan.eval_steps, plan.epochs / plan.steps, task.quality_name, evaluated)
-    if found is not None:
-        state.load(found[0])
-        start = found[1]["step"]
-        scoring.resume(found[1].get("scores", []))
-    shard = (world.rank, world.size)
-    stream = lesson.stream(plan.train_split, plan.batch, seed=config.seed, start_step=start, shard=shard)
-    events = EventLog(directory, open_trackers(config.log_to, directory)) if world.is_main else None
-
-    def log(step: int, scalars: dict[str, float]) -> None:
-        if events:
-            events.log(step, scalars.items())
-
-    def save(done: int, scalars: dict[str, float]) -> None:
-        def write() -> None:
-            assert events is not None
-            save_checkpoint(directory, done, state.tensors(), {"events": events.sizes(), "scores": scoring.rows})
-            scoring.tidy()
-
-        state.share_statistics()
-        world.from_main(write)
-
-    def score(done: int, scalars: dict[str, float]) -> None:
-        if scores := scoring.after(done, scalars):
-            world.from_main(lambda: scoring.write(done, state.tensors))
-            log(done, scores)
-
-    def status(scalars: dict[str, float], rate: float) -> str:
-        return (
-            f"loss {scalars['model/loss']:.3f}{scoring.status(plan.eval_split)} {rate * plan.batch:.0f} {task.unit}/s"
-        )
-
-    try:
-        with ended(stream):
-            run_steps(
-                "train",
-                range(start, plan.steps),
-                lambda step: state.step(step, next(stream)),
-                log=log,
-                save=save,
-                score=score if config.mode != "train" else None,
-                status=status,
-                log_every=plan.log_every,
-                save_every=plan.checkpoint_every,
-                world=world,
-            )
-        if config.mode != "train" and not scoring.knows(plan.steps):
-            score(plan.steps, {})
-    finally:
-        if events:
-            events.close()
+    run = TrainRun(Training(network, lesson, plan, config, world), directory)
+    carry_out(run, directory, world, config.log_to)
     evaluation = None
-    if config.mode != "train":
-        evaluation = scoring.last or evaluated()
+    if run.scores:
+        evaluation = run.scoring.last or run.evaluated()
         if world.is_main:
             warn(trouble(evaluation, plan.eval_split, task.guessing_loss))
     return _finish(
@@ -447,7 +453,7 @@ def _train(
         epochs=plan.epochs,
         steps=plan.steps,
         **figures,
-        best=scoring.best_row() if config.mode != "train" else None,
+        best=run.scoring.best_row() if run.scores else None,
     )
 
 
