@@ -298,5 +298,5 @@ def test_without_a_cost_model_accuracy_alone_counts(tmp_path):
 
 
 def test_a_fixed_architecture_is_not_searched():
-    with pytest.raises(InputError, match=r"one fixed architecture.*tunas train --ssd mobilenet_v2"):
+    with pytest.raises(InputError, match=r"one fixed architecture.*tunas train --ssd=mobilenet_v2"):
         search(SearchConfig(ssd="mobilenet_v2", device="cpu"))
