@@ -23,6 +23,10 @@ class InputError(ValueError):
     told = False
 
 
+class InUseError(InputError):
+    """Another process works in the directory; it may have been told to end and be about to."""
+
+
 class DivergedError(ArithmeticError):
     """The loss became NaN or infinite. The command line prints the sentence and exits with code 1."""
 

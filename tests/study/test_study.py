@@ -110,7 +110,7 @@ def test_a_study_compares_random_searched_and_ablated_architectures(finished):
 
 def test_what_is_finished_is_not_run_again(finished, monkeypatch):
     config, figures = finished
-    monkeypatch.setattr(jobs, "run_one", lambda config: pytest.fail("ran again"))
+    monkeypatch.setattr(jobs, "run_one", lambda *_: pytest.fail("ran again"))
     assert study(config) == figures
 
 
@@ -119,7 +119,7 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
     [
         ({"train": ("epochs",)}, "--train epochs: give a flag of `tunas train` with its value"),
         ({"search": ("seed_of_luck=3",)}, "give a flag of `tunas search`"),
-        ({"train": ("indices=0:1",)}, "the study sets indices itself"),
+        ({"train": ("indices=0:1",)}, "indices is set already"),
         ({"train": ("epochs=many",)}, "a value is none of its flag's type"),
         ({"min_cost": None}, "--min_cost and --max_cost"),
         ({"min_cost": 9000.0}, "min_cost must be above 0 and below max_cost"),
@@ -129,7 +129,7 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(tmp_path, monkeypatch, changes, said):
-    monkeypatch.setattr(jobs, "run_one", lambda config: pytest.fail("ran"))
+    monkeypatch.setattr(jobs, "run_one", lambda *_: pytest.fail("ran"))
     with pytest.raises(InputError, match=said):
         study(StudyConfig(out=str(tmp_path), **SMALL | FLAGS | changes))
 
@@ -153,7 +153,7 @@ def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path):
 def test_a_job_that_fails_is_tried_three_times_and_the_others_go_on(tmp_path, monkeypatch):
     tried = []
 
-    def fails(config):
+    def fails(config, task):
         tried.append(config.seed)
         if config.seed == 0:
             raise DivergedError("the loss is nan")

@@ -45,6 +45,7 @@ COMMANDS = {
         "tunas.export.config:of_run",
     ),
     "predict": Command("the class of images, by a training or an export", "tunas.export.predict_config:PredictConfig"),
+    "design": Command("from a dataset and a device to a checked file", "tunas.design.config:DesignConfig"),
     "quickstart": Command(
         "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
     ),

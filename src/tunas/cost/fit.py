@@ -215,9 +215,20 @@ def num_prior_coefficients(features: SpaceFeatures, indices: np.ndarray) -> int:
     return int(np.linalg.matrix_rank(np.column_stack([np.ones(len(indices)), amounts / scale])))
 
 
-def _check_enough(features: SpaceFeatures, indices: np.ndarray, folds: int) -> None:
+def fewest_samples(space: Space, image_size: int | None = None, num_classes: int | None = None, folds: int = 10) -> int:
+    """How many samples a cost model of the space takes at least."""
+    from tunas.cost.regression import SpaceFeatures
+
+    return _fewest(SpaceFeatures(space, image_size, num_classes), folds)
+
+
+def _fewest(features: SpaceFeatures, folds: int) -> int:
     some = features.space.sample(np.random.default_rng(0), 200)
-    needed = max(SAMPLES_PER_COEFFICIENT * num_prior_coefficients(features, some), 2 * folds)
+    return max(SAMPLES_PER_COEFFICIENT * num_prior_coefficients(features, some), 2 * folds)
+
+
+def _check_enough(features: SpaceFeatures, indices: np.ndarray, folds: int) -> None:
+    needed = _fewest(features, folds)
     if len(indices) < needed:
         raise InputError(
             f"{len(indices)} samples are too few to fit {features.space.name}: {needed} are the least with {folds} "

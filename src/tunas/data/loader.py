@@ -31,6 +31,7 @@ from tunas.data.decoding import (
     chunks,
     kill,
 )
+from tunas.data.examples import BadImageError
 from tunas.data.identity import Identity
 from tunas.data.images import PREPROCESSING_VERSION, augmented_view
 from tunas.data.order import Order, check_shard, shard_range, stream_order, windows
@@ -338,6 +339,19 @@ class Data:
             InputError: where there is no such split.
         """
         return len(self._part(split))
+
+    def stored(self, split: str, count: int) -> Iterator[bytes]:
+        """Up to `count` images of `split`, spread over it, encoded as they lie on storage; none of the embedded digits,
+        which lie in no files, and none that cannot be read."""
+        part = self._part(split)
+        if not isinstance(part, FilePart):
+            return
+        examples, indices = part.decoder.examples, part.decoder.indices
+        chosen = indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).astype(np.int64)]
+        for index, content in zip(chosen.tolist(), examples.read(chosen.tolist()), strict=True):
+            if isinstance(content, bytes):
+                with contextlib.suppress(BadImageError):
+                    yield examples.parse(index, content)[0]
 
     def ready(self, split: str) -> None:
         """Makes the evaluation views of `split`, where they are kept, so that a bad image shows now.

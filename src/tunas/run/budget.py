@@ -80,7 +80,7 @@ def within_minutes(
         return dataclasses.replace(config, epochs=kept.get("epochs"))
     tried = trial(config)
     with tried.ended:
-        seconds = _seconds_per_step(tried, 60 * config.minutes * TRIAL_SHARE, world)
+        seconds = seconds_per_step(tried, 60 * config.minutes * TRIAL_SHARE, world)
     left = 60 * config.minutes - (time.monotonic() - began)
     steps = world.from_main(lambda: steps_within(left, seconds, tried))
     if steps < 1:
@@ -114,8 +114,20 @@ def epochs_of(steps: int, batch: int, examples: int) -> float:
     return epochs
 
 
-def _seconds_per_step(trial: Trial, limit: float, world: World) -> float:
-    """Mean over the whole run; the first steps, in which caches fill, are not counted."""
+def seconds_for(steps: int, seconds: float, trial: Trial) -> float:
+    """How long so many steps of `seconds` seconds each take, with the scorings that belong to them."""
+    scoring = seconds / (trial.batch * trial.passes) * trial.eval_examples
+    scorings = 1.0 if trial.eval_steps is None else steps / max(1.0, trial.eval_steps)
+    return steps * seconds + scorings * scoring
+
+
+def seconds_per_step(trial: Trial, limit: float, world: World, fewest: int = FEWEST_PLACES) -> float:
+    """Mean over the whole run; the first steps, in which caches fill, are not counted.
+
+    Args:
+        limit: seconds after which no further step is timed.
+        fewest: places at which steps are timed all the same.
+    """
     for _ in range(2):
         trial.step(PLACES[0])
     found: dict[float, list[float]] = {}
@@ -124,7 +136,7 @@ def _seconds_per_step(trial: Trial, limit: float, world: World) -> float:
         start = time.monotonic()
         trial.step(place)
         found.setdefault(place, []).append(time.monotonic() - start)
-        if number + 1 >= FEWEST_PLACES and world.any(time.monotonic() - began > limit):
+        if number + 1 >= fewest and world.any(time.monotonic() - began > limit):
             break
     places = sorted(found)
     return float(np.interp(np.linspace(0, 1, 101), places, [np.median(found[place]) for place in places]).mean())

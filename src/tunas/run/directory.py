@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tunas.errors import InputError
+from tunas.errors import InputError, InUseError
 from tunas.files import make_directory, write_text, writing_to
 from tunas.run.device import World
 from tunas.run.history import HISTORY, note_session
@@ -265,7 +265,7 @@ def _taken(path: Path) -> int:
             )
             is_left = exclusive and holder.get("host") in (None, socket.gethostname())
             if exclusive is False or not (is_left or _is_silent(lock, who)):
-                raise InputError(f"{path} is in use by {who}; wait for it to end, or name another directory")
+                raise InUseError(f"{path} is in use by {who}; wait for it to end, or name another directory")
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
                     _write_holder(path, descriptor)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tunas.errors import DivergedError, InputError
+from tunas.errors import DivergedError, InputError, InUseError
 from tunas.files import make_directory, write_text, writing_to
 from tunas.needs import need_packages
 from tunas.run.directory import RESULT, read_json_object
 from tunas.run.session import Stopped
 from tunas.search.config import SearchConfig
 from tunas.study.config import Engine
+from tunas.task import Task
 from tunas.train.config import TrainConfig
 
 JOB = "job.json"
@@ -30,6 +32,8 @@ JOB = "job.json"
 LOGS = "logs"
 """Beside the jobs' directories: what those said that ran in processes of their own."""
 TRIES = 3
+PATIENCE = 30.0
+"""Seconds that a job waits for a directory that is in use."""
 INPUT_ERROR = 2
 """Exit code of a job's process that is no use to try again."""
 
@@ -48,7 +52,13 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], directory: Path, *, workers: int = 1, engine: Engine = "local", label: str = "jobs"
+    jobs: Sequence[Job],
+    directory: Path,
+    *,
+    workers: int = 1,
+    engine: Engine = "local",
+    label: str = "jobs",
+    task: Task | None = None,
 ) -> None:
     """Runs every job that has not finished yet.
 
@@ -57,6 +67,7 @@ def run_jobs(
         directory: where their directories are.
         workers: processes at a time, which share this machine's processors; 1 runs in this process.
         engine: `ray` hands them to a Ray cluster instead, whose machines see `directory` under the same name.
+        task: what is learned, where the configurations do not say it; for one worker in this process.
 
     Raises:
         InputError: where a job cannot be carried out, with its own sentence.
@@ -71,7 +82,7 @@ def run_jobs(
     if engine == "ray":
         failed = _by_ray(ready, label)
     elif workers == 1:
-        failed = _here(ready, label)
+        failed = _here(ready, label, task)
     else:
         failed = _in_processes(ready, workers, label)
     if failed:
@@ -102,8 +113,23 @@ def seconds_of(directory: Path) -> float:
     return float(read_json_object(path).get("seconds", 0.0)) if path.is_file() else 0.0
 
 
-def run_one(config: Any) -> None:
-    """Runs a search or a training to its end, and adds up the time that it took."""
+def run_one(config: Any, task: Task | None = None) -> None:
+    """Runs a search or a training to its end, and adds up the time that it took.
+
+    Where another process works in its directory it waits a while: that of a command that was killed a moment ago ends
+    by itself.
+    """
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _run_one(config, task)
+        except InUseError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+
+
+def _run_one(config: Any, task: Task | None) -> None:
     directory = Path(config.checkpoint_dir)
     before = seconds_of(directory)
     began = time.perf_counter()
@@ -111,25 +137,25 @@ def run_one(config: Any) -> None:
         if isinstance(config, SearchConfig):
             from tunas.search.loop import search
 
-            search(config)
+            search(config, task)
         else:
             from tunas.train.loop import train
 
-            train(config)
+            train(config, task)
     finally:
         if directory.is_dir():
             with writing_to(directory):
                 write_text(directory / JOB, f'{{"seconds": {before + time.perf_counter() - began:.1f}}}\n')
 
 
-def _here(configs: Iterable[Any], label: str) -> list[str]:
+def _here(configs: Iterable[Any], label: str, task: Task | None) -> list[str]:
     configs = list(configs)
     failed = []
     for number, config in enumerate(configs, 1):
         print(f"{label}: {number} of {len(configs)}, {Path(config.checkpoint_dir).name}", file=sys.stderr, flush=True)
         for attempt in range(TRIES):
             try:
-                run_one(config)
+                run_one(config, task)
                 break
             except DivergedError as error:
                 print(f"{Path(config.checkpoint_dir).name}: {error}", file=sys.stderr)
@@ -211,6 +237,7 @@ def _logged(config: Any) -> None:
     log = open(_log_of(config), "a", buffering=1)  # noqa: SIM115 (open as long as the process lives)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    _end_with_parent()
     try:
         run_one(config)
     except InputError as error:
@@ -218,6 +245,19 @@ def _logged(config: Any) -> None:
         sys.exit(INPUT_ERROR)
     except Stopped as stopped:
         sys.exit(stopped.code)
+
+
+def _end_with_parent() -> None:
+    """Stops this process as SIGTERM does, its state saved, once the one that started it is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def stop() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, name="tunas-parent", daemon=True).start()
 
 
 def _last_words(config: Any) -> str:

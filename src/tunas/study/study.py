@@ -23,10 +23,10 @@ from tunas.search.config import SearchConfig
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 from tunas.study.config import ABLATIONS, StudyConfig
+from tunas.study.flags import with_flags
 from tunas.study.jobs import Job, check_engine, run_jobs, seconds_of
 from tunas.study.released import COLUMNS
 from tunas.study.sample import WINDOW, random_architectures
-from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
 from tunas.train.config import TrainConfig
 
@@ -126,8 +126,9 @@ def cost_range(config: StudyConfig, space: Space) -> tuple[float, float]:
 def search_jobs(config: StudyConfig, low: float, high: float) -> list[Job]:
     """The searches for the middle of the range, with the study's and every ablation's settings."""
     target = (low + high) / 2
-    plain = _with_flags(
+    plain = with_flags(
         SearchConfig,
+        "search",
         config.search,
         config,
         ssd=config.ssd,
@@ -154,8 +155,9 @@ def winner(out: Path, job: Job, space: Space) -> Entry:
 
 def training_jobs(config: StudyConfig, entries: Sequence[Entry]) -> list[Job]:
     """Every architecture's trainings, all alike but for their seeds: the first of each, then the second of each, …"""
-    plain = _with_flags(
+    plain = with_flags(
         TrainConfig,
+        "train",
         config.train,
         config,
         ssd=config.ssd,
@@ -176,32 +178,6 @@ def training_jobs(config: StudyConfig, entries: Sequence[Entry]) -> list[Job]:
 
 def _training_name(entry: Entry, repeat: int) -> str:
     return f"train-{entry.name}" if repeat == 0 else f"train-{entry.name}-again-{repeat}"
-
-
-def _with_flags(kind: type, flags: Sequence[str], data: TaskConfig, **settings: Any) -> Any:
-    """A configuration with the study's dataset, `settings`, and flags as name=value.
-
-    Raises:
-        InputError: where a flag is unknown, set by the study itself, or its value is no value of its type.
-    """
-    import tyro
-
-    command = "train" if kind is TrainConfig else "search"
-    names = {field.name for field in dataclasses.fields(kind)}
-    shared = {field.name: getattr(data, field.name) for field in dataclasses.fields(TaskConfig)}
-    words = []
-    for flag in flags:
-        name, equals, value = flag.removeprefix("--").partition("=")
-        name = name.replace("-", "_")
-        if not equals or name not in names:
-            raise InputError(f"--{command} {flag}: give a flag of `tunas {command}` with its value, such as epochs=30")
-        if name in settings or name in shared or name == "checkpoint_dir":
-            raise InputError(f"--{command} {flag}: the study sets {name} itself")
-        words.append(f"--{name}={value}")
-    try:
-        return tyro.cli(kind, args=words, default=kind(**shared, **settings), console_outputs=False)
-    except SystemExit:
-        raise InputError(f"--{command} {' '.join(flags)}: a value is none of its flag's type") from None
 
 
 def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any) -> list[Trained]:

@@ -1,0 +1,103 @@
+"""`tunas design`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from tunas.design.config import DesignConfig
+
+if TYPE_CHECKING:
+    from tunas.design.outcome import Outcome
+
+
+def run(config: DesignConfig) -> int:
+    from tunas.design.design import design
+    from tunas.errors import NOT_AS_ASKED
+
+    found = design(config)
+    if found is None:
+        return 0
+    show(found)
+    if any(row.complaint for row in found.rows):
+        return 1
+    return 0 if all(row.within for row in found.rows) else NOT_AS_ASKED
+
+
+def show(found: Outcome) -> None:
+    """Prints what a design came to."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    table = Table(title=f"{found.ssd}; {found.quality_name} on {found.split} examples")
+    columns = ["target", "predicted", "off", "measured", "network", "file"]
+    for column in columns if found.exports else columns[:3] + columns[4:5]:
+        table.add_column(column, justify="right")
+    for row in found.rows:
+        off = f"{row.predicted / row.target - 1:+.2%}"
+        cells = [_cost(row.target, found.unit), _cost(row.predicted, found.unit), off]
+        if found.exports:
+            cells.append(_measured(row.measured, row.at_speed_of_then))
+        cells.append(f"{row.quality:.2%}")
+        if row.file_quality is not None:
+            cells.append(f"{row.file_quality:.2%}" + (" (failed its check)" if row.complaint else ""))
+        table.add_row(*cells)
+    console.print(table)
+    if any(row.comparison for row in found.rows):
+        console.print(_comparison(found))
+    if found.exports and found.other_device:
+        print(f"measured: on this machine now; not what was predicted: {found.other_device}")
+    elif found.exports:
+        print(
+            "measured: now, and in brackets at the speed that the device had when the cost model's networks were timed"
+        )
+    for row in found.rows:
+        print(f"{row.name}: indices = {row.architecture.text}")
+        print(f"{row.name}: trained in {row.training}")
+        if row.file is not None:
+            print(f"{row.name}: file in {row.file}; its classes: tunas predict --model={row.file} IMAGES")
+    print(
+        f"{found.seconds:.0f} s in all; everything is in {found.out}"
+        + (f", to read {found.report}" if found.report else "")
+    )
+
+
+def _comparison(found: Outcome) -> Any:
+    """The winners against random architectures of the same cost."""
+    from rich.table import Table
+
+    table = Table(title=f"against random architectures of the same cost, trained alike, {found.seeds} seeds")
+    for column in ("target", "architectures", "mean", "best", "random better", "search = random trials", "their best"):
+        table.add_column(column, justify="left" if column == "architectures" else "right")
+    for row in found.rows:
+        if row.comparison is None:
+            continue
+        searched, random = row.comparison["searched"], row.comparison["random"]
+        error = searched["seed_spread"] / math.sqrt(found.seeds) if "seed_spread" in searched else None
+        table.add_row(
+            row.name,
+            "searched",
+            _mean(searched["mean"], error),
+            f"{searched['best']:.2%}",
+            f"{searched['probability_that_random_is_better']:.0%}",
+            f"{searched['random_trainings_for_one_search']:.1f}",
+            f"{searched['expected_best_of_so_many']:.2%}",
+        )
+        mean = _mean(random["mean"], random.get("standard_error"))
+        table.add_row("", f"{random['count']} random", mean, f"{random['best']:.2%}")
+    return table
+
+
+def _mean(mean: float, error: float | None) -> str:
+    return f"{100 * mean:.2f} ± {100 * error:.2f} %" if error is not None else f"{mean:.2%}"
+
+
+def _cost(value: float, unit: str) -> str:
+    return f"{value:.4g} {unit}" if value < 1e6 else f"{value:,.0f} {unit}"
+
+
+def _measured(milliseconds: float | None, then: float | None) -> str:
+    if milliseconds is None:
+        return ""
+    return f"{milliseconds:.3g} ms" + (f" ({then:.3g} ms)" if then is not None else "")

@@ -1,0 +1,1 @@
+"""The whole way: from a dataset and a device to a checked file."""
