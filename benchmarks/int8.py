@@ -68,7 +68,7 @@ def measured(runtime_name: str, arguments: argparse.Namespace) -> tuple[list[Sam
                 runs.append(run_of(architecture, runtime, config))
                 progress.advance(task)
             times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
-            setup = {**setup_of(runtime, config), "rounds": config.rounds, "repeats": config.repeats}
+            setup = {**setup_of(space, runtime, config), "rounds": config.rounds, "repeats": config.repeats}
             rows = [
                 Sample(space.name, architecture.text, **{**setup, **summary(of_one)})
                 for architecture, of_one in zip(part, times, strict=True)

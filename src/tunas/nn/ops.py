@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunas.errors import InputError
+from tunas.nn.cuda_depthwise import depthwise_at_once
 
 BN_EPSILON = 1e-3
 """docs/algorithm.md#search-spaces."""
@@ -169,7 +170,13 @@ class Conv2d(Sliceable, nn.Conv2d):
 
 
 class DepthwiseConv2d(Sliceable, nn.Conv2d):
-    """One k×k filter per channel, for the first `x.shape[1]` channels."""
+    """One k×k filter per channel, for the first `x.shape[1]` channels.
+
+    Attributes:
+        at_once: on CUDA, with a kernel that need not be compiled first (nn/cuda_depthwise.py).
+    """
+
+    at_once = False
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, same: bool = False):
         super().__init__(channels, channels, kernel, stride, 0 if same else kernel // 2, groups=channels, bias=False)
@@ -185,6 +192,8 @@ class DepthwiseConv2d(Sliceable, nn.Conv2d):
         kernel_used(weight)
         if self.same:
             x = _same_padded(x, self.kernel_size[0], self.stride[0])
+        if self.at_once:
+            return depthwise_at_once(x, weight, self.stride, self.padding)
         return F.conv2d(x, weight, None, self.stride, self.padding, 1, channels)
 
 

@@ -14,7 +14,7 @@ from tunas.errors import InputError
 from tunas.nn.choice import Choice
 from tunas.nn.layers import NetworkOptions, TowerModule
 from tunas.nn.network import Head, build_network, own_network
-from tunas.nn.ops import Sliceable, UsedKernels, kernel_used, recording_kernels
+from tunas.nn.ops import DepthwiseConv2d, Sliceable, UsedKernels, kernel_used, recording_kernels
 from tunas.space.architecture import Architecture, Space
 from tunas.space.choice import ALL
 from tunas.space.layers import Tower
@@ -159,6 +159,12 @@ class SuperNet(nn.Module):
                 _copy_slices(self.tower, network.tower, architecture.indices, "tower")
                 _copy_slices(self.head, network.head, architecture.indices, "head")
         return network
+
+    def compile_no_kernels(self) -> None:
+        """On CUDA, uses only kernels that need not be compiled for each shape first: for short searches."""
+        for module in self.modules():
+            if isinstance(module, DepthwiseConv2d):
+                module.at_once = True
 
     def flatten(self) -> nn.Parameter:
         """Lays all parameters, and their gradients, into one contiguous vector each.

@@ -20,6 +20,7 @@ from tunas.allocator import keep_freed_memory
 from tunas.cost.measure import MeasureConfig, as_fitted
 from tunas.errors import DivergedError, InputError
 from tunas.flags import as_told
+from tunas.nn.cuda_depthwise import is_long
 from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
 from tunas.recipe.choose import Recipe
@@ -90,6 +91,9 @@ class Search:
             aggressive_sharing=config.aggressive_sharing,
         )
         self.supernet.to(world.device)
+        size = task.cost_arguments.get("image_size")
+        if world.device.type == "cuda" and size and not is_long(plan.steps * plan.batch, size):
+            self.supernet.compile_no_kernels()
         self.weights = self.supernet.flatten()
         recipe = plan.used_recipe
         groups = [{"params": [self.weights], "weight_decay": 0.0}]  # L2 is in the gradient: `decay_weights`
