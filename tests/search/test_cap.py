@@ -14,7 +14,7 @@ from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import CLOCKS, MeasureConfig, measure
 from tunas.cost.samples import references_of
-from tunas.errors import InputError
+from tunas.errors import NOT_AS_ASKED, InputError
 from tunas.runtime import Runtime, Session, register_runtime, registry
 from tunas.search.cap import ATTEMPTS, OVER, capped_target, margin
 
@@ -103,14 +103,27 @@ def test_a_winner_that_holds_is_measured_once(space, fitted, tmp_path):
     assert timed.measured == pytest.approx(parameters(space, 10).estimate(result.architecture) / 1e3, rel=1e-6)
 
 
+def words(fitted, directory):
+    flags = {"ssd": SSD, "cost_model": fitted, "checkpoint_dir": directory, "image_size": 16, "epochs": 1.5}
+    flags |= {"train_batch_size": 64, "replicas": 2, "device": "cpu"}
+    return ["search", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def test_a_cap_that_no_winner_keeps_is_missed(space, fitted, board, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tunas.search.cap.ATTEMPTS", 2)
+    cap, board["slower"] = quantile(fitted, space, 0.6), 100.0
+    assert main([*words(fitted, tmp_path / "run"), f"--at_most={cap}", "--verify"]) == NOT_AS_ASKED
+    printed = capsys.readouterr().out
+    assert "missed: none of 2 winners took at most" in printed and "holds" not in printed
+
+
 def test_a_winner_that_is_over_is_searched_again_until_it_holds(space, fitted, board, tmp_path, capsys):
     cap = quantile(fitted, space, 0.6)
     first = tunas.search(config(fitted, tmp_path / "first", at_most=cap))
-    board["steady"].discard(int(parameters(space, 10).estimate(first.architecture)))
+    every = parameters(space, 10).estimate(space.sample(np.random.default_rng(0), 2000))
+    board["steady"] = {int(size) for size in every} - {int(parameters(space, 10).estimate(first.architecture))}
     board["slower"] = 1.05 * cap / first.cost
-    words = ["search", f"--ssd={SSD}", f"--cost_model={fitted}", f"--checkpoint_dir={tmp_path / 'run'}"]
-    words += ["--image_size=16", "--epochs=1.5", "--train_batch_size=64", "--replicas=2", "--device=cpu"]
-    assert main([*words, f"--at_most={cap}", "--verify"]) == 0
+    assert main([*words(fitted, tmp_path / "run"), f"--at_most={cap}", "--verify"]) == 0
     printed = capsys.readouterr().out
     document = json.loads((tmp_path / "run" / "result.json").read_text())
     measured = document["measured"]

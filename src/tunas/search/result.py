@@ -48,6 +48,12 @@ class SearchResult:
     others: tuple[SearchResult, ...] = ()
 
     @property
+    def as_asked(self) -> bool:
+        """Whether it is as near to the target as the tolerance asks, and, where it was measured, below the cap."""
+        over = self.at_most is not None and bool(self.timed) and self.timed[-1].at_speed_of_then > self.at_most
+        return self.within_tolerance is not False and not over
+
+    @property
     def frontier(self) -> tuple[SearchResult, ...]:
         """What was found for each target, in their order."""
         return (dataclasses.replace(self, others=()), *self.others)
