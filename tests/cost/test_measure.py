@@ -19,6 +19,7 @@ from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import (
     CLOCKS,
+    MEANT_FOR,
     MeasureConfig,
     compare,
     export,
@@ -103,7 +104,9 @@ def quick(**changes):
         "repeats": 2,
         "group": 3,
     }
-    return MeasureConfig(**{**settings, **changes})
+    mode = next((name for name in ("out", "indices", "export") if name in changes), "out")
+    told = {name: value for name, value in settings.items() if mode in MEANT_FOR.get(name, {mode})}
+    return MeasureConfig(**{**told, **changes})
 
 
 def sample(space, indices, milliseconds=1.0, **changes):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 class Command(NamedTuple):
     """One command: what it does, where its configuration is (imported only when it is used), and with `--from` what it
-    takes from the run: a function of a `tunas.run.told.Told` and of the names of the flags that are given."""
+    takes from the run: a function of a `tunas.run.told.Told` and of the flags that are given."""
 
     summary: str
     config: str

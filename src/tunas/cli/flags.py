@@ -42,8 +42,8 @@ FROM = "from_run"
 """Is `--from` on the command line: a field cannot have that name."""
 FROM_HELP = """Directory of a run to go on from: what is left out here is as that run was told. The space and the
     architecture, the data, image size and classes, padding and cost model."""
-OfRun = Callable[[Any, frozenset[str]], dict[str, Any]]
-"""(a run, names of the flags that are given) -> what a command takes from the run."""
+OfRun = Callable[[Any, Mapping[str, str]], dict[str, Any]]
+"""(a run, the flags that are given with their texts) -> what a command takes from the run."""
 
 
 def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | None = None) -> Any:
@@ -89,17 +89,16 @@ def told(words: Sequence[str], of_run: OfRun) -> dict[str, Any]:
     Raises:
         InputError: where it is no run, or one that the command cannot go on from.
     """
-    flags = [word for word in words if word.startswith("--")]
-    names = frozenset(flag.partition("=")[0].removeprefix("--").replace("-", "_") for flag in flags)
-    run = ""
+    given = {}
     for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--from" or word.startswith("--from="):
-            run = word.partition("=")[2] or following
-    if not run:
+        if word.startswith("--"):
+            name, equals, text = word.removeprefix("--").partition("=")
+            given[name.replace("-", "_")] = text if equals else following
+    if not given.get("from"):
         return {}
     from tunas.run.told import read_told
 
-    return of_run(read_told(run), names)
+    return of_run(read_told(given["from"]), given)
 
 
 def grouped(

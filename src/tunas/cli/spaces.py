@@ -20,10 +20,12 @@ class SpacesConfig:
 
 
 def run(config: SpacesConfig) -> None:
+    from tunas.flags import refuse
     from tunas.space import Tower, get_space, space_names
     from tunas.space.describe import format_table, structure_tree, tower_tree
 
     if not config.name:
+        refuse(config, ["indices"], "without the name of their search space")
         spaces = [get_space(name) for name in space_names()]
         rows = [
             (

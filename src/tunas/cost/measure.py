@@ -30,6 +30,7 @@ from tunas.cost.samples import (
 )
 from tunas.errors import InputError
 from tunas.files import check_writable, make_directory, write_text, write_whole
+from tunas.flags import refuse_in_mode
 from tunas.needs import need_packages
 from tunas.runtime import Conversion, Runtime, get_runtime
 from tunas.runtime.onnx_file import onnx_bytes
@@ -54,6 +55,16 @@ INPUTS, OUTPUT = ("image",), "logits"
 """What the files of exported networks call them."""
 LARGEST_KEPT_BLOCK = 31 * 2**20
 """Bytes, just below glibc's upper limit of 32 MiB."""
+
+
+MEANT_FOR = {
+    **dict.fromkeys(("cost_model", "padding"), frozenset({"indices"})),
+    "num_architectures": frozenset({"out", "export"}),
+    "group": frozenset({"out"}),
+    **dict.fromkeys(("device", "threads", "clock", "warmup", "rounds", "repeats"), frozenset({"out", "indices"})),
+}
+"""Flag -> what is measured where it means something: many architectures, one, or none here but exported ones. Flags
+that are not named mean something for all."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +146,17 @@ class MeasureConfig:
             )
         if self.warmup < 0:
             raise InputError(f"warmup must not be negative, but is {self.warmup}")
-        if self.padding == "same" and self.indices is None:
-            raise InputError(
-                "padding is of one architecture: cost models are fitted to networks that pad symmetrically"
-            )
-        if sum(option is not None for option in (self.out, self.indices, self.export)) != 1:
+        modes = [name for name in ("out", "indices", "export") if getattr(self, name) is not None]
+        if len(modes) != 1:
             raise InputError("give one of out (measure many), indices (measure one) and export (write ONNX files)")
+        refuse_in_mode(self, MEANT_FOR, modes[0], f"with --{modes[0]}")
 
 
-def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+def of_run(told: Told, given: Mapping[str, str]) -> dict[str, Any]:
     """What a measurement takes from a run: the space, image size and classes, and to measure one architecture, that,
     how it pads, and the cost model to compare with."""
     found = told.values(["image_size", "num_classes"])
-    if given & {"out", "export"}:
+    if "out" in given or "export" in given:
         return found if "ssd" in given else found | {"ssd": told.space()}
     multiplier = told.params.get("filters_multiplier", 1.0)
     if multiplier != 1:

@@ -26,6 +26,7 @@ from tunas.data.storage import is_remote, write_whole
 from tunas.data.tfds import looks_like_tfds, open_tfds
 from tunas.data.webdataset import SEPARATOR, looks_like_webdataset, open_webdataset
 from tunas.errors import InputError
+from tunas.flags import refuse
 
 log = logging.getLogger("tunas.data")
 DATA_FILE = "data.json"
@@ -89,6 +90,12 @@ def _check(config: DataConfig) -> None:
         raise InputError(
             "the splits of the embedded digits are fixed; valid_fraction and test_fraction need a dataset_dir"
         )
+    if config.dataset_dir is None:
+        refuse(
+            config,
+            ["train_cache_size", "on_bad_image", "allow_empty_classes"],
+            "to the embedded digits, which are no files",
+        )
     if config.valid_filenames is not None and config.valid_fraction is not None:
         raise InputError("valid_filenames names what is held out for validation; leave out valid_fraction")
 
@@ -115,6 +122,8 @@ def _source(config: DataConfig, cache_dir: Path, *, evaluates: bool) -> Source:
         raise InputError(
             f"image files must lie on this machine, unlike {directory}; at a URL use TFDS, parquet or WebDataset files"
         )
+    if layout != "folder":
+        refuse(config, ["allow_empty_classes"], f"to a dataset in the layout {layout}, which has no class directories")
     if layout == "folder":
         return open_folder(directory, allow_empty_classes=config.allow_empty_classes)
     if layout == "csv":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,7 +105,7 @@ class ExportConfig(DataConfig):
         return tuple(dict.fromkeys(name for name in names if name)) or ("onnxruntime",)
 
 
-def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+def of_run(told: Told, given: Mapping[str, str]) -> dict[str, Any]:
     """What an export takes from a run: a training itself, or with --checkpoint what these weights are of, and the
     images."""
     if "checkpoint_dir" in given:

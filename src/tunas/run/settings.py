@@ -25,21 +25,26 @@ _FROM_NOW_ON = """
 # Where the images lie does not matter, as their fingerprint is compared; nor does the name of a cost model's file, as a
 # search keeps its `cost_digest` and a training only reports the cost.
 _HARMLESS = """
-    accuracy_model
-    allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every cost_device cost_model cost_unit
-    data_format dataset_dir eval_batch_size follow from_run keep_checkpoints log_every log_to mode num_workers
-    parallel_replicas rematerialize rl_cost_model_tolerance timm_model valid_filenames verify which
+    accuracy_model allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every cost_device cost_model
+    cost_unit data_format dataset_dir eval_batch_size follow keep_checkpoints log_every log_to mirror_probe mode
+    num_workers parallel_replicas recipe.reason rematerialize rl_cost_model_tolerance timm_model valid_filenames verify
+    which
 """
 _IDENTITY = """
-    accuracy_model_sha256 aggressive_sharing
-    at_most base_learning_rate batch class_names constraint cost_digest dataset dataset_fingerprint dataset_images
-    delay_valid_share dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier
-    image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
-    increase_ops_warmup_steps_fraction indices init_from label_smoothing learning_rate minutes model_learning_rate
-    model_momentum model_warmup_steps_fraction model_weight_decay momentum num_classes num_cost_samples padding
-    path_dropout_rate precision replicas rl_adam_beta2 rl_baseline_momentum rl_batch_size_multiplier
-    rl_cost_model_exponent rl_cost_model_target rl_delay_steps rl_delay_steps_fraction rl_delay_validation
-    rl_entropy_regularization rl_growth rl_learning_rate rl_reward_function rl_temperature seed share ssd steps task
+    accuracy_model_sha256 aggressive_sharing at_most augment base_learning_rate batch bn_momentum class_names clip_grad
+    constraint
+    cost_digest crop_ratio crop_scale cutmix dataset dataset_fingerprint dataset_images delay_valid_share
+    dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier head_epochs head_steps
+    hflip image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
+    increase_ops_warmup_steps_fraction indices init_from label_smoothing layer_decay learning_rate minutes mixup
+    model_learning_rate model_momentum model_warmup_steps_fraction model_weight_decay momentum num_classes
+    num_cost_samples optimizer padding path_dropout_by_depth path_dropout_rate precision randaugment random_erasing
+    recipe recipe.augmentation recipe.clip_grad recipe.cutmix recipe.ema_horizon recipe.learning_rate recipe.mixup
+    recipe.momentum recipe.name recipe.optimizer recipe.path_dropout_by_depth recipe.path_dropout_rate
+    recipe.scheduler recipe.warmup_fraction recipe.weight_decay replicas rl_adam_beta2 rl_baseline_momentum
+    rl_batch_size_multiplier rl_cost_model_exponent rl_cost_model_target rl_delay_steps rl_delay_steps_fraction
+    rl_delay_validation rl_entropy_regularization rl_growth rl_learning_rate rl_reward_function rl_temperature
+    scheduler seed share shift ssd steps task teacher teacher_checkpoint teacher_temperature teacher_weight
     test_fraction train_batch_size train_split unmeasured_steps use_exponential_rl_learning_rate_schedule
     use_held_out_test_set valid_fraction valid_precision valid_share warmup_steps warmup_steps_fraction weight_decay
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -62,7 +62,7 @@ class Told:
             raise InputError(f"{name} is another search space now than when the run in {self.directory} began")
         return name
 
-    def network(self, given: frozenset[str]) -> dict[str, str]:
+    def network(self, given: Collection[str]) -> dict[str, str]:
         """Space and indices, but for what is given: indices of a space that is given mean nothing here.
 
         Raises:

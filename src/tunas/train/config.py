@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -297,10 +298,11 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
     )
 
 
-def of_run(told: Told, given: frozenset[str]) -> dict[str, Any]:
+def of_run(told: Told, given: Mapping[str, str]) -> dict[str, Any]:
     """What a training takes from another run: architecture, examples and what they look like, padding, cost model."""
-    if not given & {"dataset_dir", "task"}:
+    if "dataset_dir" not in given and "task" not in given:
         told.check_examples()
     names = [field.name for field in dataclasses.fields(TaskConfig)]
-    found = told.values([*names, *VIEW_FLAGS, "padding", "filters_multiplier", "cost_model"])
+    views = VIEW_FLAGS if given.get("mode") != "eval" else ()
+    found = told.values([*names, *views, "padding", "filters_multiplier", "cost_model"])
     return found | told.network(given)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from tunas.errors import InputError
 from tunas.flags import flags, given, refuse, refuse_in_mode
+from tunas.recipe.config import RecipeConfig
 from tunas.run.directory import PARAMS, read_params
 from tunas.train.config import TrainConfig
 
@@ -14,12 +16,13 @@ EVALUATION = frozenset({"eval"})
 SCORING = frozenset({"eval", "train_and_eval"})
 _OF_A_TRAINING = """
     epochs minutes train_batch_size gradient_accumulation base_learning_rate warmup_steps_fraction momentum weight_decay
-    label_smoothing dropout_rate path_dropout_rate ema_decay ema_warmup compile seed log_every checkpoint_every
-    train_cache_size init_from
+    bn_momentum label_smoothing dropout_rate path_dropout_rate path_dropout_by_depth ema_decay ema_warmup layer_decay
+    head_epochs compile seed log_every checkpoint_every train_cache_size init_from
 """
 MEANT_FOR = {
     **dict.fromkeys(_OF_A_TRAINING.split(), TRAINING),
-    **dict.fromkeys(("checkpoint", "timm_model", "which", "follow"), EVALUATION),
+    **dict.fromkeys((field.name for field in dataclasses.fields(RecipeConfig)), TRAINING),
+    **dict.fromkeys(("checkpoint", "which", "follow"), EVALUATION),
     "eval_every": frozenset({"train_and_eval"}),
     "eval_batch_size": SCORING,
 }
@@ -38,11 +41,15 @@ def check_flags(config: TrainConfig, directory: Path) -> None:
     if config.mode in TRAINING:
         hint = "; it names the weights that --mode=eval scores" if config.checkpoint is not None else ""
         refuse_in_mode(config, MEANT_FOR, config.mode, f"with --mode={config.mode}{hint}")
+        if config.init_from is None:
+            refuse(
+                config, ["timm_model"], f"with --mode={config.mode} and without --init_from, which names the weights"
+            )
         return
-    if config.checkpoint is None:
-        refuse(config, ["timm_model"], "without --checkpoint, which names the weights")
-    else:
+    if config.checkpoint is not None:
         refuse(config, ["which", "follow"], "with --checkpoint, which names the weights")
+    elif config.init_from is None:
+        refuse(config, ["timm_model"], "without --checkpoint, which names the weights")
     if config.checkpoint is None and not (directory / PARAMS).is_file():
         return  # there are no weights, or with --follow none yet
     dead = {name: value for name, value in given(config).items() if "eval" not in MEANT_FOR.get(name, SCORING)}

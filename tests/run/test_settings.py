@@ -1,0 +1,28 @@
+"""What may change between the sessions of a run."""
+
+import dataclasses
+
+from tunas.recipe.choose import Recipe
+from tunas.run.settings import _FROM_NOW_ON, _HARMLESS, _IDENTITY, SETTINGS, Kind
+from tunas.search.config import SearchConfig, SearchPlan
+from tunas.train.config import TrainConfig, TrainPlan
+
+FACTS = """
+    accuracy_model_sha256 class_names cost_device cost_digest cost_unit dataset dataset_fingerprint dataset_images
+    mirror_probe num_classes processes version
+"""
+"""Entries of `params.json` beside the configuration and what follows from it."""
+
+
+def test_every_setting_of_search_and_training_is_listed_once_and_nothing_else():
+    said = {field.name for owner in (SearchConfig, TrainConfig) for field in dataclasses.fields(owner)}
+    follows = {field.name for owner in (SearchPlan, TrainPlan) for field in dataclasses.fields(owner)} - {"used_recipe"}
+    recipe = {f"recipe.{field.name}" for field in dataclasses.fields(Recipe)}
+    names = sorted(f"{_IDENTITY} {_FROM_NOW_ON} {_HARMLESS}".split())
+    assert names == sorted(said | follows | recipe | set(FACTS.split()))
+
+
+def test_what_decides_what_is_computed_is_identity():
+    decides = ("seed", "hflip", "teacher", "recipe.augmentation", "accuracy_model_sha256", "bn_momentum", "epochs")
+    assert {SETTINGS[name] for name in decides} == {Kind.IDENTITY}
+    assert {SETTINGS[name] for name in ("accuracy_model", "dataset_dir", "recipe.reason")} == {Kind.HARMLESS}
