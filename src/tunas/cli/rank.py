@@ -40,9 +40,9 @@ def run(config: RankConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tunas.study.rank import rank
+    from tunas.study.rank import RANK, rank
 
-    out = config.out or str(Path(config.checkpoint_dir) / "rank.json")
+    out = config.out or str(Path(config.checkpoint_dir) / RANK)
     found = rank(**{**dataclasses.asdict(config), "out": out})
     counts = list(found.rankings[0].correlation.regret)
     table = Table(

@@ -12,7 +12,10 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.files import check_writable, make_directory, write_text, writing_to
 from tunas.needs import need_packages
-from tunas.report.sections import fit_sections, is_fit, run_sections
+from tunas.report.exports import export_sections, exported_models
+from tunas.report.section import Figure, Section
+from tunas.report.sections import fit_sections, is_fit, is_run, run_sections
+from tunas.report.studies import is_study, study_sections
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 
@@ -28,12 +31,13 @@ class Page:
     """
 
     title: str
-    runs: list[tuple[str, list[Any]]]
-    together: list[Any] = field(default_factory=list)
+    runs: list[tuple[str, list[Section]]]
+    together: list[Section] = field(default_factory=list)
 
 
 def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Writes the page about run directories and fitted cost models, and its numbers under the same name with `.json`.
+    """Writes the page about run directories, studies, exported models and fitted cost models, and its numbers under the
+    same name with `.json`.
 
     Raises:
         InputError: where a path is none of these, or the page cannot be written, or plotly or jinja2 is not installed.
@@ -44,7 +48,7 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     for each in (out, numbers_out):
         check_writable(each)
     if not paths:
-        raise InputError("name at least one run directory or cost model to report on")
+        raise InputError("name at least one run directory, study, exported model or cost model to report on")
     runs = [(str(path), _sections(Path(path))) for path in paths]
     page = Page(f"tunas: {', '.join(Path(name).name for name, _ in runs)}", runs, _side_by_side(runs))
     numbers = {name: {section.title: section.numbers for section in sections} for name, sections in runs}
@@ -55,22 +59,27 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     return out
 
 
-def _sections(path: Path) -> list[Any]:
-    if path.is_dir():
+def _sections(path: Path) -> list[Section]:
+    if is_study(path):
+        return study_sections(path)
+    if is_run(path):
         return run_sections(path)
+    if models := exported_models(path):
+        return export_sections(models)
     if is_fit(path):
         return fit_sections(path)
-    raise InputError(f"{path} is neither a run directory nor a cost model that `tunas fit` wrote")
+    raise InputError(
+        f"{path} is no run directory, nor a study that has ended, nor an exported model, nor a cost model that `tunas "
+        f"fit` wrote"
+    )
 
 
-def _side_by_side(runs: list[tuple[str, list[Any]]]) -> list[Any]:
+def _side_by_side(runs: list[tuple[str, list[Section]]]) -> list[Section]:
     """The curves that several runs have in common, in one picture each."""
-    from tunas.report.sections import Section
-
     if len(runs) < 2:
         return []
     shared: dict[str, list[dict[str, Any]]] = {}
-    layouts: dict[str, Any] = {}
+    layouts: dict[str, Figure] = {}
     for name, sections in runs:
         for figure in (figure for section in sections for figure in section.figures if figure.comparable):
             traces = [dict(trace, name=f"{Path(name).name} {trace.get('name', '')}".strip()) for trace in figure.data]

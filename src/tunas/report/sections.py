@@ -7,7 +7,6 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,10 @@ import numpy as np
 
 from tunas.cost.model import FORMAT, CostModel
 from tunas.errors import InputError
-from tunas.report.analyze import analyze, cost_model_of, space_of
+from tunas.report.analyze import cost_model_of, space_of
+from tunas.report.frontier import SearchTarget, frontier, search_targets
+from tunas.report.ranking import rank_sections
+from tunas.report.section import Figure, Layer, Section
 from tunas.report.states import PATH_LOGITS
 from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.events import read_events
@@ -27,89 +29,17 @@ HEAT_MAP_STEPS = 120
 """Columns of the heat map at most: more are thinned out."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A Plotly figure.
-
-    Args:
-        title: above it; equal titles of several runs are shown side by side where `comparable`.
-        data: traces, as Plotly's JSON has them.
-        x, y: names of the axes.
-        height: pixels.
-        comparable: whether the curves of several runs may share a picture.
-        layout: what else Plotly's layout holds.
-    """
-
-    title: str
-    data: list[dict[str, Any]]
-    x: str = "step"
-    y: str = ""
-    height: int = 300
-    comparable: bool = False
-    layout: dict[str, Any] = field(default_factory=dict)
-
-    def with_data(self, data: list[dict[str, Any]]) -> Figure:
-        return dataclasses.replace(self, data=data)
-
-    @property
-    def json(self) -> dict[str, Any]:
-        axes = {"xaxis": {"title": {"text": self.x}}, "yaxis": {"title": {"text": self.y}}}
-        return {"data": self.data, "layout": {**axes, "height": self.height, **self.layout}}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer in the drawing of an architecture.
-
-    Args:
-        text: what it is.
-        kernel: pixels a side; 0 where it has none.
-        width: channels that it hands on, relative to the widest layer of the network.
-        share: part of the network's cost; None where the cost model does not tell.
-        squeezes: whether it squeezes and excites.
-        is_skipped: whether it is left out.
-    """
-
-    text: str
-    kernel: int
-    width: float
-    share: float | None
-    squeezes: bool
-    is_skipped: bool
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page about one run.
-
-    Args:
-        title: above it.
-        note: a sentence below the title.
-        figures: Plotly figures.
-        header, rows: of a table.
-        layers: drawing of an architecture.
-        command: to copy.
-        numbers: what the section shows, for the file beside the page.
-    """
-
-    title: str
-    note: str = ""
-    figures: Sequence[Figure] = ()
-    header: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
-    layers: Sequence[Layer] = ()
-    command: str = ""
-    numbers: Any = None
+def is_run(path: Path) -> bool:
+    """Whether the directory is that of a search or a training."""
+    return (path / PARAMS).is_file()
 
 
 def run_sections(directory: Path) -> list[Section]:
     """The sections about a search or a training.
 
     Raises:
-        InputError: where the directory holds neither.
+        InputError: where what is in the directory cannot be read.
     """
-    if not (directory / PARAMS).is_file():
-        raise InputError(f"{directory} holds no run: {PARAMS} is missing")
     params = read_params(directory)
     scalars, warnings = read_events(directory)
     found = _search_sections if "rl_reward_function" in params else _training_sections
@@ -121,31 +51,42 @@ def _search_sections(
     directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
 ) -> list[Section]:
     space = space_of(directory, params)
-    finding = analyze(directory)
-    summary = [
-        ("architecture", finding.architecture.text),
-        ("step", f"{finding.step} of {params.get('steps', '?')}"),
-        ("cost", "" if finding.cost is None else f"{finding.cost:.4g} {finding.unit}"),
-        ("target", _with_unit(params.get("rl_cost_model_target"), finding.unit)),
-        *_result_rows(directory),
-    ]
+    targets = search_targets(directory, params, space)
+    rows = _result_rows(directory)
+    sections: list[Section] = []
+    if len(targets) == 1:
+        rows = [*targets[0].rows(int(params.get("steps", 0))), *rows]
+    elif all(target.cost is not None for target in targets):
+        sections = [frontier(targets)]
     curves = [
-        _curve(scalars, "Quality of the sampled architectures", "rlcontroller/validation_accuracy", "held-out quality"),
-        _curve(scalars, "Reward", "rlcontroller/reward", "reward"),
-        _cost_curve(scalars, params, finding.unit),
-        _curve(scalars, "Entropy of the controller", "rlcontroller/entropy", "nats"),
-        _curve(scalars, "Training loss", "model/empirical_loss", "cross-entropy"),
+        _curve(scalars, "Quality of the sampled architectures", _of_each(targets, "validation_accuracy"), "held-out"),
+        _curve(scalars, "Reward", _of_each(targets, "reward"), "reward"),
+        _cost_curve(scalars, targets),
+        _curve(scalars, "Entropy of the controller", _of_each(targets, "entropy"), "nats"),
+        _curve(scalars, "Training loss", {"": "model/empirical_loss"}, "cross-entropy"),
     ]
     sections = [
-        Section("Result", header=("", ""), rows=summary, numbers=dict(summary)),
+        Section("Result", header=("", ""), rows=rows, numbers=dict(rows)),
+        *sections,
         Section(
             "The search",
             figures=[figure for figure in curves if figure is not None],
             numbers={str(step): _curves_only(values) for step, values in sorted(scalars.items())},
         ),
-        _heat_map(space, params, scalars),
+        *rank_sections(directory),
     ]
-    return [*sections, *_architecture_sections(finding.architecture, params)]
+    for target in targets:
+        own = [_heat_map(space, params, scalars, target.place)]
+        if target.architecture is not None:
+            own += _architecture_sections(target.architecture, target.params)
+        after = f" ({target.name})" if target.name else ""
+        sections += [dataclasses.replace(section, title=section.title + after) for section in own]
+    return sections
+
+
+def _of_each(targets: Sequence[SearchTarget], name: str) -> dict[str, str]:
+    """Name of the curve -> its tag, for each target."""
+    return {target.name: f"rlcontroller/{target.place}{name}" for target in targets}
 
 
 def _training_sections(
@@ -154,9 +95,9 @@ def _training_sections(
     tags = sorted({tag for values in scalars.values() for tag in values})
     evaluated = [tag for tag in tags if tag.startswith("eval")]
     curves = [
-        _curve(scalars, "Training loss", "model/loss", "cross-entropy and L2"),
-        _curve(scalars, "Learning rate", "model/learning_rate", ""),
-        *(_curve(scalars, tag, tag, "", mode="lines+markers") for tag in evaluated),
+        _curve(scalars, "Training loss", {"": "model/loss"}, "cross-entropy and L2"),
+        _curve(scalars, "Learning rate", {"": "model/learning_rate"}, ""),
+        *(_curve(scalars, tag, {"": tag}, "", mode="lines+markers") for tag in evaluated),
     ]
     rows = _result_rows(directory)
     sections = [
@@ -187,48 +128,51 @@ def _result_rows(directory: Path) -> list[tuple[str, str]]:
 
 
 def _curve(
-    scalars: Mapping[int, Mapping[str, float]], title: str, tag: str, name: str, mode: str = "lines"
+    scalars: Mapping[int, Mapping[str, float]], title: str, tags: Mapping[str, str], y: str, mode: str = "lines"
 ) -> Figure | None:
-    points = [(step, values[tag]) for step, values in sorted(scalars.items()) if tag in values]
-    points = [(step, value) for step, value in points if math.isfinite(value)]
-    if not points:
-        return None
-    steps, values = zip(*points, strict=True)
-    return Figure(title, [{"x": steps, "y": values, "mode": mode, "type": "scatter"}], y=name, comparable=True)
+    """The course of each of the tags, by the name of its curve; None where there is nothing to show."""
+    traces = []
+    for name, tag in tags.items():
+        points = [(step, values[tag]) for step, values in sorted(scalars.items()) if tag in values]
+        points = [(step, value) for step, value in points if math.isfinite(value)]
+        if points:
+            steps, values = zip(*points, strict=True)
+            named = {"name": name} if name else {}
+            traces.append({"x": steps, "y": values, "mode": mode, "type": "scatter", **named})
+    return Figure(title, traces, y=y, comparable=True) if traces else None
 
 
-def _cost_curve(scalars: Mapping[int, Mapping[str, float]], params: dict[str, Any], unit: str) -> Figure | None:
-    figure = _curve(scalars, "Cost of the sampled architectures", "rlcontroller/estimated_cost", unit)
-    target = params.get("rl_cost_model_target")
-    if figure is None or not isinstance(target, int | float):
+def _cost_curve(scalars: Mapping[int, Mapping[str, float]], targets: Sequence[SearchTarget]) -> Figure | None:
+    units = {target.unit for target in targets}
+    unit = units.pop() if len(units) == 1 else "cost"
+    figure = _curve(scalars, "Cost of the sampled architectures", _of_each(targets, "estimated_cost"), unit)
+    aimed = [target.target for target in targets if target.target is not None]
+    if figure is None or not aimed:
         return figure
-    line = {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "y0": target,
-        "y1": target,
-        "line": {"dash": "dash", "width": 1, "color": "gray"},
-    }
-    word = {"x": 1, "xref": "paper", "y": target, "text": f"target {target:g}", "showarrow": False, "yanchor": "bottom"}
-    return dataclasses.replace(figure, layout={"shapes": [line], "annotations": [word]})
+    across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dash", "width": 1, "color": "gray"}}
+    beside = {"x": 1, "xref": "paper", "showarrow": False, "yanchor": "bottom"}
+    lines = [{**across, "y0": target, "y1": target} for target in aimed]
+    words = [{**beside, "y": target, "text": f"target {target:g}"} for target in aimed]
+    return dataclasses.replace(figure, layout={"shapes": lines, "annotations": words})
 
 
 def _curves_only(values: Mapping[str, float]) -> dict[str, float]:
     return {tag: value for tag, value in values.items() if not tag.startswith(("rlpathlogits/", "rltaglogits/"))}
 
 
-def _heat_map(space: Space, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]) -> Section:
+def _heat_map(
+    space: Space, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]], place: str = ""
+) -> Section:
     """The probability of every choice of every OneOf over the search, from the stem down."""
     points = [point for point in space.points if point.size > 1]
-    first = f"{PATH_LOGITS}{points[0].path}/0"
+    start = f"{PATH_LOGITS}{place}"
+    first = f"{start}{points[0].path}/0"
     steps = [step for step in sorted(scalars) if first in scalars[step]]
     steps = steps[:: max(1, -(-len(steps) // HEAT_MAP_STEPS))] if len(steps) > HEAT_MAP_STEPS else steps
     temperature = float(params.get("rl_temperature") or 1.0)
     names, values, last = [], [], {}
     for point in points:
-        tags = [f"{PATH_LOGITS}{point.path}/{choice}" for choice in range(point.size)]
+        tags = [f"{start}{point.path}/{choice}" for choice in range(point.size)]
         logits = np.array([[scalars[step].get(tag, math.nan) for step in steps] for tag in tags]) / temperature
         odds = np.exp(logits - logits.max(axis=0, keepdims=True))
         probabilities = odds / odds.sum(axis=0, keepdims=True)
@@ -339,10 +283,6 @@ def _command(params: dict[str, Any]) -> Section:
     from tunas.report.command import command_of
 
     return Section("The same again", command=shlex.join(command_of(params)), numbers=command_of(params))
-
-
-def _with_unit(value: Any, unit: str) -> str:
-    return f"{value:.4g} {unit}" if isinstance(value, int | float) else ""
 
 
 def is_fit(path: Path) -> bool:

@@ -36,6 +36,8 @@ from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 
+RANK = "rank.json"
+"""In the directory of a search, where nothing else is said."""
 FEWEST = 5
 """Architectures that a correlation takes."""
 RESAMPLES = 1000
