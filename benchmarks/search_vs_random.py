@@ -291,7 +291,8 @@ class Bench:
             yield f"random {name}: {value:.4f}"
         yield f"random quartiles: {', '.join(f'{value:.4f}' for value in np.quantile(random, [0.25, 0.5, 0.75]))}"
         yield f"seconds of a training: {np.mean([row.seconds for row in rows]):.0f}"
-        yield "| searches | each winner (random ones below it) | above 75 % | = trials | their best | Spearman, over time |"
+        header = ("searches", "each winner (random ones below it)", "above 75 %", "search = trials", "their best")
+        yield f"| {' | '.join(header)} | Spearman, from the first to the last kept checkpoint |"
         yield "| --- | --- | --- | --- | --- | --- |"
         for variant, found in winners.items():
             if not found:
