@@ -68,6 +68,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "late": ("rl_delay_steps_fraction=0.5",),
     "slow": ("rl_learning_rate=0.011",),
     "late_slow": ("rl_delay_steps_fraction=0.5", "rl_learning_rate=0.011"),
+    "tuned": (
+        "rl_delay_steps_fraction=0.5",
+        "rl_learning_rate=0.011",
+        "model_learning_rate=0.33",
+        "model_warmup_steps_fraction=0.1",
+        "clip_grad=5",
+    ),
     "single": (
         "rl_delay_steps_fraction=0.5",
         "increase_ops_warmup_steps_fraction=0",
