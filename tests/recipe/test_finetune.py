@@ -105,7 +105,9 @@ def test_a_network_that_does_worse_than_guessing_is_called_broken(tmp_path, caps
         checkpoint_dir=str(tmp_path),
     )
     train(dataclasses.replace(config, base_learning_rate=400.0, clip_grad=0.0, warmup_steps_fraction=0.0))
-    assert "guessing would cost 2.3: the training broke down" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "recipe small: 1,077 training examples are fewer than 100,000; mirroring would harm" in said
+    assert "guessing would cost 2.3: the training broke down" in said
     assert trouble(Evaluation({"loss": 2.4}, 10), "valid", 2.303) is None
     assert trouble(Evaluation({"loss": 9.0}, 10), "valid", None) is None
 
