@@ -50,10 +50,10 @@ class Network(nn.Module):
 
 
 def transformer():
-    layer = Layer(OneOf((1, 2, 3, 4), FILTERS), OneOf((16, 32, 64, 96, 128, 192), FILTERS))
+    layer = Layer(OneOf((1, 2, 3, 4), FILTERS), OneOf((16, 64, 128, 256, 384), FILTERS))
     return (layer, *(OneOf((layer, None), OP),) * 5)
 
 
 space = tunas.register_space("transformer", transformer, network=Network)
 if __name__ == "__main__":
-    quickstart("runs/transformer", "transformer", 6e5, tolerance=0.01, search_epochs=24, train_epochs=16)
+    quickstart("runs/transformer", "transformer", 1.2e6, tolerance=0.01, search_epochs=40, train_epochs=12)
