@@ -108,6 +108,18 @@ def test_plans_and_parameters_say_what_was_decided():
     assert searched.weight_decay == 4e-5 and searched.used_recipe.optimizer == "adamw"
 
 
+def test_small_data_is_learned_in_small_batches():
+    sizes = (1_437, 2_000, 10_000, 20_000, 40_000, 99_999)
+    assert [plan_training(TrainConfig(), size).batch for size in sizes] == [64, 64, 64, 128, 256, 256]
+    assert plan_training(TrainConfig(recipe="published"), 10_000).batch == 512
+    assert (
+        plan_training(TrainConfig(), 100_000).batch
+        == plan_training(TrainConfig(recipe="modern"), 100_000).batch
+        == 4096
+    )
+    assert plan_training(TrainConfig(train_batch_size=100), 10_000).batch == 100
+
+
 def test_short_runs_follow_batch_statistics_faster():
     assert [bn_momentum_of(steps) for steps in (50, 200, 1_000, 27_050)] == [0.1, 0.05, 0.01, 0.01]
 

@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, as_params, bn_momentum_of, chosen_recipe, ema_decay_of
+from tunas.recipe.choose import (
+    PUBLISHED_FROM,
+    VIEW_FLAGS,
+    Mirrors,
+    Recipe,
+    as_params,
+    bn_momentum_of,
+    chosen_recipe,
+    ema_decay_of,
+)
 from tunas.recipe.config import RecipeConfig
-from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size
+from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size, small_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.space.catalog import V3_FAMILY
 from tunas.task.config import LABEL_SMOOTHING, TaskConfig
@@ -76,7 +85,9 @@ class TrainConfig(TaskConfig, RecipeConfig):
     laid out for as many as fit; a run that goes on keeps it."""
 
     train_batch_size: int | None = None
-    """Examples per step, over all devices. 4096 where left out, or fewer where the dataset is small."""
+    """Examples per step, over all devices. Where left out: with the published recipe, and from 100,000 examples on,
+    4096, or as many as leave 16 steps per epoch; otherwise 256, or as many as leave 128 steps per epoch; 64 at least.
+    """
 
     gradient_accumulation: int = 1
     """Parts that a device's share of the batch is computed in, so that it fits into memory. Batch norm sees one part at
@@ -263,7 +274,9 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
             raise InputError(f"{name} must be at least 0 and below 1, not {value}")
     train_split, eval_split = splits(config)
     epochs = config.epochs or (TEST_EPOCHS if config.use_held_out_test_set else EPOCHS)
-    batch = config.train_batch_size or auto_batch_size(train_size)
+    recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
+    is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
+    batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
     steps = int(train_size * epochs // batch)
     if steps < 1:
         raise InputError(
@@ -275,7 +288,6 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
         dropout = 0.0 if epochs < DROPOUT_FROM_EPOCHS else V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE
     if config.head_epochs >= epochs:
         raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
-    recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
     eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
     return TrainPlan(
         train_split=train_split,
