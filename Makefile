@@ -6,8 +6,8 @@ VENV ?= .venv
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet torch torchvision
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile torch torchvision  # modules are compiled when first imported
+	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
 install: $(VENV)/installed
@@ -22,8 +22,8 @@ coverage: install
 	$(VENV)/bin/python -m pytest --cov=tunas --cov-report=term-missing:skip-covered
 
 lint: install
-	$(VENV)/bin/ruff check src tests benchmarks tools
-	$(VENV)/bin/ruff format --check src tests benchmarks tools
+	$(VENV)/bin/ruff check src tests benchmarks examples tools
+	$(VENV)/bin/ruff format --check src tests benchmarks examples tools
 
 types: install
 	$(VENV)/bin/mypy

@@ -1,6 +1,5 @@
 """Every Python block in the documentation runs, page by page, in a fresh directory."""
 
-import os
 import re
 import subprocess
 import sys
@@ -26,7 +25,6 @@ def test_the_code_on_the_page_runs(page: Path, tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
     assert run.returncode == 0, run.stderr
 
