@@ -1,18 +1,21 @@
-"""The command line in processes of their own: started within milliseconds, alone or as the ranks of a job, and killed
-at will."""
+"""The command line and other programs in processes of their own: started within milliseconds, alone or as the ranks
+of a job, and killed at will."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import random
+import runpy
 import signal
 import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 TINY = f"{Path(__file__).parent / 'tiny_space.py'}:tiny"
 """The search space of `tiny_space.py`, as --ssd takes it."""
@@ -34,7 +37,7 @@ TRAIN = (
     "--device=cpu",
     "--log-every=1",
 )
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 """Seconds after which a job counts as hanging."""
 
 _context = multiprocessing.get_context("forkserver")
@@ -118,6 +121,27 @@ def killed_and_restarted(words: Sequence[str], kills: int, seed: int = 0, longes
     finished(words)
 
 
+class Program(Job):
+    """A program of one file, in a process that has torch, torchvision and timm already and this package not yet.
+
+    Args:
+        file: of Python.
+        arguments: after its name in `sys.argv`.
+        directory: where it runs.
+    """
+
+    def __init__(self, file: Path, *arguments: str, directory: Path | None = None):
+        self.outputs = [Path(tempfile.mkstemp(prefix="tunas-job-")[1])]
+        given = ([str(file), *arguments], str(directory or Path.cwd()), str(self.outputs[0]))
+        self.processes = [_context.Process(target=_run_program, args=given, daemon=True)]
+        self.processes[0].start()
+
+    def result(self) -> str:
+        """What it wrote, once it has ended well."""
+        assert self.wait() == [0], self.output()
+        return self.output()
+
+
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -125,21 +149,43 @@ def _free_port() -> int:
 
 
 def _run(words: list[str], rank: int, ranks: int, port: int, output: str) -> None:
+    _redirect(output)
+    if ranks > 1:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
+    from tunas.cli import main
+
+    _end(main(words))
+
+
+def _run_program(words: list[str], directory: str, output: str) -> None:
+    _redirect(output)
+    os.chdir(directory)
+    sys.argv = words
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tunas"]:
+        del sys.modules[name]
+    try:
+        runpy.run_path(words[0], run_name="__main__")
+    except Exception:
+        traceback.print_exc()
+        _end(1)
+    _end(0)
+
+
+def _redirect(output: str) -> None:
+    """Sends what the process writes into a file, and makes it a process as any other."""
     descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 (until the process ends)
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-    if ranks > 1:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-        os.environ.update({"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}})
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # or it could not start data workers
     import torch
 
-    from tunas.cli import main
-
     torch.set_num_threads(1)
-    code = main(words)
+
+
+def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

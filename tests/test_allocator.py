@@ -1,10 +1,10 @@
 """Freed memory stays with the process where glibc has it."""
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+from jobs import Program
 
 CHURN = """
 import resource, sys
@@ -23,11 +23,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has these settings")
-def test_large_blocks_are_not_faulted_in_again_at_every_operation():
-    faults = {
-        name: int(subprocess.run([sys.executable, "-c", CHURN, name], capture_output=True, check=True).stdout)
-        for name in ("kept", "plain")
-    }
+def test_large_blocks_are_not_faulted_in_again_at_every_operation(tmp_path):
+    (tmp_path / "churn.py").write_text(CHURN)
+    faults = {name: int(Program(tmp_path / "churn.py", name).result()) for name in ("kept", "plain")}
     assert faults["kept"] < faults["plain"] / 10
 
 

@@ -1,11 +1,11 @@
 """Every Python block in the documentation runs, page by page, in a fresh directory."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from jobs import Program
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,13 +20,7 @@ def pages_with_code() -> list[Path]:
 def test_the_code_on_the_page_runs(page: Path, tmp_path: Path) -> None:
     script = tmp_path / "blocks.py"
     script.write_text("\n\n".join(BLOCK.findall(page.read_text())))
-    run = subprocess.run(
-        [sys.executable, script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    Program(script, directory=tmp_path).result()
 
 
 def headings(page: Path) -> set[str]:

@@ -1,5 +1,6 @@
 """The whole way in one command, on a space small enough for a test."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from tunas.cli import main
 
 
 def test_the_quickstart_compares_the_searched_with_random_architectures_of_the_same_cost(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.import_module("tunas.search.config"), "DIGITS_EPOCHS", 1.0)
     words = [
         "quickstart",
         f"--ssd={TINY}",

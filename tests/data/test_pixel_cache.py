@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import torch
 from conftest import opened
 from rendered import Picture, Rendered, write_folder
 
+from jobs import Program
 from tunas.data import DataConfig, open_data
 from tunas.data.pixel_cache import DamagedCacheError, PixelCache
 from tunas.errors import InputError
@@ -132,9 +131,10 @@ print(len(decoded), pixels)
 
 
 def test_processes_that_build_at_the_same_time(datasets, tmp_path):
-    command = [sys.executable, "-c", PROGRAM, str(datasets["tfds", "PNG"]), str(tmp_path)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    results = [process.communicate(timeout=100)[0].split() for process in running]
+    (tmp_path / "build.py").write_text(PROGRAM)
+    words = str(datasets["tfds", "PNG"]), str(tmp_path)
+    running = [Program(tmp_path / "build.py", *words) for _ in range(3)]
+    results = [process.result().split() for process in running]
     assert sorted(int(decoded) for decoded, _ in results) == [0, 0, 16]  # one of them makes it, the others wait
     assert len({pixels for _, pixels in results}) == 1
     assert not list(tmp_path.glob("*.partial"))
