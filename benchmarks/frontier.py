@@ -92,7 +92,7 @@ def made_up(cell: Cell) -> list[dict[str, Any]]:
     simulation = Simulation(space, accuracy, plan, config, objectives)  # type: ignore[arg-type]
     began = time.perf_counter()
     for step in range(plan.unmeasured_steps, plan.steps):
-        simulation.step(step)
+        simulation.advance(step)
     seconds = time.perf_counter() - began
 
     def best_reward(target: float) -> float:
@@ -179,7 +179,7 @@ def trained(cell: Cell, row: dict[str, Any], out: Path) -> float:
             device="cpu",
             checkpoint_dir=str(directory),
         )
-    ).quality
+    ).document["accuracy"]
 
 
 def one_thread() -> None:

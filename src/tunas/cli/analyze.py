@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from tunas.report.analyze import Finding
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class AnalyzeConfig:
     """As of `tunas search`, afterwards: the likeliest architecture whose cost is no farther from the search's target,
     relative to it."""
 
+    target: float | None = None
+    """Of a search for several targets: only what was found for this one."""
+
     watch: bool = False
     """Show running searches live in the terminal, until they end or Ctrl-C."""
 
@@ -33,11 +39,11 @@ def run(config: AnalyzeConfig) -> int:
     import sys
 
     from tunas.errors import NOT_AS_ASKED, InputError
-    from tunas.report.analyze import analyze, run_directories
+    from tunas.report.analyze import findings, run_directories
 
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if config.output_format == "csv":
-        writer.writerow(["indices", "global_step", "directory", "cost_model", "unit", "remark"])
+        writer.writerow(["indices", "global_step", "directory", "cost_model", "unit", "remark", "target", "device"])
     directories = run_directories(config.dirname)
     if config.watch:
         from tunas.report.watch import watch
@@ -48,25 +54,34 @@ def run(config: AnalyzeConfig) -> int:
     doubtful = False
     for directory in directories:
         try:
-            found = analyze(directory, config.cost_model, config.rl_cost_model_tolerance)
+            found = findings(directory, config.cost_model, config.rl_cost_model_tolerance, config.target)
         except InputError as error:
             print(f"tunas: {error}" + ("; skipping" if len(directories) > 1 else ""), file=sys.stderr)
             skipped += 1
             continue
-        doubtful |= bool(found.missing or found.misses)
-        for warning in found.warnings:
+        doubtful |= any(bool(each.missing or each.misses) for each in found)
+        for warning in (warning for each in found for warning in each.warnings):
             print(f"warning: {warning}", file=sys.stderr)
-        if config.output_format == "csv":
-            cost = "" if found.cost is None else f"{found.cost:f}"
-            writer.writerow([found.architecture.text, found.step, directory, cost, found.unit, found.remark])
-            continue
-        print(f"directory = {directory}")
-        print(f"global_step = {found.step}")
-        print(f"indices = {found.architecture.text}" + (f"  # {found.remark}" if found.remark else ""))
-        if found.cost is not None:
-            print(f"cost_model = {found.cost:f}")
-            print(f"unit = {found.unit}")
-        print()
+        for each in found:
+            if config.output_format == "csv":
+                cost = "" if each.cost is None else f"{each.cost:f}"
+                of = ("" if each.target is None else f"{each.target:g}", each.device)
+                writer.writerow([each.architecture.text, each.step, directory, cost, each.unit, each.remark, *of])
+            else:
+                print_lines(each)
     if skipped == len(directories):
         return 2
     return NOT_AS_ASKED if doubtful else 0
+
+
+def print_lines(found: Finding) -> None:
+    """What a search came to for a target, for people."""
+    print(f"directory = {found.directory}")
+    print(f"global_step = {found.step}")
+    if found.target is not None:
+        print(f"target = {found.target:g}" + (f"  # {found.device}" if found.device else ""))
+    print(f"indices = {found.architecture.text}" + (f"  # {found.remark}" if found.remark else ""))
+    if found.cost is not None:
+        print(f"cost_model = {found.cost:f}")
+        print(f"unit = {found.unit}")
+    print()

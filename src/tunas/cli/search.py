@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from tunas.flags import as_told
 from tunas.search.config import SearchConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tunas.search.result import SearchResult
 
 FAR = 0.01
 """Off the target by more, relative to it, a search says how to get closer."""
@@ -16,7 +21,6 @@ def run(config: SearchConfig) -> int:
     import os
 
     from rich.console import Console
-    from rich.table import Table
 
     from tunas.errors import NOT_AS_ASKED
     from tunas.search.loop import search
@@ -25,13 +29,43 @@ def run(config: SearchConfig) -> int:
     code = 0 if all(found.as_asked for found in result.frontier) else NOT_AS_ASKED
     if os.environ.get("RANK", "0") != "0":
         return code
+    console = Console(soft_wrap=True)
+    console.print(result_table(config, result))
+    for found in result.frontier:
+        print(f"indices = {found.architecture.text}" + (f"  # {target_of(found)}" if result.others else ""))
+    said = config.rl_cost_model_tolerance is not None or config.constraint or config.at_most is not None
+    if any(abs(found.off or 0.0) > FAR for found in result.frontier) and not said:
+        print(
+            f"closer to the target: tunas analyze {quote(f'--dirname={result.checkpoint_dir}')} "
+            f"--rl_cost_model_tolerance={FAR} finds the likeliest architecture within {FAR:.0%}"
+        )
+    if result.timed and not result.as_asked:
+        print(
+            f"missed: none of {len(result.timed)} winners took at most {result.at_most:.4g} {result.unit} when it was "
+            "measured; a longer search, or a higher --at_most"
+        )
+    for found in result.frontier:
+        if found.within_tolerance is False:
+            print(
+                f"missed: no architecture near the most likely one costs within {config.rl_cost_model_tolerance:.2%} "
+                f"of {'the target' if not result.others else target_of(found)}; this one is "
+                f"{100 * (found.off or 0.0):+.2f} % off"
+            )
+    print(f"next: {next_command(config, result)}")
+    return code
+
+
+def result_table(config: SearchConfig, result: SearchResult) -> Table:
+    """What was found: a row for each target where there are several."""
+    from rich.table import Table
+
+    if result.others:
+        return frontier_table(config, result)
     table = Table(title=f"search of {result.architecture.space.name}", show_header=False)
     table.add_row("indices", result.architecture.text)
-    off = None
     if result.cost is not None and result.target is not None:
-        off = result.cost / result.target - 1
         table.add_row("predicted cost", f"{result.cost:.4g} {result.unit}")
-        table.add_row("target", f"{result.target:.4g} {result.unit} ({100 * off:+.2f} %)")
+        table.add_row("target", f"{target_of(result)} ({100 * (result.off or 0.0):+.2f} %)")
     if result.at_most is not None:
         table.add_row("at most", f"{result.at_most:.4g} {result.unit}")
     for number, timed in enumerate(result.timed, 1):
@@ -44,32 +78,39 @@ def run(config: SearchConfig) -> int:
         )
     table.add_row("steps", str(result.steps))
     table.add_row("directory", str(result.checkpoint_dir))
-    console = Console(soft_wrap=True)
-    console.print(table)
-    print(f"indices = {result.architecture.text}")
-    said = config.rl_cost_model_tolerance is not None or config.constraint or config.at_most is not None
-    if off is not None and abs(off) > FAR and not said:
-        print(
-            f"closer to the target: tunas analyze {quote(f'--dirname={result.checkpoint_dir}')} "
-            f"--rl_cost_model_tolerance={FAR} finds the likeliest architecture within {FAR:.0%}"
-        )
-    if result.timed and not result.as_asked:
-        print(
-            f"missed: none of {len(result.timed)} winners took at most {result.at_most:.4g} {result.unit} when it was "
-            "measured; a longer search, or a higher --at_most"
-        )
-    elif code:
-        print(
-            f"missed: no architecture near the most likely one costs within {config.rl_cost_model_tolerance:.2%} of "
-            f"the target; this one is {100 * (off or 0.0):+.2f} % off"
-        )
-    print(f"next: {next_command(config, result.checkpoint_dir)}")
-    return code
+    return table
 
 
-def next_command(config: SearchConfig, directory: Path) -> str:
-    """How to train what the search found: the run says the rest of what it was told."""
-    words = ["tunas train", quote(f"--from={directory}"), *as_told(config, ["device"])]
+def frontier_table(config: SearchConfig, result: SearchResult) -> Table:
+    """A row for each target. The architectures are too long for it."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"search of {result.architecture.space.name} for {len(result.frontier)} targets, {result.steps} steps",
+        caption=f"directory {result.checkpoint_dir}",
+    )
+    of_devices = len(config.cost_models) > 1
+    for column in ("target", *(("cost model",) if of_devices else ()), "predicted cost", "off target", "sampled"):
+        table.add_column(column, justify="left" if column == "cost model" else "right")
+    for found, told in zip(result.frontier, config.by_target(), strict=True):
+        device = (str(told.cost_model),) if of_devices else ()
+        cost = f"{found.cost:.4g} {found.unit}"
+        table.add_row(target_of(found), *device, cost, f"{100 * (found.off or 0.0):+.2f} %", f"{found.quality:.4f}")
+    return table
+
+
+def target_of(found: SearchResult) -> str:
+    return f"{found.target:.4g} {found.unit}"
+
+
+def next_command(config: SearchConfig, result: SearchResult) -> str:
+    """How to train what the search found, for the first of several targets: the run says the rest of what it was
+    told."""
+    words = ["tunas train", quote(f"--from={result.checkpoint_dir}"), *as_told(config, ["device"])]
+    if result.others:
+        words.append(f"--indices={result.architecture.text}")
+    if len(config.cost_models) > 1:
+        words.append(quote(f"--cost_model={config.cost_models[0]}"))
     if config.accuracy_model is not None:
         words.append("--dataset_dir=…")
     return " ".join(words)

@@ -24,8 +24,8 @@ from tunas.files import write_text, writing_to
 from tunas.needs import has_package
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import RESULT, read_json_object, read_params, read_result
-from tunas.search.aims import STATE, places
 from tunas.search.controller import Controller
+from tunas.search.places import STATE, places
 from tunas.space import Architecture
 from tunas.study.jobs import Job, is_done, run_jobs
 from tunas.study.sample import random_architectures

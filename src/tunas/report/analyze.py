@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,12 @@ from tunas.report.states import finished, newest_state
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
 from tunas.search.controller import Controller
 from tunas.search.objective import default_cost_model, is_within
+from tunas.search.places import params_by_target, places
 from tunas.space import Architecture, Space, get_space, space_names, structure_from_json
 from tunas.task.pricing import cost_arguments
+
+SAME_TARGET = 1e-6
+"""A target that was read off a table, with some digits, is meant by this."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Finding:
         missing: what could not be read and may have been newer; empty where nothing was lost.
         notes: why this step counts, where that is not plain.
         misses: by how much, in words, the cost is farther from the target than the tolerance that was asked for.
+        target: of a search for several, the one that this is about; None of another.
+        device: the cost model of that target, where each has its own; empty elsewhere.
+        place: what stands before the names of that target's scalars.
     """
 
     directory: Path
@@ -41,6 +49,9 @@ class Finding:
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     misses: str | None = None
+    target: float | None = None
+    device: str = ""
+    place: str = ""
 
     @property
     def remark(self) -> str:
@@ -63,17 +74,35 @@ def run_directories(pattern: str) -> list[Path]:
     return found
 
 
-def analyze(directory: Path, cost_model: str | None = None, tolerance: float | None = None) -> Finding:
-    """What the search in `directory` came to: the result of one that has ended; of another one, or where the result is
-    damaged, the newest state that is whole.
+def analyze(
+    directory: Path, cost_model: str | None = None, tolerance: float | None = None, target: float | None = None
+) -> Finding:
+    """What the search in `directory` came to, as `findings`, of a search for several targets for one of them.
+
+    Raises:
+        InputError: as `findings`; where there are several targets and none, or none of them, is named.
+    """
+    found = findings(directory, cost_model, tolerance, target)
+    if len(found) > 1:
+        told = ", ".join(f"{each.target:g}" for each in found)
+        raise InputError(f"the search in {directory} is for {len(found)} targets ({told}); name one")
+    return found[0]
+
+
+def findings(
+    directory: Path, cost_model: str | None = None, tolerance: float | None = None, target: float | None = None
+) -> list[Finding]:
+    """What the search in `directory` came to for each target: the result of one that has ended; of another one, or
+    where the result is damaged, the newest state that is whole.
 
     Args:
         cost_model: to price with, in place of the search's own.
         tolerance: in place of the search's `rl_cost_model_tolerance`, above 0; about the search's own cost and target.
+        target: the one to tell about; all of them where left out.
 
     Raises:
-        InputError: where the directory holds no search, nothing was saved yet, or there is a tolerance but nothing to
-        land on.
+        InputError: where the directory holds no search, nothing was saved yet, the target is none of the search's, or
+            there is a tolerance but nothing to land on.
     """
     if not (directory / MODEL_SPEC).is_file() or not (directory / PARAMS).is_file():
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
@@ -83,29 +112,66 @@ def analyze(directory: Path, cost_model: str | None = None, tolerance: float | N
     if is_altered(directory):
         warnings.append(f"{directory / PARAMS} or {directory / MODEL_SPEC} is not as the search wrote it")
     check_positive("rl_cost_model_tolerance", tolerance)
+    each = params_by_target(params)
+    wanted = _wanted(directory, each, target)
     asked = tolerance if tolerance is not None else _positive(params, "rl_cost_model_tolerance")
-    result = finished(directory, space)
+    result = finished(directory, space, len(each))
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     if isinstance(result, tuple) and tolerance is None:
-        architecture, step = result
+        architectures, step = result
     else:
-        state = newest_state(directory, space)
+        state = newest_state(directory, space, len(each))
         step, missing, notes = state.step, state.missing, state.notes
         if isinstance(result, str):
             warnings.append(result)
         if isinstance(result, str) and step < int(params.get("steps", step + 1)) - 1:
             missing = (*missing, result)
-        controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
-        controller.logits[controller.valid] = state.logits
-        architecture = _landed(controller, params, asked, directory)
-    cost, unit, more = _cost(space, architecture, params, cost_model)
-    misses = None
-    if asked is not None and cost is not None and cost_model is None:
-        target = _positive(params, "rl_cost_model_target")
-        if target is not None and not is_within(cost, target, asked):
-            misses = f"{100 * (cost / target - 1):+.2f} % off the target of {target:g} {unit}, more than {asked:.2%}"
-    return Finding(directory, architecture, step, cost, unit, (*warnings, *more), missing, notes, misses)
+        architectures = []
+        for own, logits in zip(each, state.logits, strict=True):
+            controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
+            controller.logits[controller.valid] = logits
+            architectures.append(_landed(controller, own, asked, directory))
+    found: list[Finding] = []
+    said: list[str] = []
+    for number in wanted:
+        own, architecture = each[number], architectures[number]
+        cost, unit, more = _cost(space, architecture, own, cost_model)
+        misses = None
+        aimed = _positive(own, "rl_cost_model_target")
+        if asked is not None and cost is not None and cost_model is None and aimed is not None:
+            misses = _misses(cost, aimed, unit, asked)
+        told = [sentence for sentence in (*warnings, *more) if sentence not in said]
+        said += told
+        finding = Finding(directory, architecture, step, cost, unit, tuple(told), missing, notes, misses)
+        if len(each) > 1:
+            device = str(own["cost_model"]) if isinstance(params.get("cost_model"), list) else ""
+            place = places(len(each))[number]
+            finding = dataclasses.replace(finding, target=aimed, device=device, place=place)
+        found.append(finding)
+    return found
+
+
+def _wanted(directory: Path, each: list[dict[str, Any]], target: float | None) -> list[int]:
+    """Numbers of the targets to tell about."""
+    if target is None:
+        return list(range(len(each)))
+    have = [own.get("rl_cost_model_target") for own in each]
+    wanted = [
+        number
+        for number, value in enumerate(have)
+        if isinstance(value, int | float) and is_within(target, value, SAME_TARGET)
+    ]
+    if not wanted:
+        told = ", ".join(f"{value:g}" for value in have if isinstance(value, int | float))
+        raise InputError(f"the search in {directory} has no target {target:g}; it is for {told or 'accuracy alone'}")
+    return wanted
+
+
+def _misses(cost: float, target: float, unit: str, tolerance: float) -> str | None:
+    if is_within(cost, target, tolerance):
+        return None
+    return f"{100 * (cost / target - 1):+.2f} % off the target of {target:g} {unit}, more than {tolerance:.2%}"
 
 
 def space_of(directory: Path, params: dict[str, Any]) -> Space:

@@ -13,11 +13,10 @@ import numpy as np
 from tunas.errors import InputError
 from tunas.run.directory import MODEL_SPEC, RESULT, read_result
 from tunas.run.events import read_events
+from tunas.search.places import STATE, places
 from tunas.space import Architecture, Space
 
 PATH_LOGITS = "rlpathlogits/"
-LOGITS = "controller/logits"
-"""Of a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +25,8 @@ class State:
 
     Args:
         step: number of the last step that was done, from 0.
-        logits: of every choice of every OneOf one after the other, `[sum of the OneOfs' sizes]`.
+        logits: of each target's controller, of every choice of every OneOf one after the other,
+            `[targets, sum of the OneOfs' sizes]`.
         missing: what could not be read and may have been newer, in words; empty where nothing was lost.
         notes: what else is to be said.
     """
@@ -37,28 +37,34 @@ class State:
     notes: tuple[str, ...] = ()
 
 
-def finished(directory: Path, space: Space) -> tuple[Architecture, int] | str | None:
-    """(result, last step) of a search that has ended; None of one that has not; a sentence where its result is
-    damaged."""
+def finished(directory: Path, space: Space, count: int) -> tuple[list[Architecture], int] | str | None:
+    """(result for each of `count` targets, last step) of a search that has ended; None of one that has not; a sentence
+    where its result is damaged."""
     if not (directory / RESULT).is_file():
         return None
     try:
         document = read_result(directory)
-        return space.architecture(str(document["indices"])), int(document["steps"]) - 1
+        each = document["targets"] if count > 1 else [document]
+        if len(each) != count:
+            return f"{directory / RESULT} is damaged: it is about {len(each)} targets, not {count}"
+        return [space.architecture(str(one["indices"])) for one in each], int(document["steps"]) - 1
     except InputError as error:
         return str(error) if RESULT in str(error) else f"{directory / RESULT} is damaged: {error}"
     except (KeyError, TypeError, ValueError):
         return f"{directory / RESULT} is damaged: it names no architecture and steps"
 
 
-def newest_state(directory: Path, space: Space) -> State:
+def newest_state(directory: Path, space: Space, count: int) -> State:
     """The newest state that is whole, of the newest checkpoint or the last complete step of the event files.
+
+    Args:
+        count: of targets.
 
     Raises:
         InputError: where there is none yet, naming what is damaged.
     """
-    logged, logged_problems, logged_notes = _newest_logged(directory, space)
-    saved, saved_problems = _newest_saved(directory, space)
+    logged, logged_problems, logged_notes = _newest_logged(directory, space, count)
+    saved, saved_problems = _newest_saved(directory, space, count)
     newest = max((each for each in (logged, saved) if each is not None), key=lambda each: each.step, default=None)
     problems = logged_problems + [sentence for _, sentence in saved_problems]
     if newest is None:
@@ -70,17 +76,18 @@ def newest_state(directory: Path, space: Space) -> State:
     return State(newest.step, newest.logits, tuple(missing), tuple(notes))
 
 
-def _newest_logged(directory: Path, space: Space) -> tuple[State | None, list[str], list[str]]:
+def _newest_logged(directory: Path, space: Space, count: int) -> tuple[State | None, list[str], list[str]]:
     """(state, what is damaged, what else is to be said) of the event files."""
     scalars, problems = read_events(directory)
     steps = sorted(step for step, values in scalars.items() if any(tag.startswith(PATH_LOGITS) for tag in values))
     notes: list[str] = []
     lacking = ""
     for step in reversed(steps):
-        tags = list(_tags(space))
-        absent = [tag for tag in tags if tag not in scalars[step]]
+        tags = [list(_tags(space, place)) for place in places(count)]
+        absent = [tag for of_one in tags for tag in of_one if tag not in scalars[step]]
         if not absent:
-            return State(step, np.array([scalars[step][tag] for tag in tags])), problems, notes
+            logits = np.array([[scalars[step][tag] for tag in of_one] for of_one in tags])
+            return State(step, logits), problems, notes
         lacking = lacking or absent[0]
         if not notes:
             notes = [f"step {step} was not logged to its end (it lacks {absent[0]}), so the one before counts"]
@@ -91,13 +98,13 @@ def _newest_logged(directory: Path, space: Space) -> tuple[State | None, list[st
     return None, problems, []
 
 
-def _tags(space: Space) -> Iterator[str]:
+def _tags(space: Space, place: str) -> Iterator[str]:
     for point in space.points:
         for choice in range(point.size):
-            yield f"{PATH_LOGITS}{point.path}/{choice}"
+            yield f"{PATH_LOGITS}{place}{point.path}/{choice}"
 
 
-def _newest_saved(directory: Path, space: Space) -> tuple[State | None, list[tuple[int, str]]]:
+def _newest_saved(directory: Path, space: Space, count: int) -> tuple[State | None, list[tuple[int, str]]]:
     """(state, (last step, sentence) of each newer checkpoint that is damaged)."""
     from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint  # imports torch
 
@@ -106,16 +113,16 @@ def _newest_saved(directory: Path, space: Space) -> tuple[State | None, list[tup
         step = int(re.findall(r"\d+", path.name)[0]) - 1
         try:
             tensors, _ = load_checkpoint(path)
-            return State(step, _valid_part(tensors, space)), problems
+            return State(step, np.stack([_valid_part(tensors, space, place) for place in places(count)])), problems
         except (DamagedCheckpoint, InputError) as error:
             text = str(error)
             problems.append((step, text if str(path) in text else f"{path}: {text}"))
     return None, problems
 
 
-def _valid_part(tensors: dict[str, Any], space: Space) -> np.ndarray:
-    sizes = np.array(space.sizes)
-    logits = tensors[LOGITS].double().numpy() if LOGITS in tensors else np.zeros(0)
+def _valid_part(tensors: dict[str, Any], space: Space, place: str) -> np.ndarray:
+    sizes, name = np.array(space.sizes), f"{STATE}{place}logits"
+    logits = tensors[name].double().numpy() if name in tensors else np.zeros(0)
     if logits.shape != (len(sizes), sizes.max()):
         raise InputError(f"it holds no logits of {space.name}")
     return logits[np.arange(sizes.max()) < sizes[:, None]]

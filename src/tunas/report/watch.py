@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tunas.errors import InputError
-from tunas.report.analyze import analyze
+from tunas.report.analyze import findings
 from tunas.run.directory import RESULT, read_params
 from tunas.run.events import read_events
+from tunas.search.places import SCALARS, params_by_target
 
 SECONDS = 2.0
 """Between two looks."""
-REWARD = "rlcontroller/reward"
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
 
@@ -42,33 +42,39 @@ def overview(directories: Sequence[Path]) -> Any:
     )
     for directory in directories:
         try:
-            table.add_row(*_row(directory))
+            for row in _rows(directory):
+                table.add_row(*row)
         except InputError as error:
             table.add_row(directory.name, "", "", "", "", "", "", str(error))
     return table
 
 
-def _row(directory: Path) -> tuple[str, ...]:
+def _rows(directory: Path) -> list[tuple[str, ...]]:
+    """One for each target."""
     params = read_params(directory)
     scalars, _ = read_events(directory)
-    found = analyze(directory)
-    last = scalars[found.step]
-    target = params.get("rl_cost_model_target")
+    found = findings(directory)
     steps = params.get("steps")
-    end = "done" if (directory / RESULT).is_file() else f"{found.step + 1} of {steps}"
-    rewards = [
-        values["rlcontroller/reward"] for _, values in sorted(scalars.items()) if "rlcontroller/reward" in values
-    ]
-    return (
-        directory.name,
-        end,
-        _figure(last.get("rlcontroller/validation_accuracy"), ".3f"),
-        _figure(last.get(REWARD), ".3f"),
-        "" if found.cost is None else f"{found.cost:.4g} / {_figure(target, '.4g')} {found.unit}",
-        _figure(last.get("rlcontroller/entropy"), ".1f"),
-        sparkline(rewards),
-        found.architecture.text,
-    )
+    rows: list[tuple[str, ...]] = []
+    for each, own in zip(found, params_by_target(params), strict=True):
+        place, last = f"{SCALARS}{each.place}", scalars[each.step]
+        end = "done" if (directory / RESULT).is_file() else f"{each.step + 1} of {steps}"
+        target = own.get("rl_cost_model_target")
+        rewards = [values[f"{place}reward"] for _, values in sorted(scalars.items()) if f"{place}reward" in values]
+        is_first = each is found[0]
+        rows.append(
+            (
+                directory.name if is_first else "",
+                end if is_first else "",
+                _figure(last.get(f"{place}validation_accuracy"), ".3f"),
+                _figure(last.get(f"{place}reward"), ".3f"),
+                "" if each.cost is None else f"{each.cost:.4g} / {_figure(target, '.4g')} {each.unit}",
+                _figure(last.get(f"{place}entropy"), ".1f"),
+                sparkline(rewards),
+                each.architecture.text,
+            )
+        )
+    return rows
 
 
 def _figure(value: Any, form: str) -> str:

@@ -40,8 +40,13 @@ class Told:
         return "indices" not in self.params
 
     def values(self, names: Iterable[str]) -> dict[str, Any]:
-        """Those of the settings that the run has, as a configuration takes them."""
-        found = {name: self.params.get(name) for name in names}
+        """Those of the settings that the run has, as a configuration takes them: of a search for several targets none
+        that belongs to one of them."""
+        is_for_several = isinstance(self.params.get("rl_cost_model_target"), list)
+        one_each = {"cost_model", "rl_cost_model_target"} if is_for_several else set()
+        found = {
+            name: value for name in names if not (isinstance(value := self.params.get(name), list) and name in one_each)
+        }
         return {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in found.items()
@@ -99,7 +104,15 @@ class Told:
                 f"the search in {self.directory} has not ended: start its command again, or name an architecture with "
                 f"--indices (tunas analyze {quote(f'--dirname={self.directory}')} prints the most likely one)"
             )
-        return str(read_result(self.directory)["indices"])
+        document = read_result(self.directory)
+        if targets := document.get("targets"):
+            told = ", ".join(f"{each['target']:g}" for each in targets)
+            raise InputError(
+                f"the search in {self.directory} found an architecture for each of {len(targets)} targets ({told}): "
+                f"name one with --indices (tunas analyze {quote(f'--dirname={self.directory}')} "
+                f"--target={targets[0]['target']:g} prints it)"
+            )
+        return str(document["indices"])
 
 
 def read_told(directory: str | Path) -> Told:

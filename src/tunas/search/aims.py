@@ -18,11 +18,8 @@ from tunas.search.config import SearchConfig, SearchPlan
 from tunas.search.controller import Controller, Samples
 from tunas.search.learning import learn
 from tunas.search.objective import Objective
+from tunas.search.places import SCALARS, STATE, places
 from tunas.space import Space
-
-SCALARS = "rlcontroller/"
-STATE = "controller/"
-"""Before the names of a controller's arrays in a checkpoint."""
 
 
 @dataclass
@@ -200,11 +197,6 @@ class Aims:
 
     def _tagged(self, aim: Aim, scalars: Mapping[str, float]) -> dict[str, float]:
         return {f"{SCALARS}{aim.place}{name}": value for name, value in scalars.items()}
-
-
-def places(count: int) -> list[str]:
-    """What stands before the names that belong to each of `count` targets."""
-    return [""] if count == 1 else [f"{number}/" for number in range(count)]
 
 
 def _rows(samples: Samples, rows: slice) -> Samples:

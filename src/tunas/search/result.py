@@ -54,6 +54,11 @@ class SearchResult:
         return self.within_tolerance is not False and not over
 
     @property
+    def off(self) -> float | None:
+        """How far the cost is from the target, relative to it; None where cost did not count."""
+        return None if self.cost is None or self.target is None else self.cost / self.target - 1
+
+    @property
     def frontier(self) -> tuple[SearchResult, ...]:
         """What was found for each target, in their order."""
         return (dataclasses.replace(self, others=()), *self.others)
