@@ -12,6 +12,7 @@ import tunas
 from tiny_space import tiny
 from tunas.errors import InputError
 from tunas.runtime import Conversion, Runtime, Session, get_runtime, register_runtime, registry, runtime_names
+from tunas.runtime.pytorch import module_on
 from tunas.space import Space
 
 SPACE = Space("tiny_to_run", tiny())
@@ -106,6 +107,24 @@ def test_what_is_timed_returns_what_a_call_returns(network, images):
     session = runtime.open(converted(runtime, network, images), 1)
     image = images[:1].numpy()
     np.testing.assert_array_equal(session.fetch(session.bound(image)()), session(image))
+
+
+class OfBytes(torch.nn.Module):
+    """What a camera gives, as floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.full((3,), 0.5))
+
+    def forward(self, image):
+        return image.to(torch.float32) / 255 - self.mean
+
+
+def test_an_exported_program_moves_to_another_device_with_its_conversions():
+    image = torch.full((1, 8, 8, 3), 255, dtype=torch.uint8)
+    program = torch.export.export(OfBytes().eval(), (image,))
+    assert module_on("meta", program)(image.to("meta")).device.type == "meta"
+    assert float(program.module()(image).max()) == 0.5  # which stays where it was
 
 
 def test_a_runtime_of_ones_own_is_known_by_name(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,15 +100,31 @@ def _open_cpu_compiled(program: Any, threads: int) -> Session:
     return Session(inferred(torch.compile(program.module(), dynamic=False)), tensors, fetched)
 
 
+def module_on(device: str, program: Any) -> Any:
+    """The exported program as a module on a device.
+
+    Moving the module would not do: a conversion such as bytes to floats is exported with the device that it was traced
+    on, and checks it.
+    """
+    import torch
+
+    moved = copy.deepcopy(program)  # the pass below changes what it is given
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError:  # before PyTorch 2.7
+        return moved.module().to(torch.device(device))
+    return move_to_device_pass(moved, device).module()
+
+
 def _open_cuda(program: Any, threads: int) -> Session:
-    return Session(_then_synchronized(inferred(program.module().cuda())), _on_gpu, fetched)
+    return Session(_then_synchronized(inferred(module_on("cuda", program))), _on_gpu, fetched)
 
 
 def _open_cuda_compiled(program: Any, threads: int) -> Session:
     import torch
 
     torch.compiler.reset()
-    compiled = torch.compile(program.module().cuda(), dynamic=False, mode="reduce-overhead")
+    compiled = torch.compile(module_on("cuda", program), dynamic=False, mode="reduce-overhead")
     return Session(_then_synchronized(inferred(compiled)), _on_gpu, fetched)
 
 
