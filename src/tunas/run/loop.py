@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from tunas.data.ahead import WaitingStopped, stopped_when
@@ -16,6 +17,7 @@ from tunas.run.checkpoint import KEPT, resumed_checkpoint, save_checkpoint
 from tunas.run.device import Votes, World
 from tunas.run.events import EventLog
 from tunas.run.session import Progress, Stopped, stop_requests
+from tunas.run.time_left import TimeLeft
 from tunas.run.trackers import open_trackers
 
 Scalars = dict[str, float]
@@ -75,6 +77,11 @@ class Run(Protocol):
     def status(self, scalars: Scalars, rate: float) -> str:
         """How it goes, in a few words for the progress bar, at `rate` steps per second."""
         return f"{rate:.1f} steps/s"
+
+    def work(self) -> np.ndarray:
+        """What each step consists of, `[steps, parts]`, in a unit that is about the same for all parts; for the time
+        left, as `TimeLeft` takes it."""
+        return np.ones((self.steps, 1))
 
     def settle(self) -> None:
         """Called before a checkpoint, for what processes have to exchange first."""
@@ -139,6 +146,7 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
             Progress(run.label, run.steps, start, shown=world.is_main) as progress,
         ):
             began, votes = time.perf_counter(), Votes(world)
+            last, left = began, TimeLeft(run.work(), start)
             scalars: Scalars = {}
             for step in range(start, run.steps):
                 try:
@@ -151,7 +159,10 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
                 if events and (step % run.log_every == 0 or done == run.steps):
                     write(run.logged(step, scalars))
                 write(run.scored(done, scalars))
-                progress.update(done, run.status(scalars, (done - start) / (time.perf_counter() - began)))
+                now = time.perf_counter()
+                left.took(now - last)
+                last = now
+                progress.update(done, run.status(scalars, (done - start) / (now - began)), left.seconds())
                 stopping = votes.cast(stop.signal is not None)
                 if stopping or done % run.save_every == 0 or done == run.steps:
                     save(done)

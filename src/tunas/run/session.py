@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tunas.run.time_left import in_words
+
 STREAMS = ("controller", "cost", "weights", "dropout", "mixing", "noise")
 """Independent sources of random numbers in a run."""
 
@@ -117,7 +119,6 @@ class Progress:
             Progress,
             TextColumn,
             TimeElapsedColumn,
-            TimeRemainingColumn,
         )
 
         console = Console(stderr=True)
@@ -128,11 +129,11 @@ class Progress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=console,
             disable=not (shown and console.is_terminal),
         )
-        self._task = self._bar.add_task(label, total=total, completed=start, status="")
+        self._task = self._bar.add_task(label, total=total, completed=start, status="", left="")
         self._plain = shown and not console.is_terminal
 
     def __enter__(self) -> Progress:
@@ -142,8 +143,10 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, status: str) -> None:
+    def update(self, done: int, status: str, seconds_left: float | None = None) -> None:
         """`done` steps of the total; `status` says how it goes, in a few words."""
-        self._bar.update(self._task, completed=done, status=status)
+        left = in_words(seconds_left)
+        self._bar.update(self._task, completed=done, status=status, left=left)
         if self._plain and (done == self.total or done % max(1, self.total // 10) == 0):
-            print(f"{self.label} {done}/{self.total} {status}", file=sys.stderr, flush=True)
+            ending = f" {left}" if left and done < self.total else ""
+            print(f"{self.label} {done}/{self.total} {status}{ending}", file=sys.stderr, flush=True)

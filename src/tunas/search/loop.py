@@ -42,7 +42,9 @@ from tunas.run.directory import (
 )
 from tunas.run.events import log_hyperparameters
 from tunas.run.loop import Event, Run, Scalars, carry_out
+from tunas.run.scores import is_due
 from tunas.run.session import ended, generator, seed_global_generators, warn
+from tunas.run.time_left import FORWARD_WORK
 from tunas.run.trackers import check_trackers
 from tunas.run.transfer import arriving
 from tunas.search.aims import Aims
@@ -375,6 +377,10 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
     return Trial(step, ended(train, valid), plan.batch, task.size("train"), task.size("valid"), plan.eval_steps, passes)
 
 
+WARM_UP_WORK = 3.0
+"""Steps' worth of work that running all operations and the widest filters adds to a step, about."""
+
+
 class SearchRun(Run):
     """A search as `carry_out` takes it: its batches, its scores, and what is said of it."""
 
@@ -434,6 +440,18 @@ class SearchRun(Run):
         cost, entropy = aims.cost_status(scalars), aims.mean(scalars, "entropy")
         speed = f"{rate * self.plan.batch:.0f} {task.unit}/s"
         return f"{measured}{self.scoring.status()}{cost} entropy {entropy:.1f} {speed}"
+
+    def work(self) -> np.ndarray:
+        """In training steps of one architecture each: the step itself, the operations that a warmup runs beside the
+        sampled ones, the accuracies, and the scoring of the most likely architecture."""
+        plan = self.plan
+        steps = np.arange(plan.steps)
+        warm = np.array([warmup_probability(step, plan.increase_ops_steps) for step in steps.tolist()])
+        used = np.where(steps < plan.rl_delay_steps, plan.delay_valid_share, plan.valid_share) / plan.share
+        measured = np.where(steps >= plan.unmeasured_steps, used, 0.0) * FORWARD_WORK
+        due = [is_due(step + 1, plan.steps, plan.eval_steps) for step in steps.tolist()]
+        scored = np.array(due) * self.state.task.size("valid") / plan.batch * FORWARD_WORK
+        return np.stack([np.ones(plan.steps), WARM_UP_WORK * warm, measured, scored], axis=1)
 
     def tensors(self) -> dict[str, Tensor]:
         return self.state.tensors()

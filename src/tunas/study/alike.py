@@ -9,7 +9,7 @@ from typing import Any
 
 from tunas.errors import InputError
 from tunas.run.directory import RESULT, read_json_object
-from tunas.space import Architecture
+from tunas.space import Architecture, Space
 from tunas.study.sample import random_architectures
 from tunas.task import Task
 from tunas.train.config import TrainConfig
@@ -55,16 +55,26 @@ def trained_alike(
         raise InputError("checkpoint_dir must name a directory, under which each training has its own")
     root, cost = Path(config.checkpoint_dir), float(model.estimate(architecture))
     entries = [("searched", architecture)]
-    if random:
-        low, high = ((around or cost) * factor for factor in (1 - window, 1 + window))
-        others = random_architectures(architecture.space, model, low, high, random, config.seed)
-        entries += [(f"random {number + 1}", other) for number, (other, _) in enumerate(others)]
+    others = random_alike(architecture.space, model, around or cost, window, random, config.seed)
+    entries += [(f"random {number + 1}", other) for number, other in enumerate(others)]
     rows = []
     for name, entry in entries:
         own = dataclasses.replace(config, indices=entry.text, checkpoint_dir=str(root / name.replace(" ", "-")))
         quality = _quality(own, task)
         rows.append(Row(name, entry, float(model.estimate(entry)), quality))
     return rows
+
+
+def random_alike(space: Space, model: Any, cost: float, window: float, count: int, seed: int) -> list[Architecture]:
+    """`count` random architectures that cost within a part `window` of `cost`, the same for the same seed.
+
+    Raises:
+        InputError: where there are none, with the range that random ones cover.
+    """
+    if not count:
+        return []
+    found = random_architectures(space, model, cost * (1 - window), cost * (1 + window), count, seed)
+    return [architecture for architecture, _ in found]
 
 
 def _quality(config: TrainConfig, task: Task | None) -> float:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 
-from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError
 from tunas.files import make_directory
 from tunas.search.config import SearchConfig
 from tunas.search.loop import search
-from tunas.search.objective import default_cost_model
+from tunas.search.objective import search_objectives
+from tunas.search.reachable import check_reachable
+from tunas.search.reward import EXPONENT
 from tunas.space import get_space
-from tunas.study.alike import Row, trained_alike
+from tunas.study.alike import Row, random_alike, trained_alike
 from tunas.task import Task, TaskConfig
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
+from tunas.train.config import TrainConfig, plan_training
 
 WINDOW = 0.02
 """Random architectures cost within this part of the target."""
@@ -53,20 +54,15 @@ def quickstart(
         raise InputError(f"random must be 0 or more, not {random}")
     space, directory = get_space(ssd), make_directory(directory)
     learned = open_task(TaskConfig(), task=task)
-    result = search(
-        SearchConfig(
-            ssd=ssd,
-            rl_cost_model_target=target,
-            rl_cost_model_tolerance=tolerance,
-            cost_model=cost_model,
-            epochs=search_epochs,
-            checkpoint_dir=str(directory / "search"),
-            seed=seed,
-        ),
-        task,
+    searching = SearchConfig(
+        ssd=ssd,
+        rl_cost_model_target=target,
+        rl_cost_model_tolerance=tolerance,
+        cost_model=cost_model,
+        epochs=search_epochs,
+        checkpoint_dir=str(directory / "search"),
+        seed=seed,
     )
-    assert result.target is not None
-    model = load_cost_model(cost_model or default_cost_model(space), space, **learned.cost_arguments)
     config = TrainConfig(
         ssd=ssd,
         checkpoint_dir=str(directory),
@@ -75,6 +71,15 @@ def quickstart(
         dropout_rate=0.0,
         seed=seed,
     )
+    (objective,) = search_objectives(searching, EXPONENT, space, learned.cost_arguments)
+    assert objective.target is not None and objective.model is not None
+    check_reachable([objective], tolerance)
+    learned.size("test")
+    plan_training(config, learned.size("full_train"))
+    model = objective.model
+    random_alike(space, model, objective.target, WINDOW, random, seed)  # or the search would be for nothing
+    result = search(searching, task)
+    assert result.target is not None
     rows = trained_alike(result.architecture, model, config, task, random=random, window=WINDOW, around=result.target)
     return rows, result.target, model.unit
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -42,7 +43,9 @@ from tunas.run.directory import (
     writing_to,
 )
 from tunas.run.loop import Event, Run, Scalars, carry_out
+from tunas.run.scores import is_due
 from tunas.run.session import ended, generator, seed_global_generators, warn
+from tunas.run.time_left import FORWARD_WORK
 from tunas.run.trackers import check_trackers
 from tunas.space import Architecture, Space, Tower, get_space, structure_to_json
 from tunas.space.layers import scale_filters
@@ -391,6 +394,16 @@ class TrainRun(Run):
 
     def advance(self, step: int) -> Scalars:
         return self.state.step(step, next(self.stream))
+
+    def work(self) -> np.ndarray:
+        """In training steps: those of the whole network, those of the classifier alone, and the scorings."""
+        plan, task = self.plan, self.state.lesson.task
+        steps = np.arange(plan.steps)
+        head = (steps < plan.head_steps).astype(float)
+        due = [self.scores and is_due(step + 1, plan.steps, plan.eval_steps) for step in steps.tolist()]
+        examples = task.size(plan.eval_split) if self.scores else 0
+        scored = np.array(due) * examples / plan.batch * FORWARD_WORK
+        return np.stack([1 - head, head * FORWARD_WORK, scored], axis=1)
 
     def scored(self, done: int, scalars: Scalars) -> Event | None:
         if not (self.scores and (scores := self.scoring.after(done, scalars))):
