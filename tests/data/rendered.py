@@ -217,6 +217,68 @@ def write_imagefolder(root: Path, pictures: Rendered) -> Path:
     return root
 
 
+def write_plain(root: Path, pictures: list[Picture], inner: str = "") -> Path:
+    for each in pictures:
+        path = root / CLASS_NAMES[each.label] / inner / each.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(each.encoded)
+    return root
+
+
+def write_kaggle(root: Path, pictures: Rendered) -> Path:
+    """Without the solution of its validation images."""
+    inner = root / "ILSVRC" / "Data" / "CLS-LOC"
+    write_plain(inner / "train", pictures.train)
+    for place in ("val", "test"):
+        (inner / place).mkdir()
+    for number, each in enumerate(reversed(pictures.test), start=1):
+        (inner / "val" / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(each.encoded)
+    (inner / "test" / "ILSVRC2012_test_00000001.JPEG").write_bytes(pictures.test[0].encoded)
+    return root
+
+
+def write_array_record(root: Path, pictures: Rendered) -> Path:
+    """Needs the package array_record."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    directory = write_tfds(root, pictures) / "shapes" / "1.0.0"
+    for path in directory.glob("*.tfrecord-*"):
+        path.unlink()
+    for split, part, count in (("train", pictures.train, 3), ("validation", pictures.test, 1)):
+        for number, shard in enumerate(parts_of(part, count)):
+            path = directory / f"shapes-{split}.array_record-{number:05d}-of-{count:05d}"
+            writer = ArrayRecordWriter(str(path), "group_size:1")
+            for each in shard:
+                writer.write(example(each))
+            writer.close()
+    info = directory / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
+    return root
+
+
+def write_shard(path: Path, pictures: list[Picture], member: str, label: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for each in pictures:
+            front = each.name.partition(".")[0]
+            extension, content = label(each)
+            add_member(tar, f"{front}{member}", each.encoded)
+            add_member(tar, f"{front}{extension}", content.encode())
+
+
+NAMED = {
+    "class_name": lambda each: (".json", json.dumps({"class_name": CLASS_NAMES[each.label], "width": 7})),
+    "nested": lambda each: (".json", json.dumps({"info": {"label": CLASS_NAMES[each.label]}, "width": 7})),
+    "text": lambda each: (".txt", f"{CLASS_NAMES[each.label]}\n"),
+}
+
+
+def write_named(root: Path, pictures: Rendered) -> Path:
+    """Shards with class names in JSON."""
+    write_shard(root / "train.tar", pictures.train, ".input.png", NAMED["nested"])
+    return root
+
+
 WRITERS = {
     "folder": write_folder,
     "tfds": write_tfds,
@@ -226,3 +288,5 @@ WRITERS = {
     "csv": write_csv,
     "imagefolder": write_imagefolder,
 }
+OTHERS = {"class names in shards": write_named, "Kaggle's": write_kaggle, "array_record": write_array_record}
+"""More layouts of the same training images."""

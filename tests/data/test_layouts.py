@@ -6,28 +6,29 @@ import json
 import logging
 import os
 import shutil
-import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import opened
 from PIL import Image
 from rendered import (
     CLASS_NAMES,
+    NAMED,
     Picture,
     Rendered,
-    add_member,
-    example,
     parts_of,
+    write_array_record,
     write_csv,
     write_folder,
+    write_kaggle,
     write_parquet,
+    write_plain,
+    write_shard,
     write_tfds,
     write_webdataset,
 )
 
+from conftest import opened
 from tunas.data.images import decode
 from tunas.errors import InputError
 
@@ -39,14 +40,6 @@ def everything(data, split):
 
 def same_images(data, other, split="full_train"):
     return all(torch.equal(a, b) for a, b in zip(everything(data, split), everything(other, split), strict=True))
-
-
-def write_plain(root: Path, pictures: list[Picture], inner: str = "") -> Path:
-    for each in pictures:
-        path = root / CLASS_NAMES[each.label] / inner / each.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(each.encoded)
-    return root
 
 
 # --- folders
@@ -187,15 +180,7 @@ def test_a_dataset_with_three_splits_is_validated_on_its_own(tmp_path, pictures)
 
 @pytest.fixture
 def kaggle(tmp_path, pictures):
-    root = tmp_path / "imagenet"
-    inner = root / "ILSVRC" / "Data" / "CLS-LOC"
-    write_plain(inner / "train", pictures.train)
-    for place in ("val", "test"):
-        (inner / place).mkdir()
-    for number, each in enumerate(reversed(pictures.test), start=1):
-        (inner / "val" / f"ILSVRC2012_val_{number:08d}.JPEG").write_bytes(each.encoded)
-    (inner / "test" / "ILSVRC2012_test_00000001.JPEG").write_bytes(pictures.test[0].encoded)
-    return root
+    return write_kaggle(tmp_path / "imagenet", pictures)
 
 
 def test_kaggle_s_flat_validation_images_have_their_solution(kaggle, pictures):
@@ -398,21 +383,6 @@ def test_a_window_s_stream_goes_on_where_it_stopped(tmp_path, pictures, monkeypa
 # --- WebDataset
 
 
-def write_shard(path: Path, pictures: list[Picture], member: str, label) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for each in pictures:
-            front = each.name.partition(".")[0]
-            extension, content = label(each)
-            add_member(tar, f"{front}{member}", each.encoded)
-            add_member(tar, f"{front}{extension}", content.encode())
-
-
-NAMED = {
-    "class_name": lambda each: (".json", json.dumps({"class_name": CLASS_NAMES[each.label], "width": 7})),
-    "nested": lambda each: (".json", json.dumps({"info": {"label": CLASS_NAMES[each.label]}, "width": 7})),
-    "text": lambda each: (".txt", f"{CLASS_NAMES[each.label]}\n"),
-}
 NUMBERED = {
     "class_id": lambda each: (".json", json.dumps({"class_id": each.label})),
     "class": lambda each: (".json", json.dumps({"class": each.label})),
@@ -506,19 +476,8 @@ def test_float_images(tmp_path, pictures):
 
 
 def test_array_record_files(tmp_path, pictures, datasets):
-    module = pytest.importorskip("array_record.python.array_record_module")
-    directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
-    for path in directory.glob("*.tfrecord-*"):
-        path.unlink()
-    for split, part, count in (("train", pictures.train, 3), ("validation", pictures.test, 1)):
-        for number, shard in enumerate(parts_of(part, count)):
-            path = directory / f"shapes-{split}.array_record-{number:05d}-of-{count:05d}"
-            writer = module.ArrayRecordWriter(str(path), "group_size:1")
-            for each in shard:
-                writer.write(example(each))
-            writer.close()
-    info = directory / "dataset_info.json"
-    info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
+    pytest.importorskip("array_record.python.array_record_module")
+    write_array_record(tmp_path, pictures)
     assert same_images(opened(tmp_path), opened(datasets["tfds", "PNG"]))
     assert same_images(opened(tmp_path, num_workers=1), opened(datasets["tfds", "PNG"]), "test")
 
