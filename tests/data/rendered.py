@@ -275,7 +275,7 @@ NAMED = {
 
 def write_named(root: Path, pictures: Rendered) -> Path:
     """Shards with class names in JSON."""
-    write_shard(root / "train.tar", pictures.train, ".input.png", NAMED["nested"])
+    write_shard(root / "train.tar", pictures.train, ".png", NAMED["nested"])
     return root
 
 
