@@ -19,6 +19,7 @@ from tunas.search.controller import Controller, Samples
 from tunas.search.learning import learn
 from tunas.search.objective import Objective
 from tunas.search.places import SCALARS, STATE, places
+from tunas.search.sharing import architecture_weights, baseline_momentum, choice_weights
 from tunas.space import Space
 
 
@@ -53,7 +54,7 @@ class Aims:
                 objective,
                 Controller(
                     space,
-                    momentum=plan.rl_baseline_momentum,
+                    momentum=baseline_momentum(plan.rl_baseline_momentum, len(objectives), plan.replicas),
                     temperature=config.rl_temperature,
                     beta2=plan.rl_adam_beta2,
                 ),
@@ -90,21 +91,53 @@ class Aims:
         ]
         return drawn[0] if count == 1 else _dealt(drawn)
 
-    def of(self, number: int, rows: Any) -> Any:
-        """The rows, of an array with one for each replica, that belong to a target."""
-        return rows[number :: len(self)]
-
     def learn(
         self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
     ) -> dict[str, float]:
         """Every controller's update from the qualities `[N]` of the sampled architectures; what to log."""
+        if len(self) > 1:
+            return self._learn_from_all(step, samples, quality, rate, warmups)
+        aim, random = self[0], self._random("cost", step, 0)
+        outcome, update = learn(aim, self.plan, self.config, random, samples, quality, rate, warmups)
+        means = {"validation_accuracy": float(quality.mean()), "reward": float(outcome.reward.mean())}
+        return self._tagged(aim, {**means, **update, **outcome.scalars})
+
+    def _learn_from_all(
+        self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
+    ) -> dict[str, float]:
+        """Every controller learns from all replicas.
+
+        Where cost is priced apart, they tell about quality alone, choice by choice, each held against the baseline of
+        the controller that drew it. Elsewhere they tell about a reward that only holds for whole architectures.
+        """
+        count, is_priced = len(self), self.plan.num_cost_samples > 0
+        controllers = [aim.controller for aim in self]
+        weights = (choice_weights if is_priced else architecture_weights)(controllers, samples)
+        rows = [_rows(samples, slice(number, None, count)) for number in range(count)]
+        rewards = [aim.objective.reward(quality, samples.indices).reward for aim in self]
+        learned_from = [quality] * count if is_priced else rewards
+        said = [
+            aim.controller.take_in(rows[number], learned_from[number][number::count]) for number, aim in enumerate(self)
+        ]
+        baselines = np.array([aim.controller.baseline for aim in self])
+        drawn_by = np.arange(len(samples)) % count
         found: dict[str, float] = {}
         for number, aim in enumerate(self):
-            own, measured = _rows(samples, slice(number, None, len(self))), self.of(number, quality)
-            random = self._random("cost", step, number)
-            outcome, update = learn(aim, self.plan, self.config, random, own, measured, rate, warmups)
-            means = {"validation_accuracy": float(measured.mean()), "reward": float(outcome.reward.mean())}
-            found |= self._tagged(aim, {**means, **update, **outcome.scalars})
+            advantages = learned_from[number] - (baselines[drawn_by] if is_priced else baselines[number])
+            cost_gradient = None
+            if is_priced:
+                random = self._random("cost", step, number)
+                cost_gradient = aim.controller.cost_gradient(
+                    random, self.plan.num_cost_samples, aim.objective.cost_reward, *warmups
+                )
+            entropy = self.config.rl_entropy_regularization
+            update = aim.controller.follow(
+                rows[number], samples, advantages, weights[number], rate, entropy, cost_gradient
+            )
+            own = slice(number, None, count)
+            means = {"validation_accuracy": float(quality[own].mean()), "reward": float(rewards[number][own].mean())}
+            costs = aim.objective.reward(quality[own], rows[number].indices).scalars
+            found |= self._tagged(aim, {**means, **said[number], **update, **costs})
         return found
 
     def undecided(self, samples: Samples) -> dict[str, float]:

@@ -279,6 +279,55 @@ class Controller:
             DivergedError: where a reward is not finite.
         """
         rewards = np.asarray(rewards, np.float64)
+        step_baseline = self._take_in(samples, rewards)
+        advantages = rewards - self.baseline
+
+        gradients = advantages[:, None, None] * self.log_prob_gradient(samples)
+        if cost_gradient is not None:
+            gradients += cost_gradient
+        squares = np.einsum("nck,nck->ck", gradients, gradients) / len(samples)
+        found = self._ascend(samples, gradients.mean(axis=0), squares, learning_rate, entropy_regularization)
+        return {**_said(step_baseline, self.baseline, advantages, samples), **found}
+
+    def take_in(self, samples: Samples, rewards: np.ndarray) -> dict[str, float]:
+        """The first half of `update`, where the second is `follow`: the baseline takes in the rewards of the
+        controller's own replicas. Arguments and errors as there; what it returns, but for the entropies."""
+        rewards = np.asarray(rewards, np.float64)
+        step_baseline = self._take_in(samples, rewards)
+        return _said(step_baseline, self.baseline, rewards - self.baseline, samples)
+
+    def follow(
+        self,
+        own: Samples,
+        everyone: Samples,
+        advantages: np.ndarray,
+        weights: np.ndarray,
+        learning_rate: float,
+        entropy_regularization: float = 0.0,
+        cost_gradient: np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """The second half of `update`, on the architectures of all replicas, whichever controller sampled them.
+
+        Args:
+            own: of `everyone`, what this controller sampled.
+            everyone: N architectures.
+            advantages: `[N]`.
+            weights: `[N, C]` or `[N, 1]`: how much more often this controller draws the choice, or the architecture,
+                than the controllers do on average.
+            learning_rate, entropy_regularization, cost_gradient: as for `update`.
+
+        Returns:
+            entropy and entropy_loss, as `update`.
+        """
+        shared = 0.0 if cost_gradient is None else cost_gradient
+        gradients = advantages[:, None, None] * self.log_prob_gradient(everyone)
+        gradient = (weights[:, :, None] * gradients).mean(axis=0) + shared
+        gradients += shared
+        squares = (weights[:, :, None] * np.square(gradients)).mean(axis=0)
+        return self._ascend(own, gradient, squares, learning_rate, entropy_regularization)
+
+    def _take_in(self, samples: Samples, rewards: np.ndarray) -> float:
+        """The mean reward, which the baseline takes in."""
         if rewards.shape != (len(samples),) or not len(samples):
             raise InputError(
                 f"expected {len(samples)} rewards, one per sample, not an array of shape {list(rewards.shape)}"
@@ -288,27 +337,19 @@ class Controller:
         step_baseline = float(rewards.mean())
         self.num_updates += 1
         self.reward_average = self.momentum * self.reward_average + (1 - self.momentum) * step_baseline
-        advantages = rewards - self.baseline
+        return step_baseline
 
-        gradients = advantages[:, None, None] * self.log_prob_gradient(samples)
-        if cost_gradient is not None:
-            gradients += cost_gradient
-        squares = np.einsum("nck,nck->ck", gradients, gradients) / len(samples)
+    def _ascend(
+        self, own: Samples, gradient: np.ndarray, squares: np.ndarray, learning_rate: float, regularization: float
+    ) -> dict[str, float]:
+        """One step of Adam, whose second moment takes in `squares` `[C, K]`, and of the entropy bonus."""
         self.second_moment = self.beta2 * self.second_moment + (1 - self.beta2) * squares
-        entropy, branches = self.entropy(), float(self.branch_entropies(samples).mean())
-        bonus = self.branch_entropy_gradient(samples) if entropy_regularization else 0.0
+        entropy, branches = self.entropy(), float(self.branch_entropies(own).mean())
+        bonus = self.branch_entropy_gradient(own) if regularization else 0.0
         debiased_rate = learning_rate * math.sqrt(1 - self.beta2**self.num_updates)
-        step = debiased_rate * gradients.mean(axis=0) / (np.sqrt(self.second_moment) + self.epsilon)
-        self.logits = self.logits + step + learning_rate * entropy_regularization * bonus
-        return {
-            "step_baseline": step_baseline,
-            "baseline": self.baseline,
-            "advantage": float(advantages.mean()),
-            "log_prob": float(samples.log_prob.mean()),
-            "empirical_loss": float(-(advantages * samples.log_prob).mean()),
-            "entropy": entropy,
-            "entropy_loss": -entropy_regularization * branches,
-        }
+        step = debiased_rate * gradient / (np.sqrt(self.second_moment) + self.epsilon)
+        self.logits = self.logits + step + learning_rate * regularization * bonus
+        return {"entropy": entropy, "entropy_loss": -regularization * branches}
 
     def most_likely(self) -> Architecture:
         """The architecture of the most likely choice of every OneOf; of equally likely ones the first."""
@@ -351,6 +392,13 @@ class Controller:
         return Architecture(
             self.space, tuple(candidates[np.lexsort((-self.log_prob(candidates), outside))[0]].tolist())
         )
+
+    def choice_log_probs(self, samples: Samples) -> np.ndarray:
+        """float64 `[N, C]`: log-probability of every choice that was drawn, whoever drew it; 0 for OneOfs that are not
+        active or were enabled as a whole, which every controller does alike."""
+        drawn = samples.active & ~samples.enabled
+        log_probs = np.where(self.valid, self.log_probabilities(), 0.0).ravel()
+        return drawn * log_probs[np.where(drawn, samples.indices, 0) + self._row_starts]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly here: arrays (copies) and plain numbers."""
@@ -410,6 +458,16 @@ class Controller:
             paths += [f"rlpathlogits/{point.path}/{choice}" for choice in range(point.size)]
             tags += [f"rltaglogits/{point.oneof.tag}_{number}/{choice}" for choice in range(point.size)]
         return paths, tags
+
+
+def _said(step_baseline: float, baseline: float, advantages: np.ndarray, samples: Samples) -> dict[str, float]:
+    return {
+        "step_baseline": step_baseline,
+        "baseline": baseline,
+        "advantage": float(advantages.mean()),
+        "log_prob": float(samples.log_prob.mean()),
+        "empirical_loss": float(-(advantages * samples.log_prob).mean()),
+    }
 
 
 def _nesting_levels(space: Space) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
