@@ -1,7 +1,9 @@
-"""Puts the README and the benchmarks' page into the documentation site, with links that hold there (a mkdocs hook)."""
+"""Puts the README, the benchmarks' page and the tutorial into the documentation site, with links that hold there (a
+mkdocs hook)."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ SITE = {
     "benchmarks/README.md": "benchmarks.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "examples/tutorial.ipynb": "tutorial.md",
 }
 """File of the repository -> page of the site."""
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
@@ -21,9 +24,16 @@ LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 def on_files(files: Files, config: Any) -> Files:
     for source, page in SITE.items():
-        text = with_site_links((ROOT / source).read_text(encoding="utf-8"), Path(source).parent)
+        text = (ROOT / source).read_text(encoding="utf-8")
+        text = with_site_links(as_page(text) if source.endswith(".ipynb") else text, Path(source).parent)
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def as_page(notebook: str) -> str:
+    """The cells of a notebook one below the other."""
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(notebook)["cells"]]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for kind, text in cells) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -84,3 +84,21 @@ def test_the_pretrained_weights_compute_under_our_names_what_they_compute_under_
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(ours(images), theirs(images), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_from_images_to_a_file_that_recognises_them(tmp_path, monkeypatch, capsys):
+    notebook = json.loads((EXAMPLES / "tutorial.ipynb").read_text())
+    assert len(notebook["cells"]) == 15 and notebook["nbformat"] == 4
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook["cells"])
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    assert abs(names["found"].cost / names["target"] - 1) <= 0.02
+    assert names["row"].name == "random 1"  # the last of those trained alike
+    searched = json.loads(Path("runs/trained/searched/result.json").read_text())
+    assert searched["accuracy"] > 0.8
+    said = [line.split()[1] for line in capsys.readouterr().out.strip().splitlines()[-2:]]
+    assert set(said) <= {"disc", "frame", "square"} and Path("report.html").stat().st_size > 10**6

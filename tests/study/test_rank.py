@@ -76,6 +76,21 @@ def test_the_command_prints_a_row_for_each_checkpoint_and_writes_what_it_found(r
     assert json.loads((run / "rank.json").read_text()) == document
 
 
+def test_without_a_study_architectures_of_the_searchs_cost_are_trained_below_it_once(run, monkeypatch, capsys):
+    words = ["rank", f"--checkpoint_dir={run}", "--random=5", "--train", "epochs=0.2", "--examples=96"]
+    assert main(words) == 0
+    document = json.loads((run / "rank.json").read_text())
+    target = json.loads((run / "params.json").read_text())["rl_cost_model_target"]
+    with (run / "rank" / RANDOM_CSV).open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(document["architectures"]) == 5 == len(rows)
+    assert all(abs(float(row["cost"]) / target - 1) <= 0.02 and row["epochs"] == "0.2" for row in rows)
+    assert document["stand_alone"] == [float(row["accuracy"]) for row in rows]
+    monkeypatch.setattr("tunas.study.jobs.run_one", lambda config: pytest.fail("trained again"))
+    assert main(words) == 0 and json.loads((run / "rank.json").read_text()) == document
+    capsys.readouterr()
+
+
 def test_a_task_of_ones_own_is_opened_by_its_name_alone(tmp_path):
     dots = f"{Path(__file__).parents[1] / 'task' / 'dots.py'}:dots"
     params = {"task": dots, "num_workers": 0, "image_size": 8, "dataset": "dots", "valid_share": 4}
@@ -152,6 +167,8 @@ def test_what_is_no_search_or_no_study_is_refused_in_one_sentence(run, study, tm
         ([f"--checkpoint_dir={run}", f"--study={tmp_path / 'no.csv'}"], "ssd is missing"),
         ([f"--checkpoint_dir={run}", f"--study={tmp_path / 'none.csv'}"], "none.csv"),
         ([f"--checkpoint_dir={run}", f"--study={study}", "--examples=0"], "examples must be"),
+        ([f"--checkpoint_dir={run}", "--random=4"], "at least 5 architectures, not --random=4"),
+        ([f"--checkpoint_dir={run}", f"--study={study}", "--workers=2"], "--workers means nothing with --study"),
     ):
         assert main(["rank", *words]) == 2
         error = capsys.readouterr().err

@@ -8,13 +8,23 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class RankConfig:
     """Is the ranking by shared weights real? Architectures measured with the weights of a search against the same ones
-    trained alone in a study, at every checkpoint that the search has kept."""
+    trained alone, in a study or here, at every checkpoint that the search has kept."""
 
     checkpoint_dir: str
     """Directory of a search, finished or running."""
 
-    study: str
-    """Directory of a `tunas study` of the same space, or one CSV file of it."""
+    study: str | None = None
+    """Directory of a `tunas study` of the same space, or one CSV file of it. Where left out, random architectures that
+    cost what the search aimed for are trained here, below the search's directory."""
+
+    random: int = 24
+    """Without a study: how many architectures are trained."""
+
+    train: tuple[str, ...] = ()
+    """Without a study: a flag of `tunas train` for every training, as name=value, such as epochs=30."""
+
+    workers: int = 1
+    """Without a study: trainings at a time, in processes that share this machine's processors."""
 
     dataset_dir: str | None = None
     """Where the search's examples are now, if they were moved."""
@@ -40,8 +50,11 @@ def run(config: RankConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tunas.flags import refuse
     from tunas.study.rank import RANK, rank
 
+    if config.study is not None:
+        refuse(config, ["random", "train", "workers"], "with --study, which has trained already")
     out = config.out or str(Path(config.checkpoint_dir) / RANK)
     found = rank(**{**dataclasses.asdict(config), "out": out})
     counts = list(found.rankings[0].correlation.regret)

@@ -18,19 +18,25 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tunas.cost.catalog import load_cost_model
 from tunas.data.identity import identity_of
 from tunas.data.storage import read_text
 from tunas.errors import InputError, check_positive
 from tunas.files import check_writable, make_directory, write_text, writing_to
+from tunas.flags import as_tuple
 from tunas.nn import SuperNet
 from tunas.recipe.precision import autocast
 from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint
 from tunas.run.device import chosen_device
 from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
 from tunas.run.session import Progress, ended, warn
+from tunas.search.objective import default_cost_model, median_cost
 from tunas.space import Architecture, Space, get_space, structure_from_json
+from tunas.study.config import StudyConfig
+from tunas.study.jobs import check_engine, run_jobs
 from tunas.study.released import TEST, VALIDATION
-from tunas.study.study import RANDOM_CSV, SEARCHED_CSV
+from tunas.study.sample import random_architectures
+from tunas.study.study import RANDOM, RANDOM_CSV, SEARCHED_CSV, Entry, trained, training_jobs, write_rows
 from tunas.task.batches import as_float, on_device
 from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
@@ -38,6 +44,10 @@ from tunas.task.task import Batch, Task
 
 RANK = "rank.json"
 """In the directory of a search, where nothing else is said."""
+TRAININGS = "rank"
+"""Below the directory of a search: architectures that were trained for its ranking."""
+WINDOW = 0.02
+"""They cost within this part of the search's target."""
 FEWEST = 5
 """Architectures that a correlation takes."""
 RESAMPLES = 1000
@@ -118,8 +128,11 @@ class Rank:
 
 def rank(
     checkpoint_dir: str,
-    study: str,
+    study: str | None = None,
     *,
+    random: int = 24,
+    train: tuple[str, ...] = (),
+    workers: int = 1,
     dataset_dir: str | None = None,
     examples: int = 2048,
     device: str = "auto",
@@ -131,7 +144,9 @@ def rank(
 
     Args:
         checkpoint_dir: of a search, finished or running; nothing there is changed.
-        study: the directory of a study, or one CSV file of it.
+        study: the directory of a study, or one CSV file of it. Where left out, architectures are trained here, in
+            `TRAININGS` of the search's directory: what is finished there is not done again.
+        random, train, workers: of these architectures, as a study's. They cost what the search aimed for.
         dataset_dir: where the search's examples are now, if they were moved.
         examples: held-out ones for each architecture, the same for all; whole batches of the search's size.
         seed: of the order of the examples, and of the resampled architectures.
@@ -147,6 +162,10 @@ def rank(
     paths = checkpoints(directory)[::-1]
     if not paths:
         raise InputError(f"there is no checkpoint in {directory} yet")
+    if study is None:
+        if task is not None:
+            raise InputError("architectures are trained here for a task with a name only: give the CSV file of a study")
+        study = _trained_here(directory, params, space, dataset_dir, random, train, workers, device, seed)
     architectures, stand_alone = stand_alone_qualities(study, space)
     torch_device = chosen_device(device)
     if out is not None:
@@ -207,20 +226,63 @@ def _search_in(directory: Path) -> tuple[dict[str, Any], Space]:
     return params, space
 
 
-def _task_of(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
+def _trained_here(
+    directory: Path,
+    params: dict[str, Any],
+    space: Space,
+    dataset_dir: str | None,
+    random: int,
+    train: tuple[str, ...],
+    workers: int,
+    device: str,
+    seed: int,
+) -> str:
+    """Trains random architectures that cost what the search aimed for; the name of the CSV file of their qualities."""
+    if random < FEWEST:
+        raise InputError(f"a ranking takes at least {FEWEST} architectures, not --random={random}")
+    told, out = _task_config(directory, params, dataset_dir), directory / TRAININGS
+    targets, names = (as_tuple(params.get(name)) for name in ("rl_cost_model_target", "cost_model"))
+    name = str(names[0]) if names else default_cost_model(space)
+    config = StudyConfig(
+        **{field.name: getattr(told, field.name) for field in dataclasses.fields(TaskConfig)},
+        ssd=str(params["ssd"]),
+        out=str(out),
+        cost_model=name,
+        train=(f"device={device}", *train),
+        seed=seed,
+    )
+    model = load_cost_model(name, space, **open_task(told, directory).cost_arguments)
+    target = float(targets[0]) if targets else median_cost(model, space)
+    drawn = random_architectures(space, model, target * (1 - WINDOW), target * (1 + WINDOW), random, seed)
+    entries = [Entry(f"{RANDOM}-{number}", RANDOM, found) for number, (found, _) in enumerate(drawn)]
+    jobs = training_jobs(config, entries)
+    check_engine(workers, "local")
+    run_jobs(jobs, make_directory(out), workers=workers, label="trainings")
+    file = out / RANDOM_CSV
+    with writing_to(file):
+        write_rows(file, config, trained(config, out, entries, model), model.unit)
+    return str(file)
+
+
+def _task_config(directory: Path, params: dict[str, Any], dataset_dir: str | None) -> TaskConfig:
+    """What the search was told of its task."""
     names = [field.name for field in dataclasses.fields(TaskConfig)]
     kept = {name: params[name] for name in names if name in params}
     if kept.get("task") is not None:  # the rest is what the task said, not what it was told
         kept = {name: kept[name] for name in ("task", "num_workers") if name in kept}
-    moved = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
-    if task is None and kept.get("task") is None and identity_of(params) is None:
+    elif identity_of(params) is None:
         raise InputError(
             f"the search in {directory} was given its task ({params.get('dataset')}) in Python: call "
             f"tunas.study.rank.rank with it"
         )
+    moved = {} if dataset_dir is None else {"dataset_dir": dataset_dir}
+    return TaskConfig(**{**kept, **moved})
+
+
+def _task_of(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
     if task is not None:
         return task
-    opened = open_task(TaskConfig(**{**kept, **moved}), directory)
+    opened = open_task(_task_config(directory, params, dataset_dir), directory)
     opened.check_same(params, directory)
     return opened
 
@@ -332,15 +394,8 @@ def correlation(shared: np.ndarray, alone: np.ndarray, seed: int = 0) -> Correla
     if np.ptp(shared) == 0 or np.ptp(alone) == 0:
         return Correlation(None, None, None, regret)
     spearman, kendall = stats.spearmanr(shared, alone).statistic, _kendall(shared, alone)
-    drawn = stats.bootstrap(
-        (shared, alone),
-        _kendall,
-        paired=True,
-        vectorized=False,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).bootstrap_distribution
+    rows = np.random.default_rng(seed).integers(len(alone), size=(RESAMPLES, len(alone)))
+    drawn = [_kendall(shared[each], alone[each]) for each in rows]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])  # nan: one architecture drawn N times over
     return Correlation(float(spearman), kendall, (float(low), float(high)), regret)
