@@ -35,7 +35,8 @@ def runs(tmp_path_factory):
     search(dataclasses.replace(several, rl_cost_model_target=(6000.0, 8000.0)))
     rank(str(root / "search"), str(written_study(root / "study")), examples=96, out=str(root / "search" / "rank.json"))
     written_export(root / "exports" / "onnxruntime<script>")
-    return [root / name for name in ("search", "<script>alert(1)", "several", "study", "exports")]
+    written_design(root / "design", root / "exports")
+    return [root / name for name in ("search", "<script>alert(1)", "several", "study", "exports", "design")]
 
 
 def written_study(directory):
@@ -52,6 +53,15 @@ def written_study(directory):
     write_rows(directory / RANDOM_CSV, StudyConfig(ssd=TINY), rows[:-1], "MACs")
     write_rows(directory / SEARCHED_CSV, StudyConfig(ssd=TINY), rows[-1:], "MACs")
     return directory
+
+
+def written_design(directory, exports):
+    row = {"name": "small", "target": 7e3, "predicted": 7.1e3, "measured": 0.5, "quality": 0.9, "file_quality": 0.89,
+           "comparison": {"random": {"mean": 0.85}}, "indices": "0:1", "complaint": None}  # fmt: skip
+    document = {"rows": [row], "unit": "MACs", "quality_name": "accuracy", "ssd": TINY, "split": "test",
+                "seconds": 90.0, "other_device": None}  # fmt: skip
+    shutil.copytree(exports, directory / "export" / "small")
+    (directory / "outcome.json").write_text(json.dumps(document))
 
 
 def written_export(directory):
@@ -133,13 +143,18 @@ def test_a_study_a_ranking_and_exports_are_shown_with_their_figures(page, runs):
     assert numbers[str(runs[0])]["Is the ranking by shared weights real?"] == ranking
     exported = numbers[str(runs[4])]
     assert exported["Not as it should be"] == ["onnxruntime<script>: it is slow & <b>wrong</b>"]
+    design = numbers[str(runs[5])]["What was designed"]
+    assert design["rows"][0]["quality"] == 0.9 and str(runs[5] / "export" / "small") in numbers
     text = own_text(page)
     assert "FAILED" in text and "75.00%" in text and "search = random trainings" in text
 
 
 def test_what_is_no_run_is_refused(tmp_path):
     (tmp_path / "notes.json").write_text("{}")
-    for path, said in ((tmp_path, "is no run directory"), (tmp_path / "notes.json", "nor a study that has ended")):
+    for path, said in (
+        (tmp_path, "is no run directory"),
+        (tmp_path / "notes.json", "nor a study or design that has ended"),
+    ):
         with pytest.raises(InputError, match=said):
             write_page([path], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()

@@ -144,6 +144,22 @@ def test_jobs_in_processes_give_what_they_give_here(tmp_path):
         assert jobs.seconds_of(tmp_path / "there" / f"job-{seed}") > 0
 
 
+@pytest.mark.slow
+def test_jobs_on_a_ray_cluster_give_what_they_give_here(tmp_path):
+    pytest.importorskip("ray")
+    run_jobs([Job("job", training(0))], tmp_path / "here")
+    try:
+        run_jobs([Job("job", training(0))], tmp_path / "there", engine="ray")
+        with pytest.raises(InputError, match=r"bad: .*nowhere"):
+            bad = SearchConfig(ssd=TINY, dataset_dir=str(tmp_path / "nowhere"), device="cpu")
+            run_jobs([Job("bad", bad)], tmp_path / "there", engine="ray")
+    finally:
+        sys.modules["ray"].shutdown()
+    losses = [json.loads((tmp_path / place / "job" / "result.json").read_text())["loss"] for place in ("here", "there")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert jobs.seconds_of(tmp_path / "there" / "job") > 0
+
+
 def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path):
     bad = Job("bad", SearchConfig(ssd=TINY, dataset_dir=str(tmp_path / "nowhere"), device="cpu"))
     with pytest.raises(InputError, match=r"bad: .*nowhere"):

@@ -12,6 +12,7 @@ from typing import Any
 from tunas.errors import InputError
 from tunas.files import check_writable, make_directory, write_text, writing_to
 from tunas.needs import need_packages
+from tunas.report.designs import design_sections, is_design, parts_of
 from tunas.report.exports import export_sections, exported_models
 from tunas.report.section import Figure, Section
 from tunas.report.sections import fit_sections, is_fit, is_run, run_sections
@@ -36,8 +37,8 @@ class Page:
 
 
 def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Writes the page about run directories, studies, exported models and fitted cost models, and its numbers under the
-    same name with `.json`.
+    """Writes the page about run directories, studies, designs, exported models and fitted cost models, and its numbers
+    under the same name with `.json`.
 
     Raises:
         InputError: where a path is none of these, or the page cannot be written, or plotly or jinja2 is not installed.
@@ -49,7 +50,7 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
         check_writable(each)
     if not paths:
         raise InputError("name at least one run directory, study, exported model or cost model to report on")
-    runs = [(str(path), _sections(Path(path))) for path in paths]
+    runs = [(str(part), _sections(part)) for path in paths for part in parts_of(Path(path))]
     page = Page(f"tunas: {', '.join(Path(name).name for name, _ in runs)}", runs, _side_by_side(runs))
     numbers = {name: {section.title: section.numbers for section in sections} for name, sections in runs}
     make_directory(out.parent)
@@ -60,6 +61,8 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
 
 
 def _sections(path: Path) -> list[Section]:
+    if is_design(path):
+        return design_sections(path)
     if is_study(path):
         return study_sections(path)
     if is_run(path):
@@ -69,8 +72,8 @@ def _sections(path: Path) -> list[Section]:
     if is_fit(path):
         return fit_sections(path)
     raise InputError(
-        f"{path} is no run directory, nor a study that has ended, nor an exported model, nor a cost model that `tunas "
-        f"fit` wrote"
+        f"{path} is no run directory, nor a study or design that has ended, nor an exported model, nor a cost model of "
+        f"`tunas fit`"
     )
 
 

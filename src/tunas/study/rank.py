@@ -253,8 +253,9 @@ def _trained_here(
     )
     model = load_cost_model(name, space, **open_task(told, directory).cost_arguments)
     target = float(targets[0]) if targets else median_cost(model, space)
-    drawn = random_architectures(space, model, target * (1 - WINDOW), target * (1 + WINDOW), random, seed)
-    entries = [Entry(f"{RANDOM}-{number}", RANDOM, found) for number, (found, _) in enumerate(drawn)]
+    drawn = random_architectures(space, model, target * (1 - WINDOW), target * (1 + WINDOW), 4 * random, seed)
+    different = list(dict.fromkeys(found for found, _ in drawn))[:random]
+    entries = [Entry(f"{RANDOM}-{number}", RANDOM, found) for number, found in enumerate(different)]
     jobs = training_jobs(config, entries)
     check_engine(workers, "local")
     run_jobs(jobs, make_directory(out), workers=workers, label="trainings")
