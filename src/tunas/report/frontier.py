@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunas.report.analyze import analyze
+from tunas.report.analyze import Finding, findings
 from tunas.report.section import Figure, Section
 from tunas.run.directory import RESULT, read_json_object
-from tunas.search.aims import places
-from tunas.space import Architecture, Space
+from tunas.search.places import params_by_target
 
 
 @dataclass(frozen=True)
@@ -20,90 +19,71 @@ class SearchTarget:
 
     Args:
         name: of several targets, this one's; empty where there is one.
-        place: what stands before the names of its scalars.
+        finding: what was found.
         params: of the search, as if for this target alone.
-        target, cost: in `unit`; None where cost does not count, or is not known yet.
-        architecture: None of a search for several targets that has not ended.
         quality: of the last sampled architectures, by shared weights; None where it is not known.
-        step: the last one that was done; None where that is not known.
     """
 
     name: str
-    place: str
+    finding: Finding
     params: dict[str, Any]
-    target: float | None
-    cost: float | None
-    unit: str
-    architecture: Architecture | None
     quality: float | None = None
-    step: int | None = None
 
-    def rows(self, steps: int) -> list[tuple[str, str]]:
+    @property
+    def aim(self) -> float | None:
+        """The cost to land on; None where cost does not count."""
+        value = self.params.get("rl_cost_model_target")
+        return value if isinstance(value, int | float) else None
+
+    def rows(self) -> list[tuple[str, str]]:
         """For a table of names and values."""
+        found = self.finding
         return [
-            ("architecture", self.architecture.text if self.architecture else "not known before the end"),
-            ("step", f"{self.step} of {steps or '?'}"),
-            ("cost", _with_unit(self.cost, self.unit)),
-            ("target", _with_unit(self.target, self.unit)),
+            ("architecture", found.architecture.text),
+            ("step", f"{found.step} of {self.params.get('steps', '?')}"),
+            ("cost", with_unit(found.cost, found.unit)),
+            ("target", with_unit(self.aim, found.unit)),
         ]
 
 
-def search_targets(directory: Path, params: dict[str, Any], space: Space) -> list[SearchTarget]:
+def search_targets(directory: Path, params: dict[str, Any]) -> list[SearchTarget]:
     """What the search in `directory` came to for each of its targets.
 
     Raises:
-        InputError: as `analyze`, of a search for one target.
+        InputError: as `findings`.
     """
-    targets = params.get("rl_cost_model_target")
-    if not isinstance(targets, list):
-        found = analyze(directory)
-        return [
-            SearchTarget("", "", params, targets, found.cost, found.unit, found.architecture, None, found.step),
-        ]
-    models = params.get("cost_model")
-    documents: list[dict[str, Any]] = []
-    if (directory / RESULT).is_file():
-        documents = read_json_object(directory / RESULT).get("targets", [])
-    units = params.get("cost_unit")
-    found_for = []
-    for number, (target, place) in enumerate(zip(targets, places(len(targets)), strict=True)):
-        model = models[number] if isinstance(models, list) else models
-        own = {**params, "rl_cost_model_target": target, "cost_model": model}
-        unit = str(units[number] if isinstance(units, list) else units or "")
-        document = documents[number] if number < len(documents) else {}
-        quality = next((value for name, value in document.items() if name.startswith("shared_weights_")), None)
-        named = (
-            _with_unit(target, unit) if not isinstance(models, list) else f"{Path(str(model)).stem} {target:g} {unit}"
-        )
-        found_for.append(
-            SearchTarget(
-                named,
-                place,
-                own,
-                target,
-                document.get("cost"),
-                str(document.get("unit", unit)),
-                space.architecture(str(document["indices"])) if document else None,
-                quality,
-            )
-        )
-    return found_for
+    found, told = findings(directory), params_by_target(params)
+    if len(found) == 1:
+        return [SearchTarget("", found[0], told[0])]
+    documents = read_json_object(directory / RESULT).get("targets", []) if (directory / RESULT).is_file() else []
+    qualities = [
+        next((value for name, value in document.items() if name.startswith("shared_weights_")), None)
+        for document in documents
+    ] or [None] * len(found)
+    return [
+        SearchTarget(f"{Path(each.device).stem} {with_unit(each.target, each.unit)}".strip(), each, own, quality)
+        for each, own, quality in zip(found, told, qualities, strict=True)
+    ]
 
 
 def frontier(targets: Sequence[SearchTarget]) -> Section:
     """Quality against cost of what was found for several targets, in a picture for each unit."""
     rows = []
     for target in targets:
-        assert target.target is not None and target.cost is not None and target.architecture is not None
-        off = f"{100 * (target.cost / target.target - 1):+.2f} %"
+        found, aim = target.finding, target.aim
+        off = f"{100 * (found.cost / aim - 1):+.2f} %" if aim and found.cost is not None else ""
         quality = "" if target.quality is None else f"{target.quality:.4f}"
-        rows.append((target.name, _with_unit(target.cost, target.unit), off, quality, target.architecture.text))
+        rows.append((target.name, with_unit(found.cost, found.unit), off, quality, found.architecture.text))
     figures = []
-    for unit in dict.fromkeys(target.unit for target in targets):
-        own = sorted((t for t in targets if t.unit == unit and t.quality is not None), key=lambda t: t.cost or 0.0)
-        points = {"x": [t.cost for t in own], "y": [t.quality for t in own], "text": [t.name for t in own]}
+    for unit in dict.fromkeys(target.finding.unit for target in targets):
+        own = [each for each in targets if each.finding.unit == unit and each.quality is not None]
+        own.sort(key=lambda each: each.finding.cost or 0.0)
+        points = {"x": [each.finding.cost for each in own], "y": [each.quality for each in own],
+                  "text": [each.name for each in own]}  # fmt: skip
         trace = {"type": "scatter", "mode": "lines+markers", **points}
-        figures.append(Figure(f"Frontier, {unit}", [trace], x=unit, y="held-out, shared weights", comparable=True))
+        if own:
+            name = f"Frontier, {unit}"
+            figures.append(Figure(name, [trace], x=unit, y="held-out, shared weights", comparable=True))
     header = ("target", "cost", "off target", "quality", "architecture")
     return Section(
         "The frontier",
@@ -115,5 +95,5 @@ def frontier(targets: Sequence[SearchTarget]) -> Section:
     )
 
 
-def _with_unit(value: float | None, unit: str) -> str:
+def with_unit(value: float | None, unit: str) -> str:
     return f"{value:.4g} {unit}" if isinstance(value, int | float) else ""

@@ -21,6 +21,7 @@ from tunas.report.section import Figure, Layer, Section
 from tunas.report.states import PATH_LOGITS
 from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.events import read_events
+from tunas.search.places import SCALARS
 from tunas.space import Architecture, Space, get_space
 from tunas.space.describe import HEADER, tower_rows
 
@@ -51,12 +52,12 @@ def _search_sections(
     directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
 ) -> list[Section]:
     space = space_of(directory, params)
-    targets = search_targets(directory, params, space)
+    targets = search_targets(directory, params)
     rows = _result_rows(directory)
     sections: list[Section] = []
     if len(targets) == 1:
-        rows = [*targets[0].rows(int(params.get("steps", 0))), *rows]
-    elif all(target.cost is not None for target in targets):
+        rows = [*targets[0].rows(), *rows]
+    else:
         sections = [frontier(targets)]
     curves = [
         _curve(scalars, "Quality of the sampled architectures", _of_each(targets, "validation_accuracy"), "held-out"),
@@ -76,9 +77,9 @@ def _search_sections(
         *rank_sections(directory),
     ]
     for target in targets:
-        own = [_heat_map(space, params, scalars, target.place)]
-        if target.architecture is not None:
-            own += _architecture_sections(target.architecture, target.params)
+        found = target.finding
+        own = [_heat_map(space, params, scalars, found.place)]
+        own += _architecture_sections(found.architecture, target.params)
         after = f" ({target.name})" if target.name else ""
         sections += [dataclasses.replace(section, title=section.title + after) for section in own]
     return sections
@@ -86,7 +87,7 @@ def _search_sections(
 
 def _of_each(targets: Sequence[SearchTarget], name: str) -> dict[str, str]:
     """Name of the curve -> its tag, for each target."""
-    return {target.name: f"rlcontroller/{target.place}{name}" for target in targets}
+    return {target.name: f"{SCALARS}{target.finding.place}{name}" for target in targets}
 
 
 def _training_sections(
@@ -143,10 +144,10 @@ def _curve(
 
 
 def _cost_curve(scalars: Mapping[int, Mapping[str, float]], targets: Sequence[SearchTarget]) -> Figure | None:
-    units = {target.unit for target in targets}
+    units = {target.finding.unit for target in targets}
     unit = units.pop() if len(units) == 1 else "cost"
     figure = _curve(scalars, "Cost of the sampled architectures", _of_each(targets, "estimated_cost"), unit)
-    aimed = [target.target for target in targets if target.target is not None]
+    aimed = [target.aim for target in targets if target.aim is not None]
     if figure is None or not aimed:
         return figure
     across = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "line": {"dash": "dash", "width": 1, "color": "gray"}}
