@@ -35,9 +35,10 @@ def run(config: ReleasedConfig) -> None:
     if config.out is not None:
         check_out(config.out)
     found = summaries(*config.files)
-    table = Table(  # fits 80 columns
-        "space", "kind", "rows", "ms", "off by, ms", "mean", "best", "rank corr."
-    )
+    table = Table()  # fits 80 columns
+    table.add_column("space", overflow="fold")
+    for name in ("kind", "rows", "ms", "off by, ms", "mean", "best", "rank corr."):
+        table.add_column(name)
     for summary in found:
         times = [row.time for row in summary.rows]
         accuracies = summary.accuracies

@@ -1,0 +1,123 @@
+"""When should the controller of a short search decide, if the shared weights rank better the longer they learn?
+
+    python benchmarks/moving_ranking.py [--seeds 10] [--steps 1875] [--from 0.2 --to 0.7] [--settings default late …]
+
+No network is trained. Each seed makes up two qualities of the architectures of `search_vs_random.py`'s space, both with
+pairs of choices that depend on each other: what an architecture is worth alone, and what the shared weights see of it
+wrongly, all through the search. What the controller is shown is a mixture whose correlation with the former grows over
+the steps from `--from` to `--to`, with the noise of 512 images; equally expensive architectures differ by 2 points.
+Printed is which part of those of 20,000 random architectures that cost what the target is (within 2 %) a result beats
+in what it is worth alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+import tunas
+from tunas.cost.catalog import load_cost_model
+from tunas.search.config import PUBLISHED_STEPS, SearchConfig, SearchPlan, plan_search
+from tunas.search.controller import Controller
+from tunas.search.schedule import RL_LEARNING_RATE, rl_learning_rate, warmup_probability
+from tunas.space import Space
+
+TRAIN_IMAGES, BATCH, REPLICAS, IMAGES = 40_000, 512, 4, 512
+WINDOW, POPULATION, PAIRS = 0.02, 20_000, 60
+SPREAD = 0.02
+"""Standard deviation of the accuracies of equally expensive architectures."""
+BATCH_NOISE = 0.01
+"""Of a step's images, the same for all architectures."""
+
+
+def settings(steps: int) -> dict[str, SearchConfig]:
+    """By name: the defaults; the controller begins after half of the steps; its rate is lowered to what moves logits
+    at random no farther than in the published run; both."""
+    plain = SearchConfig(train_batch_size=BATCH, replicas=REPLICAS, epochs=(steps + 0.5) * BATCH / TRAIN_IMAGES)
+    slow = {"rl_learning_rate": RL_LEARNING_RATE * 4096 / BATCH * math.sqrt(PUBLISHED_STEPS / steps)}
+    late = {"rl_delay_steps_fraction": 0.5}
+    changed = {"default": {}, "late": late, "slow": slow, "late_slow": late | slow}
+    return {name: dataclasses.replace(plain, **changes) for name, changes in changed.items()}
+
+
+def hot(space: Space, indices: np.ndarray) -> np.ndarray:
+    """`[N, sum of sizes]`: 1 for each choice taken by a OneOf that is in use; of all at once the first."""
+    taken = np.where(indices < 0, 0, indices)
+    active = np.ones(taken.shape, bool)
+    for position in reversed(range(space.num_choices)):  # a parent comes after its children
+        point = space.points[position]
+        if point.parent is not None:
+            active[:, position] = active[:, point.parent] & (taken[:, point.parent] == point.parent_choice)
+    columns = [active[:, [p]] & (taken[:, [p]] == np.arange(size)) for p, size in enumerate(space.sizes)]
+    return np.concatenate(columns, axis=1).astype(float)
+
+
+def made_up(rng: np.random.Generator, equal: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A quality of rows of `hot`, standardised over the rows `equal`."""
+    width = equal.shape[1]
+    weights, pairs, together = rng.normal(size=width), rng.integers(0, width, (PAIRS, 2)), rng.normal(size=PAIRS)
+
+    def raw(rows: np.ndarray) -> np.ndarray:
+        return np.asarray(rows @ weights + (rows[:, pairs[:, 0]] * rows[:, pairs[:, 1]]) @ together)
+
+    mean, spread = raw(equal).mean(), raw(equal).std()
+    return lambda rows: (raw(rows) - mean) / spread
+
+
+def beaten(space: Space, plan: SearchPlan, seed: int, first: float, last: float) -> float:
+    """Part of the equally expensive architectures that one search's result beats."""
+    costs = load_cost_model("macs", space, image_size=48, num_classes=10)
+    drawn = space.sample(np.random.default_rng([seed, 0]), POPULATION)
+    prices = costs.estimate(drawn)
+    target = float(np.median(prices))
+    equal = hot(space, drawn[np.abs(prices / target - 1) <= WINDOW])
+    rng = np.random.default_rng([seed, 1])
+    alone, wrong = made_up(rng, equal), made_up(rng, equal)
+    controller = Controller(space, momentum=plan.rl_baseline_momentum, beta2=plan.rl_adam_beta2)
+    for step in range(plan.unmeasured_steps, plan.steps):
+        warmups = (
+            warmup_probability(step, plan.increase_ops_steps),
+            warmup_probability(step, plan.increase_filters_steps),
+        )
+        samples = controller.sample(rng, REPLICAS, *warmups)
+        rows, part = hot(space, samples.indices), step / plan.steps
+        right = first + (last - first) * part
+        seen = right * alone(rows) + math.sqrt(1 - right**2) * wrong(rows)
+        accuracy = np.clip(0.3 + 0.55 * min(1.0, 1.6 * part) + SPREAD * seen, 0.05, 0.99)
+        noise = np.sqrt(accuracy * (1 - accuracy) / IMAGES) * rng.normal(size=REPLICAS) + BATCH_NOISE * rng.normal()
+        rate = rl_learning_rate(plan.rl_learning_rate, step, plan.steps, plan.rl_delay_steps, plan.rl_growth)
+        gradient = controller.cost_gradient(
+            rng,
+            plan.num_cost_samples,
+            lambda indices: plan.rl_cost_model_exponent * np.abs(costs.estimate(indices) / target - 1),
+            *warmups,
+        )
+        controller.update(samples, accuracy + noise, rate, cost_gradient=gradient)
+    found = controller.likeliest_within(costs.estimate, target, WINDOW)
+    return float((alone(equal) < alone(hot(space, np.array([found.indices])))[0]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=1875)
+    parser.add_argument("--from", type=float, default=0.2, dest="first", help="correlation at the start")
+    parser.add_argument("--to", type=float, default=0.7, dest="last", help="correlation at the end")
+    parser.add_argument("--settings", nargs="+", default=["default", "late", "slow", "late_slow"])
+    options = parser.parse_args()
+    space = tunas.get_space(f"{Path(__file__).with_name('search_vs_random.py')}:space")
+    print("| setting | beats, mean | lowest | above 75 % |\n| --- | --- | --- | --- |")
+    for name in options.settings:
+        plan = plan_search(settings(options.steps)[name], TRAIN_IMAGES, digits=False, on_cuda=False)
+        parts = [beaten(space, plan, seed, options.first, options.last) for seed in range(options.seeds)]
+        above = sum(part > 0.75 for part in parts)
+        print(f"| {name} | {np.mean(parts):.0%} | {min(parts):.0%} | {above} of {len(parts)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
