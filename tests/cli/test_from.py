@@ -8,11 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 
+import tunas
 from jobs import TINY
 from tunas.cli import COMMANDS, imported, main
 from tunas.cli.flags import parsed
+from tunas.data import DataConfig, open_data
+from tunas.data.images import normalize
 from tunas.errors import InputError
 
 SMALL = "--epochs=3 --device=cpu --num_workers=0"
@@ -74,6 +79,20 @@ def test_the_printed_training_reads_the_folder_that_was_searched_on(printed: str
     weights = config_of(f"tunas export --from={tmp_path} --out=x --checkpoint=w.safetensors")
     assert (weights.ssd, weights.indices, weights.dataset_dir) == (TINY, found, str(folder))
     assert (weights.padding, weights.image_size, weights.checkpoint_dir) == ("same", 16, None)
+
+
+def test_a_network_that_is_loaded_pads_as_it_was_trained(printed: str, folder: Path, tmp_path: Path) -> None:
+    told = f"--from='{folder.parent}/search' --indices=1:1:1:1:1:1:0:1 --checkpoint_dir={tmp_path} {SMALL}"
+    said(f"train {told}")
+    data = open_data(DataConfig(dataset_dir=str(folder), image_size=16, valid_fraction=0.25, num_workers=0))
+    ((images, labels),) = data.once("valid", 100)
+    network = tunas.load_network(tmp_path)
+    symmetric = tunas.build_network(tunas.get_space(TINY).architecture("1:1:1:1:1:1:0:1"), 2)
+    symmetric.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        losses = [float(F.cross_entropy(one(normalize(images)), labels)) for one in (network, symmetric.eval())]
+    expected = json.loads((tmp_path / "result.json").read_text())["loss"]
+    assert losses[0] == pytest.approx(expected, rel=1e-4) and losses[1] != pytest.approx(expected, rel=1e-3)
 
 
 def test_what_is_given_wins_even_where_it_is_the_default(printed: str, folder: Path) -> None:

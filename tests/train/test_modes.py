@@ -117,6 +117,18 @@ def test_an_evaluation_may_repeat_what_its_run_was_told_and_nothing_else(folder:
         tunas.train(config(folder, mode="eval", epochs=2))
 
 
+def test_weights_of_a_run_are_not_scored_on_other_classes(folder: Path) -> None:
+    tunas.train(config(folder, mode="train"))
+    weights = max((folder.parent / "run").glob("checkpoint-*"))
+    (folder / "train/b").rename(folder / "train/c")
+    scored = {"mode": "eval", "checkpoint": str(weights), "checkpoint_dir": str(folder.parent / "scored")}
+    settings = {**scored, "epochs": None, "train_batch_size": None}
+    with pytest.raises(InputError, match=r"class 1 was 'b' and is now 'c' \(2 classes then, 2 now\)"):
+        tunas.train(config(folder, **settings))
+    (folder / "train/c").rename(folder / "train/b")
+    assert tunas.train(config(folder, **settings)).evaluation.examples > 0
+
+
 def test_what_does_not_change_what_was_computed_may_change(folder: Path) -> None:
     tunas.train(config(folder))
     moved = folder.parent / "moved"
