@@ -60,6 +60,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise InputError(f"cannot write {path}: {above} is no directory")
     if not os.access(above, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {path}: no permission to write in {above}")
+    try:
+        with tempfile.TemporaryFile(dir=above):  # root has every permission, also where nothing can be written
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error} in {above}") from None
 
 
 def make_directory(path: str | os.PathLike[str]) -> Path:

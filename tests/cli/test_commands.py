@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import tunas
 from tunas.cli import COMMANDS, main
+from tunas.cli.flags import parsed
 
 EXAMPLE_84_MS = (
     "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:0:0:0:0:1:0:"
@@ -301,3 +303,26 @@ def test_other_parameters_are_refused_with_the_differences(
     error = capsys.readouterr().err
     assert "seed was 0 and is now 7" in error and "recipe.momentum was 0.9 and is now 0.5" in error
     assert main([*words, "--num_workers=1"]) == 0
+
+
+def test_what_is_measured_next_is_enough_for_a_fit(tmp_path: Path) -> None:
+    from jobs import TINY as SPACE
+    from tunas.cli.measure import next_line
+    from tunas.cost.measure import MeasureConfig
+
+    config = MeasureConfig(SPACE, out=f"{tmp_path}/a b.csv", image_size=32, num_architectures=4, rounds=3)
+    assert next_line(config, 40) == f"next: tunas fit '--samples={tmp_path}/a b.csv' --ssd={SPACE} --out=my_device.json"
+    line = next_line(config, 4)
+    words = shlex.split(line.removeprefix("next: tunas measure ").partition("  # ")[0])
+    again = parsed(MeasureConfig, words, "tunas measure")
+    assert again.num_architectures >= 20 and (again.rounds, again.image_size, again.out) == (3, 32, config.out)
+
+
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tunas.study.sample.random_architectures", lambda *arguments: pytest.fail("it samples"))
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "samples.json", Path("/proc/nothing/samples.json"), tmp_path):
+        assert main(["sample", f"--output={place}"]) == 2
+        assert f"cannot write {place}" in capsys.readouterr().err
