@@ -24,12 +24,15 @@ from torch import Tensor, nn
 
 from tunas.errors import InputError
 from tunas.nn.cuda_depthwise import depthwise_at_once
+from tunas.nn.depthwise import depthwise_conv, reach
 
 BN_EPSILON = 1e-3
 """docs/algorithm.md#search-spaces."""
 BN_MOMENTUM = 0.01
 """Keras' 0.99 in torch's sense (docs/algorithm.md#search-spaces)."""
 EMBEDDING_STD = 0.02
+ROWS_OF_A_PRODUCT = 2**14
+"""Places of all images together."""
 TRUNCATED_NORMAL_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
 
@@ -116,13 +119,16 @@ class Sliceable(nn.Module):
         if self._leaves is None:
             return parameter[tuple(slice(size) for size in sizes)]
         leaf = self._leaves.get((name, sizes))
-        if leaf is None:
-            region = tuple(slice(size) for size in sizes)
-            leaf = parameter.detach()[region].requires_grad_(parameter.requires_grad)
-            if parameter.grad is not None:
-                leaf.grad = parameter.grad[region]
-            leaf = self._leaves.setdefault((name, sizes), leaf)  # another thread may have been faster
-        return leaf
+        return self._leaf(name, sizes, tuple(slice(size) for size in sizes)) if leaf is None else leaf
+
+    def _leaf(self, name: str, key: tuple[int, ...], region: tuple[slice, ...]) -> Tensor:
+        """Keeps a part of a parameter as a leaf whose gradient is the same part of the parameter's."""
+        parameter: Tensor = getattr(self, name)
+        leaf = parameter.detach()[region].requires_grad_(parameter.requires_grad)
+        if parameter.grad is not None:
+            leaf.grad = parameter.grad[region]
+        assert self._leaves is not None
+        return self._leaves.setdefault((name, key), leaf)  # another thread may have been faster
 
 
 def kernel_used(kernel: Tensor) -> None:
@@ -138,6 +144,18 @@ def _same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         pads += [total // 2, total - total // 2]
     return F.pad(x, pads) if any(pads) else x
+
+
+def _is_faster_as_product(x: Tensor) -> bool:
+    """Whether a 1×1 convolution of `x` is best a product of matrices: 1.2 to 3 times as fast on a processor while the
+    maps are small, because it needs neither a copy of a slice in another layout nor code made for its shape."""
+    images, _, height, width = x.shape
+    return (
+        x.device.type == "cpu"
+        and images * height * width <= ROWS_OF_A_PRODUCT
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+    )
 
 
 class Conv2d(Sliceable, nn.Conv2d):
@@ -160,10 +178,11 @@ class Conv2d(Sliceable, nn.Conv2d):
         weight = self._leading("weight", width, shape_of(x)[1])
         bias = None if self.bias is None else self._leading("bias", width)
         kernel_used(weight)
-        if self.kernel_size == (1, 1) == shape_of(x)[2:] and not torch.jit.is_tracing():
-            return F.linear(x.flatten(1), weight.flatten(1), bias)[
-                :, :, None, None
-            ]  # 2 to 3 times faster on CPU; needs no copy of a slice
+        if self.kernel_size == (1, 1) and not torch.jit.is_tracing():
+            if shape_of(x)[2:] == (1, 1):
+                return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+            if self.stride == (1, 1) and _is_faster_as_product(x):
+                return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         if self.same:
             x = _same_padded(x, self.kernel_size[0], self.stride[0])
         return F.conv2d(x, weight, bias, self.stride, self.padding)
@@ -190,11 +209,32 @@ class DepthwiseConv2d(Sliceable, nn.Conv2d):
         channels = shape_of(x)[1]
         weight = self._leading("weight", channels)
         kernel_used(weight)
-        if self.same:
-            x = _same_padded(x, self.kernel_size[0], self.stride[0])
         if self.at_once:
-            return depthwise_at_once(x, weight, self.stride, self.padding)
-        return F.conv2d(x, weight, None, self.stride, self.padding, 1, channels)
+            return depthwise_at_once(self._padded(x), weight, self.stride, self.padding)
+        if x.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return F.conv2d(self._padded(x), weight, None, self.stride, self.padding, 1, channels)
+        size = max(x.shape[2:])
+        if self.same or size > self.kernel_size[0] // 2:
+            return depthwise_conv(self._padded(x), weight, self.stride[0], int(self.padding[0]))
+        reached = reach(self.kernel_size[0], size)
+        middle = self._middle(weight, reached)
+        if reached == 0:
+            return x * middle.reshape(1, -1, 1, 1)
+        return depthwise_conv(x, middle, self.stride[0], reached)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        return _same_padded(x, self.kernel_size[0], self.stride[0]) if self.same else x
+
+    def _middle(self, weight: Tensor, reached: int) -> Tensor:
+        """The taps of a (slice of the) kernel that a map meets which is smaller than the kernel reaches."""
+        channels, start = weight.shape[0], self.kernel_size[0] // 2 - reached
+        inside = slice(start, start + 2 * reached + 1)
+        region = (slice(channels), slice(1), inside, inside)
+        if self._leaves is None:
+            return weight[region]
+        key = (channels, start)
+        leaf = self._leaves.get(("weight", key))
+        return self._leaf("weight", key, region) if leaf is None else leaf
 
 
 class _BatchNorm(Sliceable):

@@ -23,6 +23,7 @@ from tunas.flags import as_told
 from tunas.nn.cuda_depthwise import is_long
 from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
+from tunas.primitives import keep_primitives
 from tunas.recipe.choose import Recipe
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
@@ -297,6 +298,7 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
     if config.accuracy_model is not None:
         return simulated_search(config, config.accuracy_model, task)
     keep_freed_memory()
+    keep_primitives()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         if not space.num_choices:

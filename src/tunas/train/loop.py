@@ -26,6 +26,7 @@ from tunas.files import make_directory
 from tunas.nn import Network, build_network
 from tunas.nn.ops import BatchNorm1d, BatchNorm2d
 from tunas.nn.timm_weights import options_of_training
+from tunas.primitives import keep_primitives
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import opened_lesson
@@ -99,6 +100,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
     """
     check_trackers(config.log_to)
     keep_freed_memory()
+    keep_primitives()
     with joined_world(config.device) as world:
         space = get_space(config.ssd)
         architecture = _architecture(space, config)
