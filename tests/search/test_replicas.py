@@ -66,14 +66,20 @@ def test_what_a_replica_raises_is_raised():
 
 
 @pytest.mark.parametrize(
-    ("kind", "replicas", "wanted", "alike", "count"),
+    ("kind", "replicas", "wanted", "alike", "numbers", "count"),
     [
-        ("cpu", 4, 2, True, 2),
-        ("cpu", 1, None, True, 1),
-        ("cpu", 2, 8, True, 2),
-        ("cpu", 4, 2, False, 1),
-        ("cuda", 4, 2, True, 1),
+        ("cpu", 4, 2, True, 1, 2),
+        ("cpu", 1, None, True, 1, 1),
+        ("cpu", 2, 8, True, 1, 2),
+        ("cpu", 4, 2, False, 1, 1),
+        ("cuda", 4, 2, True, 1, 1),
+        ("cpu", 4, None, True, 16 * 3 * 32**2, 3),
+        ("cpu", 4, None, True, 16 * 3 * 224**2, 1),
+        ("cpu", 4, 2, True, 16 * 3 * 224**2, 2),
     ],
 )
-def test_lanes_are_for_processors_and_for_replicas_that_are_alike_anywhere(kind, replicas, wanted, alike, count):
-    assert lanes_for(replicas, torch.device(kind), wanted=wanted, alike=alike).count == count
+def test_lanes_are_for_small_replicas_on_processors_that_are_alike_anywhere(
+    kind, replicas, wanted, alike, numbers, count, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert lanes_for(replicas, torch.device(kind), wanted=wanted, alike=alike, numbers=numbers).count == count

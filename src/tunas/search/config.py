@@ -180,7 +180,8 @@ class SearchConfig(TaskConfig, RecipeConfig):
 
     parallel_replicas: int | None = None
     """Replicas that run at the same time, on a processor: each takes memory for its activations, and the result is the
-    same for any number. As many as the processor has threads where left out."""
+    same for any number. Where left out, as many as the processor has threads, but one where a replica's images are many
+    or large."""
 
     rematerialize: bool = False
     """Recompute each layer in the backward pass: less memory, more time, same result."""

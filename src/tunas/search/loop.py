@@ -59,6 +59,7 @@ from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.search.simulate import simulated_search
 from tunas.space import Space, Tower, get_space, structure_to_json
+from tunas.space.layers import IMAGE_CHANNELS
 from tunas.task.batches import as_float, piece
 from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
@@ -105,7 +106,8 @@ class Search:
         local = plan.replicas // world.size
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
         alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
-        self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike)
+        numbers = plan.share * IMAGE_CHANNELS * task.cost_arguments["image_size"] ** 2 if alike else 0
+        self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike, numbers=numbers)
 
     def step(self, step: int, train: list[Batch], valid: list[Batch] | None) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.

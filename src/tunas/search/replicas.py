@@ -22,6 +22,9 @@ from tunas.nn.ops import UsedKernels
 T = TypeVar("T")
 R = TypeVar("R")
 
+LARGE_REPLICA = 2**20
+"""Numbers: about 7 images of 224 pixels, or 341 of 32."""
+
 
 class Lanes:
     """Threads, each of which works on one replica at a time.
@@ -48,16 +51,21 @@ class Lanes:
         return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
 
 
-def lanes_for(replicas: int, device: torch.device, *, wanted: int | None, alike: bool) -> Lanes:
+def lanes_for(replicas: int, device: torch.device, *, wanted: int | None, alike: bool, numbers: int = 0) -> Lanes:
     """As many lanes as pay: on a processor one for each of its threads, elsewhere one.
+
+    Large replicas go one after the other, each in all threads: their operations are long enough for these, and several
+    at once would need the memory of several.
 
     Args:
         replicas: of this process in a step.
         wanted: a number of lanes to take instead.
         alike: whether a replica computes the same in any thread, drawing no random numbers.
+        numbers: that the inputs of a replica consist of.
     """
     threads = torch.get_num_threads()
-    count = min(replicas, wanted or threads) if device.type == "cpu" and alike else 1
+    most = wanted or (threads if numbers <= LARGE_REPLICA else 1)
+    count = min(replicas, most) if device.type == "cpu" and alike else 1
     return Lanes(count, max(1, threads // count))
 
 
