@@ -219,7 +219,7 @@ class DepthwiseConv2d(Sliceable, nn.Conv2d):
         reached = reach(self.kernel_size[0], size)
         middle = self._middle(weight, reached)
         if reached == 0:
-            return x * middle.reshape(1, -1, 1, 1)
+            return x * middle.reshape(1, -1, 1, 1).to(x.dtype)
         return depthwise_conv(x, middle, self.stride[0], reached)
 
     def _padded(self, x: Tensor) -> Tensor:
