@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import opened
 from rendered import Picture, Rendered, write_folder
 
+from conftest import opened
 from jobs import Program
 from tunas.data import DataConfig, open_data
 from tunas.data.pixel_cache import DamagedCacheError, PixelCache
