@@ -124,7 +124,7 @@ def _result_rows(directory: Path) -> list[tuple[str, str]]:
     return [
         (name.replace("_", " "), f"{value:.5g}" if isinstance(value, float) else str(value))
         for name, value in read_json_object(directory / RESULT).items()
-        if isinstance(value, int | float | str) and name not in ("ssd", "cost", "target", "unit")
+        if isinstance(value, int | float | str) and name not in ("ssd", "cost", "target", "unit", "checksum")
     ]
 
 
