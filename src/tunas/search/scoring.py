@@ -12,24 +12,34 @@ from tunas.run.session import ended
 from tunas.search.aims import Aim
 
 
-def held_out_quality(search: Any, aim: Aim) -> float:
-    """Mean quality of a target's most likely architecture over the held-out examples.
+def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
+    """Mean quality, for each target, of its most likely architecture over the held-out examples.
 
     Batch statistics are those of `valid_share` examples in random order, as when a sampled architecture is measured.
     The order is the same each time; what is left of the split after its last whole batch is not counted.
 
     Args:
         search: a `tunas.search.loop.Search`, in every process.
+        each_whole: measure every target's on all examples, not on those of its own replicas: so many times the work.
     """
+    likeliest = [np.asarray(aim.controller.most_likely().indices) for aim in search.aims]
+    if each_whole:
+        return [float(_by_replica(search, [one]).mean()) for one in likeliest]
+    found = _by_replica(search, likeliest)
+    return [float(found[number :: len(likeliest)].mean()) for number in range(len(likeliest))]
+
+
+def _by_replica(search: Any, architectures: list[np.ndarray]) -> torch.Tensor:
+    """`[replicas, batches]`: qualities of architectures that are dealt to the replicas in turn."""
     plan, task, world = search.plan, search.task, search.world
-    indices = np.tile(np.asarray(aim.controller.most_likely().indices), (plan.replicas, 1))
+    indices = np.stack([architectures[replica % len(architectures)] for replica in range(plan.replicas)])
     batch = plan.valid_share * plan.replicas
     shard = (world.rank, world.size)
     stream = task.share_stream("valid", batch, len(search.local_replicas), seed=search.config.seed, shard=shard)
     with ended(stream):
         count = max(1, task.size("valid") // batch)
         qualities = [search.qualities(indices, next(stream), plan.valid_share) for _ in range(count)]
-    return float(world.gather(torch.cat(qualities)).cpu().double().mean())
+    return world.gather(torch.stack(qualities, 1)).cpu().double()
 
 
 class Scoring:
@@ -58,13 +68,14 @@ class Scoring:
             "step": done,
             "train_loss": scalars["model/loss"],
         }
-        rows = [self._row(aim, place, scalars) for aim in search.aims]
+        qualities = held_out_qualities(search, each_whole=done == plan.steps)
+        rows = [self._row(aim, quality, place, scalars) for aim, quality in zip(search.aims, qualities, strict=True)]
         self.rows = [*(old for old in self.rows if old["step"] != done), *rows]
         search.world.from_main(lambda: write_summary(self.directory, self.rows))
         names = (f"eval/{aim.place}{search.task.quality_name}" for aim in search.aims)
         return dict(zip(names, (row[self.name] for row in rows), strict=True))
 
-    def _row(self, aim: Aim, place: Row, scalars: dict[str, float]) -> Row:
+    def _row(self, aim: Aim, quality: float, place: Row, scalars: dict[str, float]) -> Row:
         """A target's row of `summary.csv`."""
         architecture = aim.controller.most_likely()
         reward = aim.scalar(scalars, "reward")
@@ -74,7 +85,7 @@ class Scoring:
             "reward": "" if reward is None else reward,  # none where nothing was measured
             "entropy": aim.scalar(scalars, "entropy"),
             "cost": aim.objective.cost_of(architecture),
-            self.name: held_out_quality(self.search, aim),
+            self.name: quality,
             "indices": architecture.text,
         }
 
