@@ -12,6 +12,7 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 import tunas
 from jobs import SEARCH, TINY, TRAIN, Job, finished
 from tunas.errors import InputError
+from tunas.export.source import network_of
 from tunas.nn.timm_weights import from_timm
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.space import get_space
@@ -138,6 +139,10 @@ def test_a_classifier_for_other_classes_is_replaced_and_said_and_the_network_sta
         expected = torch.nn.functional.hardswish(theirs.conv_head(theirs.global_pool(theirs.forward_features(images))))
         found = ours.tower(images)[0]
     assert torch.allclose(found.flatten(1), expected.flatten(1), atol=1e-4)
+    params = json.loads((tmp_path / "run" / "params.json").read_text())
+    exported, _ = network_of(params, trained_weights(tmp_path / "run").tensors, 10)
+    with torch.no_grad():
+        assert torch.equal(exported(images), tunas.load_network(tmp_path / "run")(images))
 
 
 @pytest.mark.parametrize(
