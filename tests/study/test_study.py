@@ -123,6 +123,9 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
         ({"train": ("epochs=many",)}, "a value is none of its flag's type"),
         ({"min_cost": None}, "--min_cost and --max_cost"),
         ({"min_cost": 9000.0}, "min_cost must be above 0 and below max_cost"),
+        ({"search": ("epochs=-1",)}, "epochs must be a positive number, not -1"),
+        ({"train": ("epochs=-1",)}, "epochs must be a positive number, not -1"),
+        ({"train": ("epochs=0.001",)}, "are less than one batch"),
         ({"random": 0}, "random must be a positive number"),
         ({"repeats": 0}, "repeats must be a positive number"),
         ({"workers": 0}, "workers must be at least 1"),
@@ -164,6 +167,15 @@ def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path):
     bad = Job("bad", SearchConfig(ssd=TINY, dataset_dir=str(tmp_path / "nowhere"), device="cpu"))
     with pytest.raises(InputError, match=r"bad: .*nowhere"):
         run_jobs([bad, Job("good", training(0))], tmp_path / "jobs", workers=2)
+
+
+def test_what_was_done_with_other_settings_is_not_taken_for_it(tmp_path):
+    told = training(0, augment="none")
+    run_jobs([Job("a", told)], tmp_path)
+    run_jobs([Job("a", told)], tmp_path)
+    other = training(0, augment="none", base_learning_rate=0.5)
+    with pytest.raises(InputError, match=r"done with other settings .base_learning_rate was None and is now 0.5."):
+        run_jobs([Job("a", other)], tmp_path)
 
 
 def test_a_job_that_fails_is_tried_three_times_and_the_others_go_on(tmp_path, monkeypatch):

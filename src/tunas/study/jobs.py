@@ -19,9 +19,11 @@ from typing import Any
 
 from tunas.errors import DivergedError, InputError, InUseError
 from tunas.files import make_directory, write_text, writing_to
+from tunas.flags import given
 from tunas.needs import need_packages
-from tunas.run.directory import RESULT, read_json_object
+from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.session import Stopped
+from tunas.run.settings import Kind, changes, in_words
 from tunas.search.config import SearchConfig
 from tunas.study.config import Engine
 from tunas.task import Task
@@ -74,6 +76,8 @@ def run_jobs(
         DivergedError: naming the jobs that failed three times; all others are done then.
     """
     check_engine(workers, engine)
+    for job in jobs:
+        check_told(job.config, directory / job.name)
     waiting = [job for job in jobs if not is_done(directory / job.name)]
     if done := len(jobs) - len(waiting):
         print(f"{label}: {done} of {len(jobs)} are done already", file=sys.stderr)
@@ -101,6 +105,23 @@ def check_engine(workers: int, engine: Engine) -> None:
         raise InputError(f"workers must be at least 1, not {workers}")
     if engine == "ray":
         need_packages("--engine=ray", "ray", install="tunas-torch[ray]")
+
+
+def check_told(config: Any, directory: Path) -> None:
+    """Refuses to take what a job came to for what another one would, where it was told something else.
+
+    Raises:
+        InputError: naming the settings.
+    """
+    if not is_done(directory) or not (directory / PARAMS).is_file():
+        return
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in given(config).items()}
+    told = {name: value for name, value in told.items() if name != "rl_learning_rate"}  # kept for the run's own batch
+    kept = read_params(directory)
+    if other := changes({name: kept.get(name) for name in told}, told, Kind.IDENTITY):
+        raise InputError(
+            f"{directory} was done with other settings ({in_words(other)}); name another directory, or give the same"
+        )
 
 
 def is_done(directory: Path) -> bool:

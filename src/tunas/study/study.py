@@ -19,7 +19,7 @@ from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError, check_positive
 from tunas.files import make_directory, write_text, writing_to
 from tunas.run.directory import RESULT, read_json_object
-from tunas.search.config import SearchConfig
+from tunas.search.config import SearchConfig, plan_search
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 from tunas.study.config import ABLATIONS, StudyConfig
@@ -27,8 +27,9 @@ from tunas.study.flags import with_flags
 from tunas.study.jobs import Job, check_engine, run_jobs, seconds_of
 from tunas.study.released import COLUMNS
 from tunas.study.sample import WINDOW, random_architectures
+from tunas.task import Task
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
+from tunas.train.config import TrainConfig, plan_training, splits
 
 STUDY = "study.json"
 RANDOM_CSV, SEARCHED_CSV = "random_architectures.csv", "searched_architectures.csv"
@@ -92,7 +93,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     drawn = random_architectures(space, model, low, high, config.random, config.seed)
     entries = [Entry(f"random-{number}", RANDOM, found) for number, (found, _) in enumerate(drawn)]
     searches = search_jobs(config, low, high)
-    training_jobs(config, entries[:1])  # refuses wrong flags before the first search
+    check_plans([*searches, *training_jobs(config, entries[:1])], task)
     run_jobs(searches, out, workers=config.workers, engine=config.engine, label="searches")
     entries += [winner(out, job, space) for job in searches]
     jobs = training_jobs(config, entries)
@@ -104,6 +105,19 @@ def study(config: StudyConfig) -> dict[str, Any]:
         write_rows(out / SEARCHED_CSV, config, [row for row in rows if row.kind != RANDOM], model.unit)
         write_text(out / STUDY, json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def check_plans(jobs: Sequence[Job], task: Task) -> None:
+    """Refuses what one of the runs would refuse, before the first of them.
+
+    Raises:
+        InputError: where a setting is out of range or settings do not fit each other.
+    """
+    for job in jobs:
+        if isinstance(job.config, SearchConfig):
+            plan_search(job.config, task.size("train"), digits=task.name == "digits", on_cuda=False)
+        else:
+            plan_training(job.config, task.size(splits(job.config)[0]))
 
 
 def cost_range(config: StudyConfig, space: Space) -> tuple[float, float]:
