@@ -78,9 +78,9 @@ def patiently(work: Callable[[], R]) -> R:
     except OSError as error:
         if not may_pass(error):
             raise
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
-    waiting = wait_exponential_jitter(initial=FIRST_WAIT, max=30 * FIRST_WAIT, jitter=FIRST_WAIT)
+    waiting = wait_exponential(multiplier=FIRST_WAIT, max=30 * FIRST_WAIT) + wait_random(0, FIRST_WAIT)
     time.sleep(FIRST_WAIT / 2)
     retrying = Retrying(
         stop=stop_after_attempt(TRIES - 1),
