@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
     words = [
         *SEARCH,
         f"--dataset-dir={root / 'images'}",
-        "--epochs=6",
+        "--epochs=3",
         "--train-batch-size=16",
         "--log-every=1",
         "--checkpoint-every=3",
