@@ -13,7 +13,7 @@ $(VENV)/installed: pyproject.toml
 install: $(VENV)/installed
 
 quickstart: install
-	$(VENV)/bin/tunas quickstart
+	$(VENV)/bin/tunas design --cost_model=pixel1 --latency=84 --random=3 --out=runs/quickstart
 
 test: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal  # a thread each: more would take the cores from each other
@@ -38,7 +38,7 @@ wheel: install  # into dist/; installed alone beside the dependencies, it runs t
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(VENV)-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
 	$(VENV)-wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
-	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/tiny_space.py:tiny --cost_model=params --train_epochs=1 --random=1
+	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/tiny_space.py:tiny --cost_model=params --train=epochs=1 --random=1
 	rm -rf $(VENV)-wheel
 
 bench: install

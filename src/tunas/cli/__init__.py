@@ -46,9 +46,7 @@ COMMANDS = {
     ),
     "predict": Command("the class of images, by a training or an export", "tunas.export.predict_config:PredictConfig"),
     "design": Command("from a dataset and a device to a checked file", "tunas.design.config:DesignConfig"),
-    "quickstart": Command(
-        "the whole way on the embedded digits: search, train, compare", "tunas.cli.quickstart:QuickstartConfig"
-    ),
+    "quickstart": Command("a design on the embedded digits, in minutes", "tunas.cli.quickstart:QuickstartConfig"),
     "study": Command("searched against random architectures, all trained alike", "tunas.study.config:StudyConfig"),
     "rank": Command(
         "is the ranking by shared weights real: against stand-alone trainings", "tunas.cli.rank:RankConfig"

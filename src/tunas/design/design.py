@@ -28,7 +28,7 @@ from tunas.design.sizes import (
     search_epochs,
     train_epochs,
 )
-from tunas.design.way import Way, runtime_of
+from tunas.design.way import CACHE, Way, runtime_of
 from tunas.errors import InputError
 from tunas.export.config import ExportConfig
 from tunas.export.export import exportable
@@ -112,7 +112,8 @@ def _opened(config: DesignConfig, out: Path, given: Task | None, began: float) -
 
 
 def _cache(config: DesignConfig, out: Path) -> str | None:
-    return None if config.dataset_dir is None else str(out / "cache")
+    """Where decoded images are kept for all parts; nowhere in the directory for a plan, which leaves nothing."""
+    return None if config.dataset_dir is None or config.plan else str(out / CACHE)
 
 
 def _sizes(config: DesignConfig, task: Task) -> Sizes:

@@ -84,7 +84,7 @@ def parts_of(way: Way) -> list[Part]:
     found.append(
         Part(
             "train",
-            f"{_trainings_in_words(way)}, {sizes.train_epochs:.3g} epochs each",
+            _trainings_in_words(way),
             lambda: _are_done(way, _training_names(way)),
             lambda: _train(way),
         )
@@ -271,7 +271,9 @@ def _trainings_in_words(way: Way) -> str:
     words = "the winner" if count == 1 else f"{count} winners"
     if way.sizes.random:
         words += f" and {count * way.sizes.random} random architectures"
-    return words + (f", {way.sizes.seeds} seeds" if way.sizes.seeds > 1 else "")
+    words += f", {way.sizes.seeds} seeds" if way.sizes.seeds > 1 else ""
+    each = " each" if len(_training_names(way)) > 1 else ""
+    return f"{words}, {way.sizes.train_epochs:.3g} epochs{each}"
 
 
 def _train(way: Way) -> None:

@@ -100,7 +100,7 @@ class Way:
         """What every part is told about the task: one cache for all of them, and the image size that was chosen."""
         if self.task.data is None:
             return self.config
-        cache = self.config.cache_dir or (None if self.is_digits else str(self.out / CACHE))
+        cache = self.config.cache_dir or (None if self.is_digits or self.config.plan else str(self.out / CACHE))
         return dataclasses.replace(self.config, image_size=self.sizes.image_size, cache_dir=cache)
 
     @property
