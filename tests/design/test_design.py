@@ -22,7 +22,7 @@ SMALL = DesignConfig(
     latency=(1500.0,),
     device="torch-cpu",
     search=("epochs=1", "train_batch_size=96", "replicas=4"),
-    train=("epochs=0.5", "hflip=0"),
+    train=("epochs=0.8", "train_batch_size=512", "hflip=0"),
     tolerance=0.1,
     image_size=16,
     compute="cpu",
@@ -107,6 +107,17 @@ def test_more_random_architectures_are_added_to_a_finished_design(finished, monk
     assert ran == [f"{t}-random-1{seed}" for t in ("1500", "3000") for seed in ("", "-seed-1")]
 
 
+def test_another_latency_before_the_search_has_begun_is_planned_anew(tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, out=str(tmp_path / "out"))
+    monkeypatch.setattr(jobs, "run_one", lambda *_: None)
+    for latency in (1500.0, 1600.0):
+        with pytest.raises(InputError, match=r"cannot read .*search/result.json"):  # as nothing was searched
+            design(dataclasses.replace(config, latency=(latency,)))
+    (tmp_path / "out/search").mkdir()
+    with pytest.raises(InputError, match=r"other settings \(latency was \[1600.0\] and is now \[1700.0\]\)"):
+        design(dataclasses.replace(config, latency=(1700.0,)))
+
+
 def test_another_design_in_the_same_directory_is_refused(finished):
     config, _ = finished
     with pytest.raises(InputError, match=r"other settings \(latency was .*; seed was 0 and is now 1\)"):
@@ -136,8 +147,9 @@ def test_the_device_is_measured_and_the_winner_timed_beside_its_networks(tmp_pat
 
 
 def test_a_design_that_is_killed_goes_on_to_the_same_result(finished, tmp_path):
-    config = dataclasses.replace(SMALL, out=str(tmp_path / "out"))
-    killed_and_restarted(words(config), kills=4, seed=1, longest=6.0)
+    steps = ("epochs=1", "train_batch_size=128", "hflip=0")
+    config = dataclasses.replace(SMALL, out=str(tmp_path / "out"), train=steps)
+    killed_and_restarted(words(config), kills=3, seed=1, longest=6.0)
     whole = dataclasses.replace(config, out=str(tmp_path / "whole"))
     design(whole)
     for name in ("search", "train/1500"):

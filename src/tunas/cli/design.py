@@ -67,7 +67,8 @@ def _comparison(found: Outcome) -> Any:
     """The winners against random architectures of the same cost."""
     from rich.table import Table
 
-    table = Table(title=f"against random architectures of the same cost, trained alike, {found.seeds} seeds")
+    seeds = f", {found.seeds} seeds each" if found.seeds > 1 else ""
+    table = Table(title=f"against random architectures of the same cost, trained alike{seeds}")
     for column in ("target", "architectures", "mean", "best", "random better", "search = random trials", "their best"):
         table.add_column(column, justify="left" if column == "architectures" else "right")
     for row in found.rows:

@@ -73,13 +73,13 @@ def parts_of(way: Way) -> list[Part]:
     found.append(
         Part(
             "search",
-            f"{text}{sizes.search_epochs:.3g} epochs",
+            f"{text}{_epochs(sizes.search_epochs)}",
             lambda: is_done(way.search_directory),
             lambda: _search(way),
         )
     )
     if sizes.candidates > 1:
-        many = f"{len(targets) * sizes.candidates} candidates, {sizes.candidate_epochs:.3g} epochs each"
+        many = f"{len(targets) * sizes.candidates} candidates, {_epochs(sizes.candidate_epochs)} each"
         found.append(Part("candidates", many, lambda: _are_done(way, _candidate_names(way)), lambda: _candidates(way)))
     found.append(
         Part(
@@ -108,6 +108,10 @@ def parts_of(way: Way) -> list[Part]:
         )
     found.append(Part("report", "one page", lambda: False, lambda: _report(way)))
     return found
+
+
+def _epochs(count: float) -> str:
+    return f"{count:.3g} epoch{'s' if count != 1 else ''}"
 
 
 def _is_measured(way: Way) -> bool:
@@ -273,7 +277,7 @@ def _trainings_in_words(way: Way) -> str:
         words += f" and {count * way.sizes.random} random architectures"
     words += f", {way.sizes.seeds} seeds" if way.sizes.seeds > 1 else ""
     each = " each" if len(_training_names(way)) > 1 else ""
-    return f"{words}, {way.sizes.train_epochs:.3g} epochs{each}"
+    return f"{words}, {_epochs(way.sizes.train_epochs)}{each}"
 
 
 def _train(way: Way) -> None:

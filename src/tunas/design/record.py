@@ -11,6 +11,7 @@ from typing import Any
 from tunas.design.config import DesignConfig
 from tunas.design.estimate import Estimate
 from tunas.design.sizes import Sizes
+from tunas.design.way import SEARCH
 from tunas.errors import InputError
 from tunas.files import write_text, writing_to
 from tunas.run.directory import CACHE, DATA, LOCK, read_json_object
@@ -24,6 +25,10 @@ FREE = """
 """
 """Settings that may change between the sessions of a design: they change nothing that is there already. Which images
 there are is compared by their fingerprint."""
+LATER = """
+    candidates init_from latency minutes search tolerance train
+"""
+"""Settings that decide nothing before the search: until it has begun they may change, and the rest is planned anew."""
 
 
 @dataclass
@@ -75,7 +80,8 @@ def check_out(out: Path) -> None:
 
 
 def read_record(out: Path, config: DesignConfig, task: Task) -> Record | None:
-    """The record of the design in the directory, which must be the same one; None where there is none yet.
+    """The record of the design in the directory, which must be the same one; None where there is none yet, or one that
+    has to be planned anew, as what it shall be has changed before the search had begun.
 
     Raises:
         InputError: where it is of another design, or of other examples.
@@ -95,7 +101,10 @@ def read_record(out: Path, config: DesignConfig, task: Task) -> Record | None:
         raise InputError(f"{out / RECORD} is damaged: name another --out") from None
     old, new = record.settings, settings_of(config)
     names = sorted((old.keys() | new.keys()) - set(FREE.split()))
-    if differences := {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}:
+    differences = {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+    if differences and set(differences) <= set(LATER.split()) and not (out / SEARCH).exists():
+        return None
+    if differences:
         raise InputError(
             f"{out} holds a design with other settings ({in_words(differences)}); name another --out, or use the same "
             f"settings to go on with it"

@@ -129,9 +129,9 @@ def in_words(sizes: Sizes) -> Iterable[str]:
     values = {
         "image_size": f"{sizes.image_size} px a side",
         "networks": f"{sizes.networks} networks to measure",
-        "search_epochs": f"{sizes.search_epochs:g} epochs of search",
-        "candidate_epochs": f"{sizes.candidate_epochs:g} epochs for each of {sizes.candidates} candidates",
-        "train_epochs": f"{sizes.train_epochs:g} epochs of training",
+        "search_epochs": f"{sizes.search_epochs:.3g} epochs of search",
+        "candidate_epochs": f"{sizes.candidate_epochs:.3g} epochs for each of {sizes.candidates} candidates",
+        "train_epochs": f"{sizes.train_epochs:.3g} epochs of training",
         "candidates": f"{sizes.candidates} candidates",
         "random": f"{sizes.random} random architectures",
         "seeds": f"{sizes.seeds} seeds",

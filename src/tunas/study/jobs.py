@@ -76,6 +76,8 @@ def run_jobs(
         DivergedError: naming the jobs that failed three times; all others are done then.
     """
     check_engine(workers, engine)
+    if engine == "ray":  # whose processes have working directories of their own
+        directory = directory.absolute()
     for job in jobs:
         check_told(job.config, directory / job.name)
     waiting = [job for job in jobs if not is_done(directory / job.name)]
