@@ -105,7 +105,7 @@ def timed(way: Way) -> Timed:
 
 def _timed_networks(way: Way) -> tuple[float, float, Architecture]:
     """(seconds to prepare a network, seconds of a run, an architecture of about the wanted cost)."""
-    measuring = way.measuring(indices="")
+    measuring = way.timing_config()
     if not way.measures and not way.exports:
         return 0.0, 0.0, _nearest(way, way.cost_model(), way.targets[0].cost)
     settle_allocator()
@@ -288,4 +288,4 @@ def _exporting(way: Way, found: Timed) -> Estimate:
 
 def _timing(way: Way, found: Timed) -> Estimate:
     references = REFERENCES if way.measures and way.runtime.interleaves else 0
-    return Estimate(_seconds_of_network(way.measuring(indices=""), found) * (references + 1), 2_000)
+    return Estimate(_seconds_of_network(way.timing_config(), found) * (references + 1), 2_000)

@@ -341,7 +341,7 @@ def _time(way: Way) -> None:
             continue
         directory, _ = exported(way, target)
         with _own_threads():
-            found = file_time(directory, way.runtime, way.measuring(indices=""), None if other else way.cost_model())
+            found = file_time(directory, way.runtime, way.timing_config(), None if other else way.cost_model())
         with writing_to(path.parent):
             write_text(path, json.dumps(dataclasses.asdict(found)) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ SEARCH, TRAININGS, EXPORTS = "search", "train", "export"
 """Directories of a design."""
 GROUP = 40
 """Networks that take turns while the device is measured: an interruption loses the times of one group."""
+OF_MANY = ("group", "num_architectures")
+"""Flags of `tunas measure` that mean nothing where one network is timed."""
 OF_THE_SEARCH = "search"
 """--init_from that stands for the weights that the search has shared."""
 
@@ -107,19 +110,23 @@ class Way:
     def is_digits(self) -> bool:
         return self.task.name == "digits"
 
-    def measuring(self, **more: Any) -> MeasureConfig:
-        settings = {"ssd": self.config.ssd, "device": self.runtime.name, "seed": self.config.seed, **more}
+    def measure_config(self) -> MeasureConfig:
+        """How the networks are measured that the cost model is fitted to."""
+        sizes = {"group": GROUP, "num_architectures": max(1, self.sizes.networks)}
+        said = self._said("measure")
+        given = {name: value for name, value in sizes.items() if name not in said}
+        return self._measuring(self.config.measure, out=str(self.out / SAMPLES), **given)
+
+    def timing_config(self) -> MeasureConfig:
+        """How one network is timed as those were."""
+        flags = [flag for flag in self.config.measure if _name_of(flag) not in OF_MANY]
+        return self._measuring(flags, indices="")
+
+    def _measuring(self, flags: Sequence[str], **settings: Any) -> MeasureConfig:
+        settings |= {"ssd": self.config.ssd, "device": self.runtime.name, "seed": self.config.seed}
         known = self.task.cost_arguments
         settings |= {name: known[name] for name in ("image_size", "num_classes") if name in known}
-        given = self._said("measure")
-        if "group" not in given:
-            settings["group"] = GROUP
-        if "num_architectures" not in given:
-            settings["num_architectures"] = max(1, self.sizes.networks)
-        return with_flags(MeasureConfig, "measure", self.config.measure, **settings)
-
-    def measure_config(self) -> MeasureConfig:
-        return self.measuring(out=str(self.out / SAMPLES))
+        return with_flags(MeasureConfig, "measure", flags, **settings)
 
     def fit_config(self) -> FitConfig:
         return FitConfig(str(self.out / SAMPLES), self.config.ssd, str(self.out / COST_MODEL), seed=self.config.seed)
@@ -171,7 +178,7 @@ class Way:
     def _said(self, command: str) -> set[str]:
         """Names of the flags that the user gave for another command."""
         flags = getattr(self.config, command)
-        return {flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags}
+        return {_name_of(flag) for flag in flags}
 
     @property
     def search_directory(self) -> Path:
@@ -199,7 +206,7 @@ class Way:
         said = model.provenance
         if said.get("source") != "tunas fit":
             return f"the cost model is of {model.device or 'another device'}"
-        return "; ".join(setup_changes(said, setup_of(self.space, self.runtime, self.measuring(indices="")))) or None
+        return "; ".join(setup_changes(said, setup_of(self.space, self.runtime, self.timing_config()))) or None
 
     def check_reachable(self) -> None:
         """Refuses a latency that no architecture has.
@@ -222,6 +229,10 @@ class Way:
                     f"{with_unit(target.cost, model.unit)}{where}; they cost {with_unit(found.low, model.unit)} to "
                     f"{with_unit(found.high, model.unit)}"
                 )
+
+
+def _name_of(flag: str) -> str:
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def runtime_of(config: DesignConfig) -> Runtime:
