@@ -146,6 +146,7 @@ def test_the_device_is_measured_and_the_winner_timed_beside_its_networks(tmp_pat
         design(dataclasses.replace(config, force=False))
 
 
+@pytest.mark.slow
 def test_a_design_that_is_killed_goes_on_to_the_same_result(finished, tmp_path):
     steps = ("epochs=1", "train_batch_size=128", "hflip=0")
     config = dataclasses.replace(SMALL, out=str(tmp_path / "out"), train=steps)
@@ -174,6 +175,9 @@ def test_a_plan_writes_nothing(tmp_path, capsys):
         ({"workers": 0}, "workers must be at least 1"),
         ({"random": -1}, "random must be 0 or more"),
         ({"train": ("indices=0:1",)}, "indices is set already"),
+        ({"train": ("epochs=0.001",)}, "are less than one batch"),
+        ({"search": ("epochs=-1",)}, "epochs must be a positive number"),
+        ({"latency": (874.0,), "random": 1}, "found 0 of 1 architectures of"),
         ({"search": ("epoch=3",)}, "give a flag of `tunas search`"),
         ({"device": "torch-gpu"}, "unknown device 'torch-gpu'"),
         ({"cost_model": None, "measure": ("num_architectures=9",)}, "num_architectures=9 are too few to fit"),

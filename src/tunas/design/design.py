@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunas.cost.fit import fewest_samples
+from tunas.design import parts
 from tunas.design.budget import seconds_of, within
 from tunas.design.config import DesignConfig
 from tunas.design.estimate import Estimate, Timed, checkpoints, estimates, search_steps, timed
-from tunas.design.outcome import Outcome, outcome_of
+from tunas.design.outcome import Outcome, outcome_of, report
 from tunas.design.parts import Part, parts_of
 from tunas.design.record import Record, check_out, read_record, settings_of, task_identity
 from tunas.design.sizes import (
@@ -41,7 +42,7 @@ from tunas.study.flags import with_flags
 from tunas.study.jobs import check_engine
 from tunas.task import Task
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, training_recipe
+from tunas.train.config import TrainConfig, plan_training, splits, training_recipe
 
 SPARE = 1.2
 """Times the estimate of what is written that has to be free on the disk."""
@@ -72,7 +73,7 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
     began = time.monotonic()
     with locked(out):
         way, record = _opened(config, out, task, began)
-        todo = parts_of(way)
+        todo = [*parts_of(way), Part("report", "one page", lambda: False, lambda: report(way, _seconds(record)))]
         _print_plan(way, record, todo)
         if config.plan:
             return None
@@ -80,7 +81,11 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
         record.save(out)
         for part in todo:
             _carry_out(part, record, out, todo)
-        return outcome_of(way, sum(record.took.values()))
+        return outcome_of(way, _seconds(record))
+
+
+def _seconds(record: Record) -> float:
+    return sum(record.took.values())
 
 
 def _opened(config: DesignConfig, out: Path, given: Task | None, began: float) -> tuple[Way, Record]:
@@ -192,6 +197,12 @@ def _check_flags(way: Way) -> None:
     else:
         way.check_reachable()
     plan_search(way.search_config(), size, digits=way.is_digits, on_cuda=False)
+    training = way.train_config(way.space.architecture(":".join("0" * way.space.num_choices)))
+    plan_training(training, way.task.size(splits(training)[0]))
+    if way.sizes.random and not way.measures:
+        for target in way.targets:
+            if target.cost is not None:
+                parts.drawn(way, target.cost)
 
 
 def _conditions(way: Way) -> dict[str, int | None]:
@@ -215,10 +226,10 @@ def _planned(way: Way, began: float) -> tuple[Way, Record]:
             least,
         )
     way = dataclasses.replace(way, sizes=dataclasses.replace(sizes, checkpoints=checkpoints(way, sizes, found)))
-    parts = _estimated(way, sizes, found)
-    _check_disk(way.out, sum(part.bytes for part in parts.values()))
+    estimated = _estimated(way, sizes, found)
+    _check_disk(way.out, sum(each.bytes for each in estimated.values()))
     identity = task_identity(way.task)
-    return way, Record(settings_of(way.config), identity, way.sizes, parts)
+    return way, Record(settings_of(way.config), identity, way.sizes, estimated)
 
 
 def _estimated(way: Way, sizes: Sizes, found: Timed) -> dict[str, Estimate]:

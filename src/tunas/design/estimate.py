@@ -12,16 +12,24 @@ import numpy as np
 
 from tunas.cost.catalog import load_cost_model
 from tunas.cost.fit import LEARNING_FRACTIONS
-from tunas.cost.measure import REFERENCES, MeasureConfig, run_of, settle_allocator
+from tunas.cost.measure import (
+    OUTPUT,
+    REFERENCES,
+    MeasureConfig,
+    network_and_inputs,
+    random_inputs,
+    run_of,
+    settle_allocator,
+)
 from tunas.cost.samples import draw_architectures
 from tunas.design.sizes import Sizes
-from tunas.design.way import Way
+from tunas.design.way import SAMPLES, Way
 from tunas.nn import SuperNet
 from tunas.nn.profile import count_parameters
 from tunas.run.budget import Trial, seconds_for, seconds_per_step
 from tunas.run.checkpoint import KEPT
 from tunas.run.device import World, joined_world
-from tunas.runtime.registry import INT8
+from tunas.runtime.registry import INT8, Conversion
 from tunas.search.config import plan_search
 from tunas.space import Architecture
 from tunas.train.config import plan_training
@@ -44,6 +52,8 @@ MOST_WRITING = 50
 """Times as long as a checkpoint takes to write, the next one is away at least."""
 EVENT_BYTES = 60
 """Of a logged scalar."""
+CALIBRATED = 12
+"""Times as many images as a measured network is calibrated on, to see what one costs."""
 LOGGED = 200
 """Steps of a run that are logged, about."""
 
@@ -69,7 +79,7 @@ class Timed:
     Args:
         prepare: seconds to convert and open a network, and to warm it up.
         run: seconds of one run of it.
-        macs: of the networks that were timed, their mean.
+        calibrate: seconds of calibration for one image more.
         search: a trial of the search, and its seconds a step.
         train: the same of a training of an architecture of about the wanted cost.
         fit: seconds of one fit of the cost model; 0 where none is fitted.
@@ -79,6 +89,7 @@ class Timed:
 
     prepare: float
     run: float
+    calibrate: float
     search: tuple[Trial, float]
     train: tuple[Trial, float]
     fit: float
@@ -89,12 +100,14 @@ class Timed:
 def timed(way: Way) -> Timed:
     """Times some networks and steps: seconds to a minute."""
     prepare, run, architecture = _timed_networks(way)
+    calibrate = _seconds_of_calibration(way, architecture, prepare) if way.exports else 0.0
     with joined_world(way.config.compute) as world:
         searching = _seconds_of_search(way, world)
         training = _seconds_of_training(way, architecture, world)
     return Timed(
         prepare,
         run,
+        calibrate,
         searching,
         training,
         _seconds_of_fit(way) if way.measures else 0.0,
@@ -118,6 +131,19 @@ def _timed_networks(way: Way) -> tuple[float, float, Architecture]:
     rate = float(np.mean([work.estimate(each[2]) / each[1] for each in found]))  # multiply-accumulates a second
     wanted = way.targets[0].cost
     return prepare, run, _nearest(way, work, None if wanted is None else wanted / 1e3 * rate)
+
+
+def _seconds_of_calibration(way: Way, architecture: Architecture, prepare: float) -> float:
+    """For one image, by an INT8 conversion that sees more of them than those that were timed before."""
+    if way.runtime.precision != INT8:
+        return 0.0
+    network, inputs, names = network_and_inputs(architecture, way.timing_config())
+    arrays = tuple(part.numpy() for part in inputs)
+    few = random_inputs(arrays, 0)
+    began = time.perf_counter()
+    way.runtime.convert(network, inputs, Conversion(few * CALIBRATED, inputs=names, output=OUTPUT))
+    more = time.perf_counter() - began
+    return max(0.0, more - prepare) / (len(few) * (CALIBRATED - 1))
 
 
 def _timed_network(way: Way, architecture: Architecture, measuring: MeasureConfig) -> tuple[float, float, Architecture]:
@@ -226,9 +252,16 @@ def checkpoints(way: Way, sizes: Sizes, found: Timed) -> dict[str, int]:
 
 def _measuring(way: Way, networks: int, found: Timed) -> Estimate:
     config = way.measure_config()
+    networks = max(0, networks - networks_measured(way))
     group = config.group if way.runtime.interleaves else 1
-    again = REFERENCES * (math.ceil(networks / group) - 1) if way.runtime.interleaves else 0
+    again = REFERENCES * max(0, math.ceil(networks / group) - 1) if way.runtime.interleaves else 0
     return Estimate(_seconds_of_network(config, found) * (networks + again), 300 * networks)
+
+
+def networks_measured(way: Way) -> int:
+    """Rows of the file of measurements that is there already."""
+    path = way.out / SAMPLES
+    return max(0, len(path.read_bytes().splitlines()) - 1) if path.is_file() else 0
 
 
 def _seconds_of_network(config: MeasureConfig, found: Timed) -> float:
@@ -280,10 +313,10 @@ def _caches(way: Way) -> Estimate:
 def _exporting(way: Way, found: Timed) -> Estimate:
     config = way.export_config(way.targets[0])
     checked = way.task.size("test" if way.sizes.tests else "valid")
-    calibrated = config.calibration_images if way.runtime.precision == INT8 else 0
-    runs = checked * 3 + calibrated * 4 + 60
+    calibrating = found.calibrate * config.calibration_images
+    runs = checked * 3 + 60
     size = found.parameters * (1 if way.runtime.precision == INT8 else NUMBER_BYTES)
-    return Estimate(START_SECONDS + found.prepare + found.run * runs, 500_000 + size)
+    return Estimate(START_SECONDS + found.prepare + calibrating + found.run * runs, 500_000 + size)
 
 
 def _timing(way: Way, found: Timed) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from tunas.design import parts
 from tunas.design.way import Target, Way
 from tunas.files import write_text, writing_to
+from tunas.needs import has_package
+from tunas.report.designs import OUTCOME
 from tunas.search.objective import is_within
 from tunas.space import Architecture
 from tunas.study.jobs import seconds_of
 from tunas.study.study import RANDOM, SEARCHED, Trained, compared
 
-OUTCOME = "outcome.json"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,22 @@ def outcome_of(way: Way, seconds: float) -> Outcome:
         way.sizes.seeds,
         way.exports,
         way.prices_this_device() if way.exports else None,
-        way.out / parts.REPORT if (way.out / parts.REPORT).is_file() else None,
+        way.out / REPORT if (way.out / REPORT).is_file() else None,
     )
     with writing_to(way.out):
         write_text(way.out / OUTCOME, json.dumps(_as_json(found), indent=1) + "\n")
     return found
+
+
+def report(way: Way, seconds: float) -> None:
+    """Draws the page about what has come of it, where that can be drawn here."""
+    outcome_of(way, seconds)
+    if not (has_package("plotly") and has_package("jinja2")):
+        print("no report: pip install 'tunas-torch[report]' draws one", file=sys.stderr)
+        return
+    from tunas.report.page import write_page
+
+    write_page([way.out, *([way.cost_model_name] if way.measures else [])], way.out / REPORT)
 
 
 def _row(way: Way, target: Target) -> Row:

@@ -15,13 +15,13 @@ from tunas.cost.fit import fit
 from tunas.cost.measure import measure
 from tunas.design.candidates import likeliest
 from tunas.design.config import NOISY
+from tunas.design.estimate import networks_measured
 from tunas.design.file_time import FileTime, file_time
 from tunas.design.way import EXPORTS, SAMPLES, SEARCH, TRAININGS, Target, Way
 from tunas.errors import InputError
 from tunas.export.directory import ABOUT, FAILED
 from tunas.export.export import export
 from tunas.files import write_text, writing_to
-from tunas.needs import has_package
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import RESULT, read_json_object, read_params, read_result
 from tunas.search.controller import Controller
@@ -31,7 +31,6 @@ from tunas.study.jobs import Job, is_done, run_jobs
 from tunas.study.sample import random_architectures
 
 TIME = "time.json"
-REPORT = "report.html"
 RANDOM_WINDOW = 0.02
 """Random architectures cost within this part of the target."""
 
@@ -65,7 +64,8 @@ def parts_of(way: Way) -> list[Part]:
     found = []
     if way.measures:
         networks = f"{way.measure_config().num_architectures} networks on {way.runtime.name}"
-        found.append(Part("measure", networks, lambda: _is_measured(way), lambda: _measure(way)))
+        wanted = way.measure_config().num_architectures
+        found.append(Part("measure", networks, lambda: networks_measured(way) >= wanted, lambda: _measure(way)))
         found.append(
             Part("fit", "a cost model", Path(way.cost_model_name).is_file, lambda: _fit(way), lambda: _fitted(way))
         )
@@ -106,19 +106,11 @@ def parts_of(way: Way) -> list[Part]:
                 lambda: _time(way),
             )
         )
-    found.append(Part("report", "one page", lambda: False, lambda: _report(way)))
     return found
 
 
 def _epochs(count: float) -> str:
     return f"{count:.3g} epoch{'s' if count != 1 else ''}"
-
-
-def _is_measured(way: Way) -> bool:
-    path = way.out / SAMPLES
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    return len(path.read_bytes().splitlines()) > way.measure_config().num_architectures
 
 
 def _measure(way: Way) -> None:
@@ -287,10 +279,7 @@ def _train(way: Way) -> None:
         first.append(Job(training_name(target, 0), way.train_config(best)))
         entries: list[tuple[int | None, Architecture]] = [(None, best)]
         if way.sizes.random:
-            middle, model = aimed_at(way, target), way.cost_model()
-            low, high = middle * (1 - RANDOM_WINDOW), middle * (1 + RANDOM_WINDOW)
-            drawn = random_architectures(way.space, model, low, high, way.sizes.random, way.config.seed)
-            entries += [(number, architecture) for number, (architecture, _) in enumerate(drawn)]
+            entries += list(enumerate(drawn(way, aimed_at(way, target))))
         others += [
             Job(training_name(target, seed, number), way.train_config(architecture, seed))
             for number, architecture in entries
@@ -300,6 +289,17 @@ def _train(way: Way) -> None:
     _run_jobs(way, [*first, *others], way.out / TRAININGS, "trainings")
     for target in way.targets:
         _check_same_architecture(way, target)
+
+
+def drawn(way: Way, cost: float) -> list[Architecture]:
+    """The random architectures that are compared with a winner of that cost.
+
+    Raises:
+        InputError: where there are none.
+    """
+    low, high = cost * (1 - RANDOM_WINDOW), cost * (1 + RANDOM_WINDOW)
+    found = random_architectures(way.space, way.cost_model(), low, high, way.sizes.random, way.config.seed)
+    return [architecture for architecture, _ in found]
 
 
 def _check_same_architecture(way: Way, target: Target) -> None:
@@ -348,21 +348,6 @@ def _time(way: Way) -> None:
 
 def timed_file(way: Way, target: Target) -> FileTime:
     return FileTime(**read_json_object(way.out / EXPORTS / target.name / TIME))
-
-
-def _report(way: Way) -> None:
-    if not (has_package("plotly") and has_package("jinja2")):
-        print("no report: pip install 'tunas-torch[report]' draws one", file=sys.stderr)
-        return
-    from tunas.report.page import write_page
-
-    runs = [way.out / TRAININGS / target.name for target in way.targets]
-    runs += [Path(way.cost_model_name)] if way.measures else []
-    try:
-        write_page([way.search_directory, *runs], way.out / REPORT)
-    except InputError as error:
-        print(f"the page is drawn without the search: {error}", file=sys.stderr)
-        write_page(runs, way.out / REPORT)
 
 
 @contextlib.contextmanager

@@ -194,6 +194,7 @@ class Way:
             runtime=(self.runtime.name,),
             calibration_images=images,
             cost_model=self.cost_model_name,
+            input="normalized",  # as the networks take it that the cost model was fitted to
             max_accuracy_drop=1.0,
             seed=self.config.seed,
         )
