@@ -21,4 +21,4 @@ def run(config: TeachConfig) -> None:
     )
     data = [field.name for field in dataclasses.fields(DataConfig)]
     words = [quote(f"--teacher={lecture.directory}"), *as_told(config, [*data, "device"])]
-    print(f"next: tunas train {' '.join(words)} --ssd=…")
+    print(f"next: tunas train {' '.join(words)}")

@@ -86,9 +86,9 @@ def advising_init_from(directory: Path, epochs: float) -> Iterator[None]:
         if kept is None or kept == epochs:
             raise
         raise InputError(
-            f"{error}. Its learning rate falls to 0 after {kept:g} epochs: to train its weights for more, "
-            f"{quote(f'--from={directory}')} {quote(f'--init_from={directory}')} with a new --checkpoint_dir and the "
-            f"--epochs to add"
+            f"{error}. Its learning rate falls to 0 after {kept:g} epochs; more of them are a new run: "
+            f"tunas train {quote(f'--from={directory}')} {quote(f'--init_from={directory}')} --epochs=… "
+            f"--checkpoint_dir=…"
         ) from None
 
 
