@@ -42,7 +42,7 @@ TARGETS = {
 }
 TOLERANCE = 0.01
 SLOPE, BIN = 0.05, 0.002
-TRAIN_EPOCHS = 24.0
+TRAIN_EPOCHS = 12.0
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,14 @@ def digits(cell: Cell) -> list[dict[str, Any]]:
             for each in found.frontier
         ]
         timed.write_text(json.dumps(rows, indent=1))
-    rows = json.loads(timed.read_text())
-    if cell.options.train:
-        for row in rows:
-            row["accuracy"] = trained(cell, row, out)
-    return rows
+    return json.loads(timed.read_text())
 
 
-def trained(cell: Cell, row: dict[str, Any], out: Path) -> float:
-    """Accuracy on the test images."""
-    directory = out.with_name(f"train-{cell.name}-{row['target']:g}")
-    return tunas.train(
+def trained(task: tuple[Cell, dict[str, Any]]) -> dict[str, Any]:
+    """The row with the accuracy on the test images of what was found, trained on its own."""
+    cell, row = task
+    directory = Path(cell.options.out) / f"{cell.ssd}-{cell.seed}" / f"train-{cell.name}-{row['target']:g}"
+    found = tunas.train(
         tunas.TrainConfig(
             ssd=cell.ssd,
             indices=row["indices"],
@@ -179,7 +176,8 @@ def trained(cell: Cell, row: dict[str, Any], out: Path) -> float:
             device="cpu",
             checkpoint_dir=str(directory),
         )
-    ).document["accuracy"]
+    )
+    return {**row, "accuracy": found.document["accuracy"]}
 
 
 def one_thread() -> None:
@@ -188,8 +186,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def work(task: tuple[str, Cell]) -> list[dict[str, Any]]:
-    return {"made-up": made_up, "digits": digits}[task[0]](task[1])
+def work(cell: Cell) -> tuple[Cell, list[dict[str, Any]]]:
+    return cell, {"made-up": made_up, "digits": digits}[cell.options.what](cell)
+
+
+def said(row: dict[str, Any]) -> str:
+    return json.dumps({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()})
 
 
 FIGURES = ("off", "landed_off", "regret", "landed_regret", "accuracy")
@@ -248,15 +250,17 @@ def main() -> None:
         wanted = [TARGETS[ssd]] if search == "joint" else [(target,) for target in TARGETS[ssd]]
         cells += [Cell(ssd, seed, targets, args) for targets in wanted]
     os.environ["OMP_NUM_THREADS"] = "1"
-    rows: list[dict[str, Any]] = []
     with multiprocessing.get_context("spawn").Pool(args.workers, one_thread, maxtasksperchild=1) as pool:
-        for found in pool.imap_unordered(work, [(args.what, cell) for cell in cells], chunksize=1):
-            rows += found
-            for row in found:
-                print(
-                    json.dumps({name: round(v, 5) if isinstance(v, float) else v for name, v in row.items()}),
-                    flush=True,
-                )
+        found = []
+        for cell, of_cell in pool.imap_unordered(work, cells, chunksize=1):
+            found += [(cell, row) for row in of_cell]
+            print("\n".join(said(row) for row in of_cell), flush=True)
+        rows = [row for _, row in found]
+        if args.train:
+            rows = []
+            for row in pool.imap_unordered(trained, found, chunksize=1):
+                rows.append(row)
+                print(said(row), flush=True)
     if args.rows:
         Path(args.rows).write_text(json.dumps(rows, indent=1))
     summary(rows)
