@@ -19,7 +19,8 @@ from tunas.flags import as_tuple
 
 GROUPS: dict[str, str] = {
     "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
-        min_cost max_cost num_samples count output_format out samples""",
+        min_cost max_cost num_samples count output_format out samples study random repeats searches
+        ablation search train workers engine examples""",
     "data": """dataset_dir data_format image_size valid_filenames valid_fraction test_fraction use_held_out_test_set
         cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
