@@ -79,6 +79,14 @@ def test_repeated_trainings_count_by_their_mean_and_tell_seeds_from_architecture
     assert figures["searched"]["probability_that_random_is_better"] == pytest.approx(1 / 3)
 
 
+def test_the_command_says_how_much_seeds_make_of_the_differences(monkeypatch, capsys):
+    rows = [training_of(f"random-{n}", "random", 0.6 + 0.1 * n + change) for n in range(3) for change in (-0.1, 0.1)]
+    figures = compared(rows) | {"ssd": TINY, "range": [6e3, 9e3], "unit": "MACs"}
+    monkeypatch.setattr("tunas.study.study.study", lambda config: figures)
+    assert main(["study", f"--ssd={TINY}"]) == 0
+    assert "10.00 points between random architectures, 14.14 between trainings" in capsys.readouterr().out
+
+
 def test_repeats_are_trainings_with_other_seeds():
     config = StudyConfig(**SMALL | FLAGS, repeats=2, seed=3)
     entry = Entry("random-0", "random", get_space(TINY).architecture(INDICES))

@@ -33,5 +33,5 @@ def run(config: StudyConfig) -> None:
     random = figures["random"]
     if "seed_spread" in random and "spread" in random:
         apart, seeds = (f"{100 * random[name]:.2f}" for name in ("spread", "seed_spread"))
-        print(f"random architectures differ by {apart} points (standard deviation), trainings of the same one by {seeds}")
+        print(f"standard deviation: {apart} points between random architectures, {seeds} between trainings of one")
     print(f"rows are in {config.out}, in the released format")
