@@ -90,6 +90,10 @@ def executed_macs(network, image):
     return total
 
 
+def storage_of(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
 class Tensors(TorchDispatchMode):
     """Writes down which tensors each executed operator reads and makes; batch norm and activations count as in
     place."""
@@ -98,21 +102,23 @@ class Tensors(TorchDispatchMode):
 
     def __init__(self, weights):
         super().__init__()
-        self.weights = {weight.data_ptr() for weight in weights}
+        self.weights = {storage_of(weight) for weight in weights}
         self.alive, self.same_as, self.events = [], {}, []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         reads = [
-            leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.data_ptr() not in self.weights
+            leaf
+            for leaf in tree_leaves(args)
+            if isinstance(leaf, torch.Tensor) and storage_of(leaf) not in self.weights
         ]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         self.alive += reads + made  # so that no identity is used twice
         if name == "new_zeros":
             reads = []  # only the shape
-        if made and all(tensor.data_ptr() in self.weights for tensor in made):
-            return result  # a weight in another shape
+        if made and all(storage_of(tensor) in self.weights for tensor in made):
+            return result  # a weight in another shape, or a part of one
         if name in self.IN_PLACE or func.is_view:
             self.same_as[id(made[0])] = self.root(reads[0])
         else:

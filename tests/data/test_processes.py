@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import opened
 
+from conftest import opened
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.data.decoding import decode
 from tunas.errors import InputError, TemporaryError
@@ -103,9 +103,10 @@ def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch, tmp_path):
 def test_a_process_that_is_told_to_end_does_so_in_a_while_where_there_are_no_alarms(datasets, forking):
     forking.delattr(signal, "alarm")  # as on Windows
     forking.setattr("tunas.data.decoding.GRACE", 0.3)
+    others = multiprocessing.active_children()  # that earlier tests left to end
     stream = streamed(datasets)
     next(stream)
-    process = multiprocessing.active_children()[0]
+    process = next(child for child in multiprocessing.active_children() if child not in others)
     process.terminate()
     process.join(10)
     assert process.exitcode == 128 + signal.SIGTERM
@@ -114,10 +115,11 @@ def test_a_process_that_is_told_to_end_does_so_in_a_while_where_there_are_no_ala
 
 def test_processes_end_in_order(datasets):
     """Exit code 0 each, or the handler that another loader of the program installs would call it a failure."""
+    others = multiprocessing.active_children()
     streams = [streamed(datasets), streamed(datasets)]
     for stream in streams:
         next(stream)
-    processes = multiprocessing.active_children()
+    processes = [child for child in multiprocessing.active_children() if child not in others]
     streams[0].close()
     next(streams[1])
     streams[1].close()
