@@ -368,6 +368,65 @@ def plan_search(
     Raises:
         InputError: where a value is out of range or values do not fit each other.
     """
+    _check_values(config)
+    batch, replicas = _batch_and_replicas(config, train_size)
+    share = batch // replicas
+    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
+    if steps < 1:
+        raise InputError(
+            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
+            f"smaller batches"
+        )
+    multiplier = config.rl_batch_size_multiplier
+    valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
+    samples = _cost_samples(config, steps)
+    if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
+        raise InputError(
+            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
+            "a cost model"
+        )
+    precision = search_precision(config, on_cuda)
+    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
+    exponent = config.rl_cost_model_exponent
+    if exponent is None:
+        exponent = SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
+    momentum = _momentum(config.rl_baseline_momentum, BASELINE_MOMENTUM, steps, 0.0)
+    beta2 = _momentum(config.rl_adam_beta2, ADAM_BETA2, steps, SHORTEST_BETA2)
+    delay = steps_of(config.rl_delay_steps_fraction, steps)
+    return SearchPlan(
+        rl_cost_model_exponent=exponent,
+        rl_baseline_momentum=momentum,
+        rl_adam_beta2=beta2,
+        unmeasured_steps=0
+        if config.rl_delay_validation == "all"
+        else schedule.unmeasured_steps(delay, momentum, beta2),
+        valid_precision=search_precision(config, on_cuda)
+        if config.valid_precision == "auto"
+        else config.valid_precision,
+        steps=steps,
+        batch=batch,
+        replicas=replicas,
+        share=share,
+        valid_share=valid_share,
+        delay_valid_share=share if digits and multiplier is None else valid_share,
+        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
+        warmup_steps=steps_of(recipe.warmup_fraction, steps),
+        weight_decay=recipe.weight_decay,
+        used_recipe=recipe,
+        rl_learning_rate=_rl_learning_rate(config, batch, steps),
+        rl_growth=schedule.RL_LEARNING_RATE_GROWTH if config.use_exponential_rl_learning_rate_schedule else 1.0,
+        rl_delay_steps=delay,
+        increase_ops_steps=steps_of(config.increase_ops_warmup_steps_fraction, steps),
+        increase_filters_steps=steps_of(config.increase_filters_warmup_steps_fraction, steps),
+        num_cost_samples=samples,
+        precision=precision,
+        log_every=config.log_every or max(1, min(100, steps // 200)),
+        checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
+        eval_steps=(config.eval_every or EVAL_EVERY) * train_size / batch,
+    )
+
+
+def _check_values(config: SearchConfig) -> None:
     for name in (
         "epochs",
         "train_batch_size",
@@ -395,6 +454,10 @@ def plan_search(
         config.increase_filters_warmup_steps_fraction,
         config.rl_delay_steps_fraction,
     )
+
+
+def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int]:
+    """Examples of a step, and architectures among which they are divided."""
     count = max(1, len(config.targets))
     batch = config.train_batch_size or auto_batch_size(train_size)
     replicas = config.replicas or max(count, auto_replicas(batch) // count * count)
@@ -409,15 +472,11 @@ def plan_search(
             f"the batch of {batch} examples cannot be divided among {replicas} replicas; choose a multiple of "
             f"{replicas}"
         )
-    share = batch // replicas
-    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
-    if steps < 1:
-        raise InputError(
-            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
-            f"smaller batches"
-        )
-    multiplier = config.rl_batch_size_multiplier
-    valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
+    return batch, replicas
+
+
+def _cost_samples(config: SearchConfig, steps: int) -> int:
+    """Architectures that are priced, never run, in a controller step."""
     samples = config.num_cost_samples
     separable = config.enable_cost_model and config.rl_reward_function == "abs"
     if samples is None:
@@ -428,56 +487,15 @@ def plan_search(
         raise InputError(
             "num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0"
         )
-    if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
-        raise InputError(
-            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
-            "a cost model"
-        )
-    precision = search_precision(config, on_cuda)
-    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
+    return samples
+
+
+def _rl_learning_rate(config: SearchConfig, batch: int, steps: int) -> float:
     if config.rl_learning_rate is None:
         published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
         as_far = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)
-        rl_learning_rate = max(scaled_learning_rate(schedule.RL_LEARNING_RATE, batch), as_far)
-    else:
-        rl_learning_rate = scaled_learning_rate(config.rl_learning_rate, batch)
-    exponent = config.rl_cost_model_exponent
-    if exponent is None:
-        exponent = SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
-    momentum = _momentum(config.rl_baseline_momentum, BASELINE_MOMENTUM, steps, 0.0)
-    beta2 = _momentum(config.rl_adam_beta2, ADAM_BETA2, steps, SHORTEST_BETA2)
-    delay = steps_of(config.rl_delay_steps_fraction, steps)
-    return SearchPlan(
-        rl_cost_model_exponent=exponent,
-        rl_baseline_momentum=momentum,
-        rl_adam_beta2=beta2,
-        unmeasured_steps=0
-        if config.rl_delay_validation == "all"
-        else schedule.unmeasured_steps(delay, momentum, beta2),
-        valid_precision=search_precision(config, on_cuda)
-        if config.valid_precision == "auto"
-        else config.valid_precision,
-        steps=steps,
-        batch=batch,
-        replicas=replicas,
-        share=share,
-        valid_share=valid_share,
-        delay_valid_share=share if digits and multiplier is None else valid_share,
-        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
-        warmup_steps=steps_of(recipe.warmup_fraction, steps),
-        weight_decay=recipe.weight_decay,
-        used_recipe=recipe,
-        rl_learning_rate=rl_learning_rate,
-        rl_growth=schedule.RL_LEARNING_RATE_GROWTH if config.use_exponential_rl_learning_rate_schedule else 1.0,
-        rl_delay_steps=delay,
-        increase_ops_steps=steps_of(config.increase_ops_warmup_steps_fraction, steps),
-        increase_filters_steps=steps_of(config.increase_filters_warmup_steps_fraction, steps),
-        num_cost_samples=samples,
-        precision=precision,
-        log_every=config.log_every or max(1, min(100, steps // 200)),
-        checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
-        eval_steps=(config.eval_every or EVAL_EVERY) * train_size / batch,
-    )
+        return max(scaled_learning_rate(schedule.RL_LEARNING_RATE, batch), as_far)
+    return scaled_learning_rate(config.rl_learning_rate, batch)
 
 
 def _momentum(given: float | None, published: float, steps: int, smallest: float) -> float:

@@ -131,9 +131,6 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
                     f"the batch of {plan.batch} {task.unit} cannot be divided among {world.size} processes; choose a "
                     f"multiple of {world.size}"
                 )
-            if not (task.is_proven and isinstance(architecture.structure, Tower)):
-                network = _network(config, architecture, task).to(world.device).eval()
-                try_task(task, plan.train_split, world.device, network)
             lesson, decided = opened_lesson(
                 config,
                 task,
