@@ -16,8 +16,9 @@ def test_steps_and_state_are_timms_bit_for_bit(shape, decay):
     start = torch.randn(shape)
     ours, timms = (torch.nn.Parameter(start.clone()) for _ in range(2))
     pieces, whole = PiecewiseRMSprop([ours], **SETTINGS), RMSpropTF([timms], foreach=False, **SETTINGS)
-    for rate in (0.1, 0.3, 0.0):
+    for unused, rate in enumerate((0.1, 0.3, 0.0)):
         gradient = torch.randn(shape) * torch.randn(shape).exp()
+        gradient.flatten()[unused * PIECE * 4 :][: PIECE * 5] = 0  # weights of which a step used none
         ours.grad, timms.grad = gradient.clone(), gradient.clone()
         for optimizer in (pieces, whole):
             optimizer.param_groups[0].update(lr=rate, weight_decay=decay)

@@ -67,6 +67,11 @@ def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
 def _step_piece(weights: Tensor, gradient: Tensor, square: Tensor, momentum: Tensor, *, group: dict[str, Any]) -> None:
     if group["weight_decay"]:
         gradient = gradient.add(weights, alpha=group["weight_decay"])
+    elif gradient.dim() == 1 and not any(torch.aminmax(gradient)):
+        # No sampled architecture used these weights (of a step's, two thirds of a space with many widths).
+        square.add_(square, alpha=group["alpha"] - 1.0)
+        weights.sub_(momentum.mul_(group["momentum"]))
+        return
     scratch = gradient * gradient
     square.add_(scratch.sub_(square), alpha=1.0 - group["alpha"])
     torch.add(square, group["eps"], out=scratch).sqrt_()
