@@ -43,6 +43,7 @@ def words(config: DesignConfig) -> list[str]:
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("design") / "out"
     config = dataclasses.replace(SMALL, out=str(out), latency=(1500.0, 3000.0), candidates=2, random=1, seeds=2)
+    config = dataclasses.replace(config, init_from="search")
     return config, design(config)
 
 
@@ -61,6 +62,7 @@ def test_each_target_has_a_row_with_what_was_asked_predicted_and_found(finished)
         about = json.loads((row.file / "model.json").read_text())
         assert row.file_quality == about["check"]["accuracy"] == pytest.approx(row.quality, abs=0.01)
         assert row.measured > 0 and trained["split"] == "test"
+        assert trained["init_from"] == f"{config.out}/search"
     assert found.other_device == "the cost is parameters, not time"
 
 

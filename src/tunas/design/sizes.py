@@ -20,8 +20,6 @@ SIDE_BELOW = ((2_000, 96), (10_000, 128), (50_000, 160))
 """(training images, largest side for fewer)."""
 ASKED = 64
 """Images whose own size is looked up."""
-FEW_IMAGES = 10_000
-"""Below, trainings start from weights that have learned before, where there are any."""
 LARGE_DATASET = 100_000
 """From here on searches and trainings are as long as published."""
 SEARCH_STEPS = 1_500

@@ -160,7 +160,7 @@ class Way:
             "indices": architecture.text,
             "use_held_out_test_set": self.sizes.tests and not briefly,
             "cost_model": self.cost_model_name,
-            "init_from": self.sizes.init_from,
+            "init_from": str(self.search_directory) if self.sizes.init_from == OF_THE_SEARCH else self.sizes.init_from,
             "device": self.config.compute,
             "seed": self.config.seed + seed,
             **({} if self.sizes.hflip is None else {"hflip": self.sizes.hflip}),
