@@ -107,10 +107,10 @@ def test_a_process_that_is_told_to_end_does_so_in_a_while_where_there_are_no_ala
     stream = streamed(datasets)
     next(stream)
     process = next(child for child in multiprocessing.active_children() if child not in others)
-    process.terminate()
-    process.join(10)
+    with ended(stream):
+        process.terminate()
+        process.join(60)
     assert process.exitcode == 128 + signal.SIGTERM
-    stream.close()
 
 
 def test_processes_end_in_order(datasets):
