@@ -1,5 +1,6 @@
 """The commands as a user types them."""
 
+import contextlib
 import csv
 import io
 import itertools
@@ -326,3 +327,10 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_sampled(
     for place in (tmp_path / "file" / "samples.json", Path("/proc/nothing/samples.json"), tmp_path):
         assert main(["sample", f"--output={place}"]) == 2
         assert f"cannot write {place}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["measure", "export"])
+def test_a_command_without_flags_says_what_it_needs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main([name]) == 2
+    assert f"tunas {name} --help" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -91,7 +92,7 @@ def told(words: Sequence[str], of_run: OfRun) -> dict[str, Any]:
         InputError: where it is no run, or one that the command cannot go on from.
     """
     given = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word.startswith("--"):
             name, equals, text = word.removeprefix("--").partition("=")
             given[name.replace("-", "_")] = text if equals else following
