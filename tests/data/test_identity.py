@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import opened
 from rendered import Picture, Rendered, write_folder, write_parquet, write_tfds, write_webdataset
 
+from conftest import opened
 from jobs import TINY
 from tunas.cli import main
 from tunas.errors import InputError, TemporaryError

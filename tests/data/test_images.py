@@ -8,10 +8,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from conftest import opened
 from PIL import Image
 from rendered import picture
 
+from conftest import opened
 from tunas.data import normalize
 from tunas.data.augmentation import Augmentation
 from tunas.data.examples import BadImageError

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import opened
 from rendered import (
     CLASS_NAMES,
     TRAIN_PER_CLASS,
@@ -25,6 +24,7 @@ from rendered import (
     write_webdataset,
 )
 
+from conftest import opened
 from tunas.data import DataConfig, open_data
 from tunas.data.webdataset import expand_braces
 from tunas.errors import InputError

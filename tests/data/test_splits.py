@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import opened
 from rendered import CLASS_NAMES, WRITERS, Picture, Rendered, write_folder
 
+from conftest import opened
 from tunas.data.examples import Source, stem
 from tunas.data.splits import choose_held_out, held_out
 from tunas.errors import InputError

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import opened
 from rendered import Picture, Rendered, write_folder, write_tfds, write_webdataset
 
+from conftest import opened
 from tunas.data import DataConfig, open_data
 from tunas.data.augmentation import Augmentation
 from tunas.data.decoding import TrainingJob, default_workers

@@ -6,11 +6,11 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import opened
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rendered import example, record, write_tfds
 
+from conftest import opened
 from tunas.data.crc32c import crc32c, crc32c_by_table, masked_crc32c
 from tunas.data.examples import BadImageError
 from tunas.data.tfrecord import parse_example, record_payload, record_places
