@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import TINY
 from tunas.cost import CostModel, CostTerm
 from tunas.errors import InputError
 from tunas.report.analyze import analyze, findings
 from tunas.report.watch import overview
+from tunas.run.checkpoint import load_checkpoint
 from tunas.run.events import read_events
 from tunas.run.session import generator
 from tunas.run.told import read_told
@@ -139,3 +141,50 @@ def test_each_device_has_its_own_target(files, tmp_path):
     )
     assert [each.cost for each in found.frontier] == [5.0, 50.0]
     assert [each.device for each in findings(run)] == list(devices)
+
+
+def test_it_goes_on_bit_for_bit(files, tmp_path):
+    targets = {"rl_cost_model_target": (3.0, 6.0), "checkpoint_every": 100}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for directory in (whole, broken):
+        search(config(files, directory, **targets))
+    (broken / "result.json").unlink()
+    kept = broken / "checkpoint-0000000500.safetensors"
+    for path in broken.glob("checkpoint-*.safetensors"):
+        if path.name > kept.name:
+            path.unlink()
+    search(config(files, broken, **targets))
+    assert (broken / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    assert read_events(broken)[0] == read_events(whole)[0]
+    last = max(path.name for path in whole.glob("checkpoint-*.safetensors"))
+    one, two = (load_checkpoint(directory / last)[0] for directory in (whole, broken))
+    assert one.keys() == two.keys() >= {"controller/0/logits", "controller/1/logits"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"rl_cost_model_target": (3.0, 5.0, 7.0), "replicas": 32}, "32 replicas cannot be dealt to 3 targets"),
+        ({"rl_cost_model_target": (3.0, 5.0, 3.0)}, "--rl_cost_model_target=3 is given twice"),
+        ({"rl_cost_model_target": (3.0, -5.0)}, "rl_cost_model_target must be a positive number, not -5"),
+        ({"rl_cost_model_target": (3.0, 500.0)}, "costs 500 ms; they cost"),
+        ({"rl_cost_model_target": (3.0, 5.0), "at_most": 4.0}, "leave out --rl_cost_model_target"),
+        ({"cost_model": ("macs", "params")}, "2 times --cost_model and 0 times --rl_cost_model_target"),
+        (
+            {"cost_model": ("macs", "params"), "rl_cost_model_target": (1.0, 2.0, 3.0)},
+            "give one cost model for all targets, or one for each",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_start(files, tmp_path, settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        search(config(files, tmp_path / "run", **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_replicas_and_batch_fit_the_targets_where_they_are_left_out():
+    for count, replicas, batch in ((1, 4, 64), (3, 3, 63), (4, 4, 64), (5, 5, 60)):
+        targets = tuple(float(each) for each in range(1, count + 1))
+        plan = plan_search(SearchConfig(rl_cost_model_target=targets), 1077, digits=True, on_cuda=False)
+        assert (plan.replicas, plan.batch) == (replicas, batch)
