@@ -10,10 +10,16 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
+$(VENV)/usable: pyproject.toml  # what a user needs, without what checks the code
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --no-compile torch torchvision
+	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[devices,report]'
+	touch $@
+
 install: $(VENV)/installed
 
-quickstart: install
-	$(VENV)/bin/tunas design --cost_model=pixel1 --latency=84 --random=3 --out=runs/quickstart
+quickstart: $(if $(wildcard $(VENV)/installed),install,$(VENV)/usable)
+	$(VENV)/bin/tunas design --cost_model=pixel1 --latency=84 --random=3 --workers=2 --out=runs/quickstart
 
 test: install
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal  # a thread each: more would take the cores from each other

@@ -237,6 +237,8 @@ BAD = {
         ["search", "--ssd=proxylesnas_search"],
         "unknown space 'proxylesnas_search'; did you mean proxylessnas_search",
     ),
+    "no indices": (["cost", "--ssd=proxylessnas_search"], "takes 73 indices, but 0 were given; the flag for them"),
+    "no teacher": (["teach"], "no teacher is named; give --teacher=RUN"),
     "nothing to search": (["search", "--ssd=mobilenet_v2"], "one fixed architecture, there is nothing to search"),
     "target 0": (["search", "--rl_cost_model_target=0"], "rl_cost_model_target must be a positive number, not 0"),
     "negative target": (

@@ -21,6 +21,9 @@ class QuickstartConfig(DesignConfig):
     random: int = 3
     """Random architectures of the same cost, trained as the winner is, to see what the search was worth."""
 
+    workers: int = 2
+    """Trainings at a time, in processes of this machine."""
+
 
 def run(config: QuickstartConfig) -> int:
     from tunas.cli import design

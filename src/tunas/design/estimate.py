@@ -36,7 +36,7 @@ from tunas.train.config import plan_training
 
 PLACES = 5
 """Parts of a search that its steps are timed at, at least: its first quarter is several times as slow as the rest."""
-LIMIT = 10.0
+LIMIT = 5.0
 """Seconds after which no further step is timed."""
 DRAWN = 4096
 """Random architectures among which one of the wanted cost is looked for."""

@@ -60,6 +60,8 @@ def teach(config: TeachConfig) -> Lecture:
     """
     if config.views < 1 or config.batch_size < 1:
         raise InputError(f"views and batch_size are at least 1, not {config.views} and {config.batch_size}")
+    if not config.teacher:
+        raise InputError("no teacher is named; give --teacher=RUN, or a timm model with --teacher_checkpoint=FILE")
     if is_directory_of_logits(config.teacher):
         raise InputError(f"{config.teacher} holds logits already; name a training or a timm model as the teacher")
     if config.on_bad_image == "skip":

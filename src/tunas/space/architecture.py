@@ -127,7 +127,8 @@ class Space:
         parts = (indices.split(SEPARATOR) if indices.strip() else []) if isinstance(indices, str) else indices
         numbers = [_integer(part) for part in parts]
         if len(numbers) != self.num_choices:
-            raise InputError(f"{self.name} takes {self.num_choices} indices, but {len(numbers)} were given")
+            way = "" if numbers else "; the flag for them is --indices=0:1:…"
+            raise InputError(f"{self.name} takes {self.num_choices} indices, but {len(numbers)} were given{way}")
         for position, (number, point) in enumerate(zip(numbers, self.points, strict=True)):
             if not 0 <= number < point.size:
                 raise InputError(

@@ -85,6 +85,7 @@ def run_jobs(
         print(f"{label}: {done} of {len(jobs)} are done already", file=sys.stderr)
     ready = [dataclasses.replace(job.config, checkpoint_dir=str(directory / job.name)) for job in waiting]
     make_directory(directory / LOGS)
+    workers = min(workers, max(1, len(ready)))  # one job alone has all processors
     if engine == "ray":
         failed = _by_ray(ready, label)
     elif workers == 1:
