@@ -500,8 +500,13 @@ def measured_with_references(
     everything = [*architectures, *(reference for reference, _ in references)]
     samples = measured_group(everything, runtime, config, visited, len(references))
     again = samples[len(architectures) :]
-    ratios = [now.milliseconds / before for now, (_, before) in zip(again, references, strict=True)]
-    return samples[: len(architectures)], float(np.median(ratios)) if ratios else 1.0
+    return samples[: len(architectures)], slowdown_of([now.milliseconds for now in again], references)
+
+
+def slowdown_of(milliseconds: Sequence[float], references: Sequence[tuple[Architecture, float]]) -> float:
+    """The median over the references of the time that one takes now over the time that it took; 1 without any."""
+    ratios = [now / before for now, (_, before) in zip(milliseconds, references, strict=True)]
+    return float(np.median(ratios)) if ratios else 1.0
 
 
 def settle_allocator() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tunas.cost.measure import CLOCKS, MeasureConfig, interleaved_times, run_of, settle_allocator, summary
+from tunas.cost.measure import CLOCKS, MeasureConfig, interleaved_times, run_of, settle_allocator, slowdown_of, summary
 from tunas.cost.samples import references_of
 from tunas.errors import InputError
 from tunas.export.camera import as_taken
@@ -60,9 +60,8 @@ def file_time(directory: Path, runtime: Runtime, config: MeasureConfig, model: A
     runs += [run_of(architecture, runtime, config) for architecture, _ in named]
     times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
     found, *again = [summary(of_one) for of_one in times]
-    ratios = [now["milliseconds"] / then for now, (_, then) in zip(again, named, strict=True)]
-    slowdown = float(np.median(ratios)) if ratios else 1.0
-    return FileTime(found["milliseconds"], found["spread"], slowdown, len(ratios))
+    slowdown = slowdown_of([now["milliseconds"] for now in again], named)
+    return FileTime(found["milliseconds"], found["spread"], slowdown, len(named))
 
 
 def _tensor(image: np.ndarray) -> Any:

@@ -14,6 +14,7 @@ from tunas.design.way import Target, Way
 from tunas.files import write_text, writing_to
 from tunas.needs import has_package
 from tunas.report.designs import OUTCOME
+from tunas.run.directory import quality_in
 from tunas.search.objective import is_within
 from tunas.space import Architecture
 from tunas.study.jobs import seconds_of
@@ -133,7 +134,7 @@ def _row(way: Way, target: Target) -> Row:
         predicted=predicted,
         architecture=architecture,
         within=is_within(predicted, aimed, way.config.tolerance),
-        quality=parts.quality_in(parts.trained_document(way, target.name)),
+        quality=quality_in(parts.trained_document(way, target.name)),
         training=way.out / parts.TRAININGS / target.name,
         file=directory,
         file_quality=about["check"]["accuracy"] if about else None,
@@ -158,7 +159,7 @@ def _trainings(way: Way, target: Target, architecture: Architecture) -> list[Tra
                     SEARCHED if number is None else RANDOM,
                     way.space.architecture(str(document["indices"])),
                     cost=float(document["predicted_cost"]),
-                    accuracy=parts.quality_in(document),
+                    accuracy=quality_in(document),
                     epochs=float(document["epochs"]),
                     seconds=seconds_of(way.out / parts.TRAININGS / name),
                     search_seconds=0.0 if number is not None else search,

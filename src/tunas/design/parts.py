@@ -23,16 +23,14 @@ from tunas.export.directory import ABOUT, FAILED
 from tunas.export.export import export
 from tunas.files import write_text, writing_to
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.directory import RESULT, read_json_object, read_params, read_result
+from tunas.run.directory import RESULT, quality_in, read_json_object, read_params, read_result
 from tunas.search.controller import Controller
 from tunas.search.places import STATE, places
 from tunas.space import Architecture
 from tunas.study.jobs import Job, is_done, run_jobs
-from tunas.study.sample import random_architectures
+from tunas.study.sample import ALIKE, random_alike
 
 TIME = "time.json"
-RANDOM_WINDOW = 0.02
-"""Random architectures cost within this part of the target."""
 
 
 def _nothing() -> None:
@@ -234,11 +232,6 @@ def _best(rows: list[tuple[str, float]]) -> int:
     return max(range(len(rows)), key=lambda number: (rows[number][1], -number))
 
 
-def quality_in(document: dict[str, Any]) -> float:
-    """What a training came to."""
-    return float(document[document.get("quality_name", "accuracy")])
-
-
 def winner(way: Way, target: Target) -> Architecture:
     """What is trained and shipped for a target."""
     if way.sizes.candidates == 1:
@@ -297,9 +290,7 @@ def drawn(way: Way, cost: float) -> list[Architecture]:
     Raises:
         InputError: where there are none.
     """
-    low, high = cost * (1 - RANDOM_WINDOW), cost * (1 + RANDOM_WINDOW)
-    found = random_architectures(way.space, way.cost_model(), low, high, way.sizes.random, way.config.seed)
-    return [architecture for architecture, _ in found]
+    return random_alike(way.space, way.cost_model(), cost, ALIKE, way.sizes.random, way.config.seed)
 
 
 def _check_same_architecture(way: Way, target: Target) -> None:

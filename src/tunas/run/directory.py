@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,11 @@ def read_result(path: Path) -> dict[str, Any]:
     if checksum is not None and checksum != _checksum(document, b""):
         raise InputError(f"{path / RESULT} is damaged or was changed: its checksum does not match")
     return document
+
+
+def quality_in(result: Mapping[str, Any]) -> float:
+    """What a training came to, by its `result.json`."""
+    return float(result[result.get("quality_name", "accuracy")])
 
 
 @contextlib.contextmanager

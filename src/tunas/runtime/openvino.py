@@ -16,7 +16,6 @@ from tunas.runtime.registry import INT8, Conversion, Runtime, Session
 
 SUFFIX = ".xml"
 WEIGHTS = ".bin"
-NEEDED = ("onnx", "openvino")
 
 
 def _converted(network: Any, examples: Any, conversion: Conversion) -> Any:

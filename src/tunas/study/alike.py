@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tunas.errors import InputError
-from tunas.run.directory import RESULT, read_json_object
-from tunas.space import Architecture, Space
-from tunas.study.sample import random_architectures
+from tunas.run.directory import RESULT, quality_in, read_json_object
+from tunas.space import Architecture
+from tunas.study.sample import random_alike
 from tunas.task import Task
 from tunas.train.config import TrainConfig
 from tunas.train.loop import train
@@ -65,27 +65,11 @@ def trained_alike(
     return rows
 
 
-def random_alike(space: Space, model: Any, cost: float, window: float, count: int, seed: int) -> list[Architecture]:
-    """`count` random architectures that cost within a part `window` of `cost`, the same for the same seed.
-
-    Raises:
-        InputError: where there are none, with the range that random ones cover.
-    """
-    if not count:
-        return []
-    found = random_architectures(space, model, cost * (1 - window), cost * (1 + window), count, seed)
-    return [architecture for architecture, _ in found]
-
-
 def _quality(config: TrainConfig, task: Task | None) -> float:
     """Trains unless the result is there already."""
     done = Path(str(config.checkpoint_dir)) / RESULT
     if done.is_file():
         document = read_json_object(done)
         if (document.get("indices"), document.get("epochs")) == (config.indices, config.epochs):
-            return _quality_in(document)
-    return _quality_in(train(config, task).document)
-
-
-def _quality_in(document: dict[str, Any]) -> float:
-    return float(document[document.get("quality_name", "accuracy")])
+            return quality_in(document)
+    return quality_in(train(config, task).document)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from tunas.errors import InputError
@@ -13,13 +12,11 @@ from tunas.search.objective import search_objectives
 from tunas.search.reachable import check_reachable
 from tunas.search.reward import EXPONENT
 from tunas.space import get_space
-from tunas.study.alike import Row, random_alike, trained_alike
+from tunas.study.alike import Row, trained_alike
+from tunas.study.sample import ALIKE, random_alike
 from tunas.task import Task, TaskConfig
 from tunas.task.opening import open_task
 from tunas.train.config import TrainConfig, plan_training
-
-WINDOW = 0.02
-"""Random architectures cost within this part of the target."""
 
 
 def quickstart(
@@ -77,15 +74,8 @@ def quickstart(
     learned.size("test")
     plan_training(config, learned.size("full_train"))
     model = objective.model
-    random_alike(space, model, objective.target, WINDOW, random, seed)  # or the search would be for nothing
+    random_alike(space, model, objective.target, ALIKE, random, seed)  # or the search would be for nothing
     result = search(searching, task)
     assert result.target is not None
-    rows = trained_alike(result.architecture, model, config, task, random=random, window=WINDOW, around=result.target)
+    rows = trained_alike(result.architecture, model, config, task, random=random, window=ALIKE, around=result.target)
     return rows, result.target, model.unit
-
-
-def rows_as_json(rows: list[Row]) -> str:
-    return json.dumps(
-        [{"name": r.name, "indices": r.architecture.text, "cost": r.cost, "test_accuracy": r.quality} for r in rows],
-        indent=2,
-    )

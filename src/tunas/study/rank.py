@@ -35,7 +35,7 @@ from tunas.space import Architecture, Space, get_space, structure_from_json
 from tunas.study.config import StudyConfig
 from tunas.study.jobs import check_engine, run_jobs
 from tunas.study.released import TEST, VALIDATION
-from tunas.study.sample import random_architectures
+from tunas.study.sample import ALIKE, random_alike
 from tunas.study.study import RANDOM, RANDOM_CSV, SEARCHED_CSV, Entry, trained, training_jobs, write_rows
 from tunas.task.batches import as_float, on_device
 from tunas.task.config import TaskConfig
@@ -46,8 +46,6 @@ RANK = "rank.json"
 """In the directory of a search, where nothing else is said."""
 TRAININGS = "rank"
 """Below the directory of a search: architectures that were trained for its ranking."""
-WINDOW = 0.02
-"""They cost within this part of the search's target."""
 FEWEST = 5
 """Architectures that a correlation takes."""
 RESAMPLES = 1000
@@ -253,8 +251,7 @@ def _trained_here(
     )
     model = load_cost_model(name, space, **open_task(told, directory).cost_arguments)
     target = float(targets[0]) if targets else median_cost(model, space)
-    drawn = random_architectures(space, model, target * (1 - WINDOW), target * (1 + WINDOW), 4 * random, seed)
-    different = list(dict.fromkeys(found for found, _ in drawn))[:random]
+    different = list(dict.fromkeys(random_alike(space, model, target, ALIKE, 4 * random, seed)))[:random]
     entries = [Entry(f"{RANDOM}-{number}", RANDOM, found) for number, found in enumerate(different)]
     jobs = training_jobs(config, entries)
     check_engine(workers, "local")

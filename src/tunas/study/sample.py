@@ -13,6 +13,8 @@ from tunas.search.config import check_positive
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 
+ALIKE = 0.02
+"""Random architectures that are compared with one of a given cost cost within this part of it."""
 WINDOW = {84.0: (83.0, 85.0), 57.0: (57.0, 59.0)}
 """Target -> range of costs of the released random architectures (docs/algorithm.md#released-data)."""
 BATCH = 4096
@@ -42,6 +44,18 @@ def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
             f"{given} {value:g} and the default {left_out}, {bound:g}, exclude each other; give --{left_out} too"
         )
     return random_architectures(space, model, low, high, config.num_samples, config.seed), model
+
+
+def random_alike(space: Space, model: Any, cost: float, window: float, count: int, seed: int) -> list[Architecture]:
+    """`count` random architectures that cost within a part `window` of `cost`, the same for the same seed.
+
+    Raises:
+        InputError: where there are none, with the range that random ones cover.
+    """
+    if not count:
+        return []
+    found = random_architectures(space, model, cost * (1 - window), cost * (1 + window), count, seed)
+    return [architecture for architecture, _ in found]
 
 
 def random_architectures(

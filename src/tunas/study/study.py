@@ -18,7 +18,7 @@ import numpy as np
 from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError, check_positive
 from tunas.files import make_directory, write_text, writing_to
-from tunas.run.directory import RESULT, read_json_object
+from tunas.run.directory import RESULT, quality_in, read_json_object
 from tunas.search.config import SearchConfig, plan_search
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
@@ -216,7 +216,7 @@ def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any
                     entry.kind,
                     entry.architecture,
                     cost=float(model.estimate(entry.architecture)),
-                    accuracy=float(result[result.get("quality_name", "accuracy")]),
+                    accuracy=quality_in(result),
                     epochs=float(result["epochs"]),
                     seconds=seconds_of(directory),
                     search_seconds=search_seconds,
