@@ -150,9 +150,13 @@ class TestIndicesThatAreNone:
             self.space.architecture(indices)
         return str(error.value)
 
-    @pytest.mark.parametrize("found", [0, 1, 72, 74])
+    @pytest.mark.parametrize("found", [1, 72, 74])
     def test_a_wrong_number_says_how_many_were_expected_and_found(self, found):
         assert self.message([0] * found) == f"proxylessnas_search takes 73 indices, but {found} were given"
+
+    def test_none_at_all_names_the_flag_that_takes_them(self):
+        none = "proxylessnas_search takes 73 indices, but 0 were given; the flag for them is --indices=0:1:…"
+        assert self.message([]) == self.message("") == none
 
     @pytest.mark.parametrize("index", [3, 99, -1, 10**15])
     def test_out_of_range_says_which_position_path_and_range(self, index):
