@@ -106,8 +106,10 @@ def test_spaces_prints_the_layers_of_an_architecture(capsys: pytest.CaptureFixtu
 def test_cost_prints_milliseconds_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_84_MS}"]) == 0
     text = capsys.readouterr().out
-    assert "estimated cost: 84.0166" in text and "ms (Pixel 1" in text
+    assert "estimated cost: 84.0166" in text and " ms (Pixel 1" in text
     assert "parameters: 3,932,560" in text
+    assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_84_MS}", "--cost_model=params"]) == 0
+    assert capsys.readouterr().out.startswith("estimated cost: 3,932,560 parameters")
 
 
 def test_sample_keeps_to_the_range_of_the_released_data(capsys: pytest.CaptureFixture[str]) -> None:

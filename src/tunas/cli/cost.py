@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tunas.space import Architecture
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,17 @@ class CostConfig:
     """Outputs of the classifier: 1,000 where left out, or with a fitted cost model as it was measured."""
 
 
+DIGITS = 7
+"""Of a cost below a million: as many as a 32-bit number has, so that one can compare with other programs."""
+
+
 def run(config: CostConfig) -> None:
     import sys
 
-    from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE, conditions_note, has_pixel1, load_cost_model
-    from tunas.search.config import check_positive
-    from tunas.space import Tower, get_space
+    from tunas.cost.catalog import conditions_note, has_pixel1, load_cost_model
+    from tunas.cost.model import with_unit
+    from tunas.errors import check_positive
+    from tunas.space import get_space
 
     for flag in ("image_size", "num_classes"):
         check_positive(flag, getattr(config, flag))
@@ -40,20 +49,26 @@ def run(config: CostConfig) -> None:
     name = config.cost_model or ("pixel1" if has_pixel1(space) else None)
     if name is not None:
         model = load_cost_model(name, space, image_size=config.image_size, num_classes=config.num_classes)
-        print(f"estimated cost: {model.estimate(architecture):f}")
+        cost = with_unit(model.estimate(architecture), model.unit or "(no unit given)", DIGITS)
         device = f" ({model.device})" if model.device else ""
-        print(f"unit: {model.unit or 'none given'}{device}")
+        print(f"estimated cost: {cost}{device}")
         if note := conditions_note(model, config.image_size):
             print(f"note: {note}", file=sys.stderr)
     if config.cost_model is None:
-        from tunas.cost.own import example_of
-        from tunas.nn.counting import shapes
-        from tunas.nn.profile import count_macs, count_parameters
+        _print_size(architecture, config)
 
-        classes, size = config.num_classes or PIXEL1_CLASSES, config.image_size or PIXEL1_SIZE
-        print(f"parameters: {count_parameters(architecture, classes):,}")
-        if isinstance(space.structure, Tower):
-            print(f"multiply-accumulates: {count_macs(architecture, classes, size):,} at {size} px")
-        else:
-            example = example_of(space, None, config.image_size)
-            print(f"multiply-accumulates: {count_macs(architecture, example=example):,} for inputs {shapes(example)}")
+
+def _print_size(architecture: Architecture, config: CostConfig) -> None:
+    from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
+    from tunas.cost.own import example_of
+    from tunas.nn.counting import shapes
+    from tunas.nn.profile import count_macs, count_parameters
+    from tunas.space import Tower
+
+    classes, size = config.num_classes or PIXEL1_CLASSES, config.image_size or PIXEL1_SIZE
+    print(f"parameters: {count_parameters(architecture, classes):,}")
+    if isinstance(architecture.structure, Tower):
+        print(f"multiply-accumulates: {count_macs(architecture, classes, size):,} at {size} px")
+        return
+    example = example_of(architecture.space, None, config.image_size)
+    print(f"multiply-accumulates: {count_macs(architecture, example=example):,} for inputs {shapes(example)}")

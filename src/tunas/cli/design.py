@@ -29,6 +29,8 @@ def show(found: Outcome) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tunas.cost.model import with_unit
+
     console = Console(soft_wrap=True)
     table = Table(title=f"{found.ssd}; {found.quality_name} on {found.split} examples")
     columns = ["target", "predicted", "off", "measured", "network", "file"]
@@ -36,7 +38,7 @@ def show(found: Outcome) -> None:
         table.add_column(column, justify="right")
     for row in found.rows:
         off = f"{row.predicted / row.target - 1:+.2%}"
-        cells = [_cost(row.target, found.unit), _cost(row.predicted, found.unit), off]
+        cells = [with_unit(row.target, found.unit), with_unit(row.predicted, found.unit), off]
         if found.exports:
             cells.append(_measured(row.measured, row.at_speed_of_then))
         cells.append(f"{row.quality:.2%}")
@@ -92,10 +94,6 @@ def _comparison(found: Outcome) -> Any:
 
 def _mean(mean: float, error: float | None) -> str:
     return f"{100 * mean:.2f} ± {100 * error:.2f} %" if error is not None else f"{mean:.2%}"
-
-
-def _cost(value: float, unit: str) -> str:
-    return f"{value:.4g} {unit}" if value < 1e6 else f"{value:,.0f} {unit}"
 
 
 def _measured(milliseconds: float | None, then: float | None) -> str:

@@ -11,6 +11,7 @@ def run(config: ExportConfig) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from tunas.cost.model import with_unit
     from tunas.export.export import export
 
     exported = export(config)
@@ -23,7 +24,7 @@ def run(config: ExportConfig) -> int:
     for column in columns:
         table.add_column(column, justify="right")
     for one in exported:
-        predicted = [] if one.predicted is None else [f"{one.predicted[0]:.4g} {one.predicted[1]}"]
+        predicted = [] if one.predicted is None else [with_unit(*one.predicted)]
         table.add_row(
             one.runtime,
             f"{one.size / 1e6:.2f} MB",

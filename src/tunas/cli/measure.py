@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 
 from tunas.cost.measure import MeasureConfig
+from tunas.cost.model import with_unit
 from tunas.flags import as_told
 
 
@@ -32,7 +33,7 @@ def run(config: MeasureConfig) -> None:
     print(f"device: {sample.backend} on {sample.device}, {size}{sample.clock} clock")
     if found:
         off = f" ({100 * found.error:+.2f} % measured over predicted)" if found.unit == "ms" else ""
-        print(f"predicted: {found.predicted:.4g} {found.unit}{off}")
+        print(f"predicted: {with_unit(found.predicted, found.unit)}{off}")
         if found.changed:
             print(f"speed: not compared with the cost model's samples: {'; '.join(found.changed)}")
         if found.references:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from tunas.cost.model import with_unit
 from tunas.flags import as_told
 from tunas.search.config import SearchConfig
 
@@ -41,8 +42,8 @@ def run(config: SearchConfig) -> int:
         )
     if result.timed and not result.as_asked:
         print(
-            f"missed: none of {len(result.timed)} winners took at most {result.at_most:.4g} {result.unit} when it was "
-            "measured; a longer search, or a higher --at_most"
+            f"missed: none of {len(result.timed)} winners took at most {with_unit(result.at_most, result.unit)} when "
+            "it was measured; a longer search, or a higher --at_most"
         )
     for found in result.frontier:
         if found.within_tolerance is False:
@@ -64,10 +65,10 @@ def result_table(config: SearchConfig, result: SearchResult) -> Table:
     table = Table(title=f"search of {result.architecture.space.name}", show_header=False)
     table.add_row("indices", result.architecture.text)
     if result.cost is not None and result.target is not None:
-        table.add_row("predicted cost", f"{result.cost:.4g} {result.unit}")
+        table.add_row("predicted cost", with_unit(result.cost, result.unit))
         table.add_row("target", f"{target_of(result)} ({100 * (result.off or 0.0):+.2f} %)")
     if result.at_most is not None:
-        table.add_row("at most", f"{result.at_most:.4g} {result.unit}")
+        table.add_row("at most", with_unit(result.at_most, result.unit))
     for number, timed in enumerate(result.timed, 1):
         then = timed.at_speed_of_then
         verdict = "holds" if result.at_most is None or then <= result.at_most else "over"
@@ -94,13 +95,13 @@ def frontier_table(config: SearchConfig, result: SearchResult) -> Table:
         table.add_column(column, justify="left" if column == "cost model" else "right")
     for found, told in zip(result.frontier, config.by_target(), strict=True):
         device = (str(told.cost_model),) if of_devices else ()
-        cost = f"{found.cost:.4g} {found.unit}"
+        cost = with_unit(found.cost, found.unit)
         table.add_row(target_of(found), *device, cost, f"{100 * (found.off or 0.0):+.2f} %", f"{found.quality:.4f}")
     return table
 
 
 def target_of(found: SearchResult) -> str:
-    return f"{found.target:.4g} {found.unit}"
+    return with_unit(found.target, found.unit)
 
 
 def next_command(config: SearchConfig, result: SearchResult) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
 from tunas.cost.fit_report import FitReport
 from tunas.cost.model import CostModel
+from tunas.cost.plot import save_fit_plot
 from tunas.cost.samples import SETUP, Sample, read_samples, references
 from tunas.errors import InputError
 from tunas.files import check_writable, make_directory, writing_to
@@ -87,8 +88,6 @@ def fit(config: FitConfig) -> tuple[CostModel, FitReport]:
     with writing_to(Path(config.out)):
         model.save(config.out)
     if plot is not None:
-        from tunas.cost.plot import save_fit_plot
-
         make_directory(plot.parent)
         with writing_to(plot):
             save_fit_plot(report, plot, title=f"{space.name}, {model.device}")

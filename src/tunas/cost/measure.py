@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 
+from tunas.cost.catalog import load_cost_model
 from tunas.cost.samples import (
     COLUMNS,
     HEADER,
@@ -245,8 +246,6 @@ def compare(config: MeasureConfig) -> Comparison:
     Raises:
         InputError: as `measure`, or where the cost model cannot be used.
     """
-    from tunas.cost.catalog import load_cost_model
-
     assert config.cost_model is not None and config.indices is not None
     space = get_space(config.ssd)
     runtime = get_runtime(config.device)

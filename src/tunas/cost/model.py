@@ -292,3 +292,8 @@ def _number(value: Any, where: str) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
         raise InputError(f"{where} must be a finite number, not {value!r}")
     return float(value)
+
+
+def with_unit(cost: float, unit: str, digits: int = 4) -> str:
+    """A cost in words, such as `56.58 ms` or `3,932,560 parameters`: below a million with so many digits."""
+    return f"{f'{cost:.{digits}g}' if cost < 1e6 else f'{cost:,.0f}'} {unit}".rstrip()

@@ -76,8 +76,3 @@ def _sum_of(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], sizes: Sequenc
         shape = [sizes[position] if position in of_one else 1 for position in positions]
         total = total + values.transpose(order).reshape(shape)
     return positions, total
-
-
-def with_unit(cost: float, unit: str) -> str:
-    """A cost in words."""
-    return f"{cost:.4g} {unit}" if cost < 1e6 else f"{cost:,.0f} {unit}"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunas.errors import InputError
-from tunas.space import Architecture, Space
+from tunas.space import Architecture, Space, active_positions
 
 if TYPE_CHECKING:
     from tunas.cost.additive import PeakCost
@@ -109,8 +109,6 @@ def draw_architectures(space: Space, seed: int = 0) -> Iterator[Architecture]:
 
 def in_use(architecture: Architecture) -> list[int]:
     """Positions of the OneOfs that the choices taken around them lead to."""
-    from tunas.space import active_positions
-
     return [
         position for position, active in enumerate(active_positions(architecture.space, architecture.indices)) if active
     ]

@@ -12,11 +12,13 @@ from typing import Any
 from tunas.cost.catalog import load_cost_model
 from tunas.cost.fit import FitConfig
 from tunas.cost.measure import MeasureConfig, setup_changes, setup_of
-from tunas.cost.range import cost_range, with_unit
+from tunas.cost.model import with_unit
+from tunas.cost.range import cost_range
 from tunas.design.config import DesignConfig
 from tunas.design.sizes import Sizes
 from tunas.errors import InputError
 from tunas.export.config import CALIBRATION_IMAGES, ExportConfig
+from tunas.needs import has_package
 from tunas.recipe.defaults import auto_batch_size
 from tunas.runtime import Runtime, get_runtime
 from tunas.search.config import SearchConfig, auto_replicas
@@ -242,6 +244,4 @@ def runtime_of(config: DesignConfig) -> Runtime:
     Raises:
         InputError: where it is not there.
     """
-    from tunas.needs import has_package
-
     return get_runtime(config.device or ("onnxruntime" if has_package("onnxruntime") else "torch-cpu"))

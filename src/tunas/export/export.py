@@ -33,6 +33,7 @@ from tunas.export.directory import (
 )
 from tunas.export.source import Source, opened_source
 from tunas.export.standalone import predict_program
+from tunas.export.timm_model import TIMM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
 from tunas.runtime.registry import INT8, Arrays
@@ -107,12 +108,7 @@ def exportable(name: str, config: ExportConfig) -> Runtime:
     Raises:
         InputError: where it is not there or cannot.
     """
-    if name == "timm":
-        from tunas.export.timm_model import TIMM
-
-        runtime = TIMM
-    else:
-        runtime = get_runtime(name, "runtime", ("timm",))
+    runtime = TIMM if name == "timm" else get_runtime(name, "runtime", ("timm",))
     if runtime.files is None or runtime.read is None:
         raise InputError(f"{name} can be measured but not exported: it says nothing of files")
     if config.dynamic_batch and not runtime.any_batch:

@@ -20,6 +20,7 @@ from tunas.export.camera import as_taken
 from tunas.export.directory import ABOUT, read_about, read_files
 from tunas.export.predict_config import PredictConfig
 from tunas.export.source import network_of
+from tunas.export.timm_model import TIMM
 from tunas.run.directory import DATA, PARAMS, read_json_object, read_params
 from tunas.runtime import get_runtime
 from tunas.train.trained import trained_weights
@@ -139,11 +140,7 @@ def _exported(path: Path, threads: int) -> tuple[Predictor, list[str]]:
 
 
 def _runtime(about: dict[str, Any]) -> Any:
-    if about["runtime"] == "timm":
-        from tunas.export.timm_model import TIMM
-
-        return TIMM
-    return get_runtime(about["runtime"])
+    return TIMM if about["runtime"] == "timm" else get_runtime(about["runtime"])
 
 
 def _view(pixels: torch.Tensor, size: int, crop: float) -> torch.Tensor:

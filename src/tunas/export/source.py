@@ -15,6 +15,7 @@ from tunas.errors import InputError
 from tunas.export.config import ExportConfig
 from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import options_of_training
+from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import DATA, PARAMS, RESULT, read_json_object, read_params
 from tunas.space import Architecture, get_space
 from tunas.space.layers import Tower, scale_filters
@@ -104,8 +105,6 @@ def training_params(directory: Path, allow_unfinished: bool = False) -> dict[str
         )
     if "train_split" not in params or "steps" not in params:
         raise InputError(f"{directory / PARAMS} is not that of a training")
-    from tunas.run.checkpoint import newest_checkpoint
-
     found = newest_checkpoint(directory)
     done = found[1]["step"] if found else 0
     if done < params["steps"] and not allow_unfinished:

@@ -80,10 +80,6 @@ def shapes(example: Any) -> str:
     )
 
 
-def total_parameters(counts: dict[str, Counts]) -> int:
-    return int(sum(leaf.get(WEIGHTS, 0) for leaf in counts.values()))
-
-
 def macs_of(counts: Counts) -> float:
     """The multiply-accumulates of one leaf."""
     return sum(amount for name, amount in counts.items() if name.startswith(MACS))

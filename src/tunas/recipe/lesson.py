@@ -80,11 +80,6 @@ class Lesson:
                 pieces = zip(torch.from_numpy(epochs).split(size), torch.from_numpy(keys).split(size), strict=True)
                 yield [(inputs, Keyed(targets, *each)) for (inputs, targets), each in zip(batch, pieces, strict=True)]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether this is the task's own inputs and targets, with nothing drawn."""
-        return not self._mixers and self.teacher is None
-
     def _named(self, batches: Iterator[Any], split: str, batch_size: int, how: dict[str, Any]) -> Iterator[Any]:
         assert isinstance(self.teacher, LogitsTeacher)
         names = self.teacher.data.keys_stream(split, batch_size, **how)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunas.cost.model import with_unit
 from tunas.report.exports import exported_models
 from tunas.report.section import Figure, Section
 from tunas.run.directory import PARAMS, read_json_object
@@ -59,8 +60,8 @@ def _row(row: dict[str, Any], unit: str) -> tuple[str, ...]:
     comparison = (row["comparison"] or {}).get("random")
     return (
         str(row["name"]),
-        f"{row['target']:.4g} {unit}",
-        f"{row['predicted']:.4g} {unit}",
+        with_unit(row["target"], unit),
+        with_unit(row["predicted"], unit),
         _number(row["measured"], ".3g"),
         f"{row['quality']:.4f}",
         _number(row["file_quality"], ".4f"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunas.cost.model import with_unit
 from tunas.errors import InputError
 from tunas.export.directory import ABOUT, FAILED, FORMAT
 from tunas.report.section import Figure, Section
@@ -68,5 +69,5 @@ def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
         f"{check['agreement']:.2%}",
         f"{found['latency']['milliseconds']:.3g}",
         f"{size:.1f}",
-        f"{cost['cost']:.4g} {cost['unit']}" if cost else "",
+        with_unit(cost["cost"], cost["unit"]) if cost else "",
     )

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tunas.cost.model import FORMAT, CostModel
+from tunas.cost.model import FORMAT, CostModel, with_unit
 from tunas.errors import InputError
 from tunas.report.analyze import cost_model_of, space_of
+from tunas.report.command import command_of
 from tunas.report.frontier import SearchTarget, frontier, search_targets
 from tunas.report.ranking import rank_sections
 from tunas.report.section import Figure, Layer, Section
@@ -222,7 +223,7 @@ def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -
         layout={"yaxis": {"autorange": "reversed", "automargin": True}},
     )
     sections = [drawing] if rows else []
-    return [*sections, Section(f"Where the {total:.4g} {unit} go", figures=[where], numbers=shares)]
+    return [*sections, Section(f"Where the {with_unit(total, unit)} go", figures=[where], numbers=shares)]
 
 
 def _cost_by_layer(architecture: Architecture, params: dict[str, Any]) -> tuple[dict[str, float], str, float]:
@@ -281,8 +282,6 @@ def _parameters(params: dict[str, Any]) -> Section:
 
 
 def _command(params: dict[str, Any]) -> Section:
-    from tunas.report.command import command_of
-
     return Section("The same again", command=shlex.join(command_of(params)), numbers=command_of(params))
 
 

@@ -7,6 +7,7 @@ import io
 import warnings
 from typing import Any
 
+from tunas.runtime.pytorch import exported
 from tunas.runtime.registry import Conversion
 
 OPSET = 17
@@ -41,8 +42,6 @@ def onnx_bytes(network: Any, examples: Any, conversion: Conversion) -> bytes:
 
 def _through_torch_export(network: Any, examples: Any, conversion: Conversion, names: dict[str, Any]) -> bytes:
     import torch
-
-    from tunas.runtime.pytorch import exported
 
     program = torch.onnx.export(exported(network, examples, conversion), dynamo=True, verbose=False, **names)
     assert program is not None

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.cost.range import with_unit
+from tunas.cost.model import with_unit
 from tunas.errors import InputError
 from tunas.run.session import generator
 from tunas.search.config import SearchConfig, SearchPlan
@@ -172,7 +172,7 @@ class Aims:
         if not costs:
             return ""
         if len(self) == 1:
-            return f" cost {costs[0][1]:.4g} {self[0].objective.unit}"
+            return f" cost {with_unit(costs[0][1], self[0].objective.unit)}"
         off = [(cost / (aim.objective.target or cost) - 1, aim.objective) for aim, cost in costs]
         worst, objective = max(off, key=lambda each: abs(each[0]))
         return f" farthest {100 * worst:+.1f} % from {with_unit(objective.target or 0.0, objective.unit)}"

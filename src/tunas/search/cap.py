@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunas.cost.measure import MeasureConfig, compare
 from tunas.run.session import ended
 
 if TYPE_CHECKING:
-    from tunas.cost.measure import MeasureConfig
     from tunas.search.aims import Aim
     from tunas.space import Architecture
 
@@ -105,7 +105,5 @@ def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Arch
 
 
 def _timed(winner: Architecture, measuring: MeasureConfig) -> Timed:
-    from tunas.cost.measure import compare
-
     found = compare(dataclasses.replace(measuring, indices=winner.text))
     return Timed(winner.text, found.predicted, found.sample.milliseconds, found.slowdown)

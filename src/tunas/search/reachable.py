@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunas.cost.range import cost_range, with_unit
+from tunas.cost.model import with_unit
+from tunas.cost.range import cost_range
 from tunas.errors import InputError
 from tunas.search.objective import Objective
 
