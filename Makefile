@@ -44,7 +44,7 @@ wheel: install  # into dist/; installed alone beside the dependencies, it runs t
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(VENV)-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
 	$(VENV)-wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
-	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/tiny_space.py:tiny --cost_model=params --train=epochs=1 --random=1
+	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/support/tiny_space.py:tiny --cost_model=params --train=epochs=1 --random=1
 	rm -rf $(VENV)-wheel
 
 bench: install

@@ -27,7 +27,7 @@ import torch
 import tyro
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from jobs import SEARCH, TRAIN, Job, finished
+from support.jobs import SEARCH, TRAIN, Job, finished
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import PATTERN, _events, read_events
 

@@ -1,4 +1,4 @@
-"""No process outlives the tests."""
+"""No process outlives the tests, and their names are read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import uuid
 from pathlib import Path
 
 import pytest
+
+from support.ids import parameter_id
 
 MARK = "TUNAS_TEST_SESSION"
 OURS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
@@ -19,6 +21,10 @@ PATIENCE = 20.0
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):  # xdist's workers, and what they start, have it from here
         os.environ[MARK] = uuid.uuid4().hex
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    return parameter_id(val, argname)
 
 
 @pytest.hookimpl(trylast=True)

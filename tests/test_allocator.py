@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from jobs import Program
+from support.jobs import Program
 
 CHURN = """
 import resource, sys

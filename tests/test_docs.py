@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import Program
+from support.jobs import Program
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

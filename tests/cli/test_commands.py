@@ -311,7 +311,7 @@ def test_other_parameters_are_refused_with_the_differences(
 
 
 def test_what_is_measured_next_is_enough_for_a_fit(tmp_path: Path) -> None:
-    from jobs import TINY as SPACE
+    from support.jobs import TINY as SPACE
     from tunas.cli.measure import next_line
     from tunas.cost.measure import MeasureConfig
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import tunas
-from jobs import TINY
+from support.jobs import TINY
 from tunas.cli import COMMANDS, imported, main
 from tunas.cli.flags import parsed
 from tunas.data import DataConfig, open_data

@@ -205,7 +205,7 @@ def test_a_function_can_price():
         (lambda rows: np.array([1.0, np.nan]), "gives nan for architecture 0:0:0:0:0"),
     ],
 )
-def test_functions_that_give_no_costs(function: Any, message: str):
+def test_functions_that_give_no_costs_are_refused(function: Any, message: str):
     with pytest.raises(InputError, match=message):
         FunctionCost(SPACE, function).estimate(np.zeros((2, 5), int))
 

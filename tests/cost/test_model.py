@@ -61,7 +61,7 @@ def checks():
 
 
 @pytest.mark.parametrize("ssd", SPACES)
-def test_published_checks(ssd):
+def test_pixel1_prices_the_published_checks_as_published(ssd):
     rows = [row for row in checks() if row["ssd"] == ssd]
     assert len(rows) == 40
     model = load_cost_model("pixel1", ssd)
@@ -75,14 +75,14 @@ def test_published_checks(ssd):
     "ssd, indices, milliseconds",
     [("mobilenet_v3_like_search", BEST_V3, 56.575), ("proxylessnas_search", PROXYLESS_84, 84.017)],
 )
-def test_worked_examples(ssd, indices, milliseconds):
+def test_pixel1_prices_the_worked_examples_of_the_specification(ssd, indices, milliseconds):
     architecture = tunas.get_space(ssd).architecture(indices)
     cost = load_cost_model("pixel1", ssd).estimate(architecture)
     assert isinstance(cost, float)
     assert cost == pytest.approx(milliseconds, abs=6e-4)
 
 
-def test_proxylessnas_mobile_written_in_the_search_space():
+def test_proxylessnas_mobile_written_in_the_search_space_costs_what_it_does_alone():
     space = tunas.get_space("proxylessnas_search")
     sepconv, *operations = (0, 1, 0, 6, 6, 2, 0, 1, 1, 5, 1, 1, 1, 4, 1, 1, 1, 5, 5, 2, 2, 5)
     layers = [f"blocks/{block}/layers/{layer}/" for block in range(2, 8) for layer in range(4 if block < 7 else 1)]
@@ -98,7 +98,7 @@ def test_proxylessnas_mobile_written_in_the_search_space():
 
 
 @pytest.mark.parametrize("ssd, median", list(zip(SPACES, (91, 110, 74), strict=True)))
-def test_median_of_uniform_architectures(ssd, median):
+def test_half_of_uniform_architectures_cost_less_than_the_published_median(ssd, median):
     costs = load_cost_model("pixel1", ssd).estimate(tunas.get_space(ssd).sample(np.random.default_rng(0), 20_000))
     assert np.median(costs) == pytest.approx(median, abs=1.5)
 
@@ -167,7 +167,7 @@ def test_a_model_without_terms_costs_its_bias():
     assert CostModel(space, 2.5, []).estimate(space.architecture("")) == 2.5
 
 
-def test_saved_and_loaded(tmp_path):
+def test_a_model_is_loaded_as_it_was_saved(tmp_path):
     space = small_space()
     model = random_model(space, np.random.default_rng(0), unit="µJ")
     path = tmp_path / "cost.json"

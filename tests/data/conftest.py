@@ -4,9 +4,8 @@ import functools
 from pathlib import Path
 
 import pytest
-from rendered import WRITERS, Rendered, rendered
 
-from tunas.data import Data, DataConfig, open_data
+from support.rendered import WRITERS, Rendered, rendered
 
 cached_rendering = functools.cache(rendered)
 
@@ -26,9 +25,3 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
         for layout, write in WRITERS.items()
         for kind in kinds
     }
-
-
-def opened(directory: Path | str, cache: Path | None = None, **settings: object) -> Data:
-    """The dataset at 32 pixels, decoded by this process, unless told otherwise."""
-    config = {"image_size": 32, "num_workers": 0, "cache_dir": str(cache) if cache else None} | settings
-    return open_data(DataConfig(dataset_dir=str(directory), **config))  # type: ignore[arg-type]

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rendered import Picture, Rendered, write_folder, write_parquet, write_tfds, write_webdataset
 
-from conftest import opened
-from jobs import TINY
+from support.jobs import TINY
+from support.rendered import Picture, Rendered, opened, write_folder, write_parquet, write_tfds, write_webdataset
 from tunas.cli import main
 from tunas.errors import InputError, TemporaryError
 

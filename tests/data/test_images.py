@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rendered import picture
 
-from conftest import opened
+from support.rendered import opened, picture
 from tunas.data import normalize
 from tunas.data.augmentation import Augmentation
 from tunas.data.examples import BadImageError
@@ -101,7 +100,7 @@ def test_no_damaged_file_gets_through_or_raises_anything_else(kind):
             assert str(error)
 
 
-def test_a_header_that_promises_too_much():
+def test_a_header_that_promises_too_much_is_refused():
     content = bytearray(encoded(picture(5, 1), "JPEG"))
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
@@ -139,7 +138,7 @@ def test_the_training_view_is_a_bicubic_crop():
         assert np.abs(difference).max() <= 2 and abs(difference.mean()) < 0.05
 
 
-def test_central_crop():
+def test_the_central_crop_leaves_an_eighth_out():
     assert central_crop(256, 256) == Crop(16, 16, 224, 224)
     assert central_crop(375, 500) == Crop(24, 86, 328, 328)
     assert central_crop(1, 1) == Crop(0, 0, 1, 1)
@@ -186,7 +185,7 @@ def test_shrinking_keeps_the_shape_and_never_enlarges():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_normalize(dtype):
+def test_pixels_are_normalised_by_mean_and_deviation(dtype):
     images = torch.randint(0, 256, (2, 3, 5, 6), dtype=torch.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     wanted = (images.numpy().transpose(0, 2, 3, 1) / 255 - mean) / std

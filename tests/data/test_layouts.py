@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rendered import (
+
+from support.rendered import (
     CLASS_NAMES,
     NAMED,
     Picture,
     Rendered,
+    opened,
     parts_of,
     write_array_record,
     write_csv,
@@ -27,8 +29,6 @@ from rendered import (
     write_tfds,
     write_webdataset,
 )
-
-from conftest import opened
 from tunas.data.images import decode
 from tunas.errors import InputError
 
@@ -45,7 +45,7 @@ def same_images(data, other, split="full_train"):
 # --- folders
 
 
-def test_class_folders_without_splits(tmp_path, pictures):
+def test_class_folders_without_splits_are_split_class_by_class(tmp_path, pictures):
     data = opened(write_plain(tmp_path / "flowers", pictures.train))
     assert data.name == "flowers" and data.class_names == CLASS_NAMES
     sizes = {"train": 64, "valid": 8, "full_train": 72, "test": 8}
@@ -197,7 +197,7 @@ def test_kaggle_s_flat_validation_images_have_their_solution(kaggle, pictures):
         assert everything(data, "test")[1].tolist() == [each.label for each in reversed(pictures.test)]
 
 
-def test_the_development_kit_s_ground_truth(kaggle, pictures):
+def test_flat_validation_images_are_labelled_by_the_development_kit_s_ground_truth(kaggle, pictures):
     from scipy.io import savemat
 
     kit = kaggle / "ILSVRC2012_devkit_t12" / "data"
@@ -219,7 +219,7 @@ def test_the_development_kit_s_ground_truth(kaggle, pictures):
 # --- lists
 
 
-def test_a_list_without_splits_and_with_a_byte_order_mark(tmp_path, pictures):
+def test_a_list_without_splits_and_with_a_byte_order_mark_is_read(tmp_path, pictures):
     path = write_csv(tmp_path, Rendered(train=pictures.train))
     lines = [line.partition(",")[2] for line in path.read_text().splitlines()]
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).replace(",", ";").replace("label", "Class").encode())
@@ -243,7 +243,7 @@ def test_a_list_without_splits_and_with_a_byte_order_mark(tmp_path, pictures):
         (lambda text: text.replace(",n001\n", ",\n", 1), "row 1 of .* has no label"),
     ],
 )
-def test_lists_that_cannot_be_meant(tmp_path, pictures, change, message):
+def test_lists_that_cannot_be_meant_are_refused(tmp_path, pictures, change, message):
     path = write_csv(tmp_path, pictures)
     path.write_text(change(path.read_text()))
     with pytest.raises(InputError, match=message):
@@ -261,7 +261,7 @@ def test_numbers_as_labels_are_ordered_as_numbers(tmp_path, pictures):
     assert everything(data, "test")[1].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
-def test_json_lines_beside_the_images(tmp_path, pictures, datasets):
+def test_json_lines_beside_the_images_label_them(tmp_path, pictures, datasets):
     root = tmp_path / "train"
     root.mkdir()
     lines = []
@@ -278,7 +278,7 @@ def test_captions_beside_class_folders_are_no_labels(tmp_path, pictures, dataset
     assert same_images(opened(root), opened(datasets["folder", "PNG"]))
 
 
-def test_what_was_seen_and_what_is_nearest(tmp_path, pictures):
+def test_a_directory_of_no_layout_is_told_what_was_seen_and_what_is_nearest(tmp_path, pictures):
     for each in pictures.train:
         (tmp_path / each.name).write_bytes(each.encoded)
     with pytest.raises(
@@ -310,7 +310,7 @@ def test_a_split_without_labels_is_not_read(tmp_path, pictures):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "names", "categories"])
-def test_parquet_files_of_one_s_own(tmp_path, pictures, datasets, kind):
+def test_parquet_files_of_one_s_own_are_read(tmp_path, pictures, datasets, kind):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -330,7 +330,7 @@ def test_parquet_files_of_one_s_own(tmp_path, pictures, datasets, kind):
         assert data.size("test") == 8 and data.size("full_train") == 72
 
 
-def test_parquet_files_that_do_not_fit(tmp_path, pictures):
+def test_parquet_files_that_do_not_fit_are_refused(tmp_path, pictures):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -348,7 +348,7 @@ def test_parquet_files_that_do_not_fit(tmp_path, pictures):
         opened(tmp_path)
 
 
-def test_parquet_behind_a_url(tmp_path, pictures, datasets):
+def test_parquet_behind_a_url_is_read(tmp_path, pictures, datasets):
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -394,7 +394,7 @@ NUMBERED = {
 
 @pytest.mark.parametrize("kind", [*NAMED, *(f"number {kind}" for kind in NUMBERED)])
 @pytest.mark.parametrize("member", [".png", ".input.png"])
-def test_labels_in_every_form(tmp_path, pictures, datasets, kind, member):
+def test_labels_are_read_in_every_form(tmp_path, pictures, datasets, kind, member):
     label = NAMED.get(kind) or NUMBERED[kind.removeprefix("number ")]
     write_shard(tmp_path / "train" / "0.tar", pictures.train, member, label)
     data = opened(tmp_path)
@@ -444,7 +444,7 @@ def test_paths_that_exist_are_taken_literally(tmp_path, datasets, layout, name):
 # --- TFDS
 
 
-def test_a_label_that_is_no_class_label(tmp_path, pictures):
+def test_a_label_that_is_no_class_label_is_refused(tmp_path, pictures):
     directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
     path = directory / "features.json"
     path.write_text(path.read_text().replace("class_label_feature.ClassLabel", "scalar.Scalar"))
@@ -452,7 +452,7 @@ def test_a_label_that_is_no_class_label(tmp_path, pictures):
         opened(tmp_path)
 
 
-def test_float_images(tmp_path, pictures):
+def test_images_of_floats_are_read(tmp_path, pictures):
     """TFDS stores float32 pixels as the bytes of a PNG of four channels."""
     import io
 
@@ -475,7 +475,7 @@ def test_float_images(tmp_path, pictures):
         assert np.array_equal(decoded, np.floor(pixels * 255 + 0.5).astype(np.uint8))
 
 
-def test_array_record_files(tmp_path, pictures, datasets):
+def test_array_record_files_are_read(tmp_path, pictures, datasets):
     pytest.importorskip("array_record.python.array_record_module")
     write_array_record(tmp_path, pictures)
     assert same_images(opened(tmp_path), opened(datasets["tfds", "PNG"]))

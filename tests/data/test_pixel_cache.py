@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from rendered import Picture, Rendered, write_folder
 
-from conftest import opened
-from jobs import Program
+from support.jobs import Program
+from support.rendered import Picture, Rendered, opened, write_folder
 from tunas.data import DataConfig, open_data
 from tunas.data.pixel_cache import DamagedCacheError, PixelCache
 from tunas.errors import InputError
@@ -130,7 +129,7 @@ print(len(decoded), pixels)
 """
 
 
-def test_processes_that_build_at_the_same_time(datasets, tmp_path):
+def test_of_processes_that_build_at_the_same_time_one_decodes(datasets, tmp_path):
     (tmp_path / "build.py").write_text(PROGRAM)
     words = str(datasets["tfds", "PNG"]), str(tmp_path)
     running = [Program(tmp_path / "build.py", *words) for _ in range(3)]

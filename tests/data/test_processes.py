@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import opened
+from support.rendered import opened
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.data.decoding import decode
 from tunas.errors import InputError, TemporaryError

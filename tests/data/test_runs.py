@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from rendered import OTHERS, WRITERS, Rendered, write_folder, write_plain
 
-from jobs import TINY
+from support.jobs import TINY
+from support.rendered import OTHERS, WRITERS, Rendered, write_folder, write_plain
 from tunas.cli import main
 from tunas.needs import has_package
 

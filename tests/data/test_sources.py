@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rendered import (
+
+from support.rendered import (
     CLASS_NAMES,
     TRAIN_PER_CLASS,
     WRITERS,
     Rendered,
     add_member,
+    opened,
     write_folder,
     write_tfds,
     write_webdataset,
 )
-
-from conftest import opened
 from tunas.data import DataConfig, open_data
 from tunas.data.webdataset import expand_braces
 from tunas.errors import InputError
@@ -138,7 +138,7 @@ def test_a_class_of_val_alone_is_refused(tmp_path, pictures):
         ({"dataset_dir": "a-{0..3.tar"}, "a brace is not closed"),
     ],
 )
-def test_settings_that_fit_nothing(settings, message):
+def test_settings_that_fit_nothing_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         open_data(DataConfig(**settings))
 
@@ -201,14 +201,14 @@ def edit(path: Path, **changes: object) -> None:
         ),
     ],
 )
-def test_a_description_that_does_not_fit(tmp_path, pictures, changes, message):
+def test_a_description_that_does_not_fit_is_refused(tmp_path, pictures, changes, message):
     directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
     edit(directory / "dataset_info.json", **changes)
     with pytest.raises(InputError, match=message):
         opened(tmp_path)
 
 
-def test_features_that_do_not_fit(tmp_path, pictures):
+def test_features_that_do_not_fit_are_refused(tmp_path, pictures):
     directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
     (directory / "label.labels.txt").write_text("one\ntwo\n")
     with pytest.raises(InputError, match=r"names 2 classes, but features.json says 4"):
@@ -221,7 +221,7 @@ def test_features_that_do_not_fit(tmp_path, pictures):
         opened(tmp_path)
 
 
-def test_a_dataset_of_an_old_tfds_without_features(datasets, tmp_path, pictures):
+def test_a_dataset_of_an_old_tfds_without_features_is_read(datasets, tmp_path, pictures):
     directory = write_tfds(tmp_path, pictures) / "shapes" / "1.0.0"
     (directory / "features.json").unlink()
     info = json.loads((directory / "dataset_info.json").read_text())
@@ -291,7 +291,7 @@ def test_patterns_and_directories_lead_to_the_same_shards(datasets, tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["tfds", "webdataset"])
-def test_shards_behind_a_url(datasets, layout):
+def test_shards_behind_a_url_are_read(datasets, layout):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     root = datasets[layout, "PNG"]
@@ -319,7 +319,7 @@ def test_shards_behind_a_url(datasets, layout):
         ("nothing://bucket/train.tar", "cannot read nothing://bucket/train.tar: Protocol not known: nothing"),
     ],
 )
-def test_urls_that_lead_nowhere(url, message):
+def test_urls_that_lead_nowhere_are_refused(url, message):
     pytest.importorskip("fsspec")
     with pytest.raises(InputError, match=message):
         opened(url)
@@ -330,7 +330,7 @@ def test_a_missing_shard_is_named(datasets):
         opened(f"{datasets['webdataset', 'PNG']}/shapes-train-{{0000..0003}}.tar")
 
 
-def test_labels_in_json(tmp_path, pictures):
+def test_labels_in_json_are_read(tmp_path, pictures):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         for each in pictures.train:
             add_member(tar, f"deep/{each.name}", each.encoded)
@@ -359,7 +359,7 @@ def test_labels_in_json(tmp_path, pictures):
         ([("a.png", b"x"), ("a.cls", b"1"), ("b.png", b"x"), ("b.txt", b"cat")], "numbers such as 1 and names such as"),
     ],
 )
-def test_members_that_make_no_examples(tmp_path, members, message):
+def test_members_that_make_no_examples_are_refused(tmp_path, members, message):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         for name, content in members:
             add_member(tar, name, content)
@@ -367,7 +367,7 @@ def test_members_that_make_no_examples(tmp_path, members, message):
         opened(tmp_path)
 
 
-def test_damaged_tar_files(tmp_path, pictures):
+def test_damaged_tar_files_are_refused_with_the_place_of_the_damage(tmp_path, pictures):
     root = write_webdataset(tmp_path / "wds", pictures)
     path = root / "shapes-train-0001.tar"
     content = path.read_bytes()
@@ -392,7 +392,7 @@ def test_files_are_read_where_there_is_no_pread(layout, datasets, tmp_path, monk
     assert torch.equal(again[0], pixels) and torch.equal(again[1], labels)
 
 
-def test_too_few_class_names(tmp_path, pictures):
+def test_too_few_class_names_are_refused(tmp_path, pictures):
     root = write_webdataset(tmp_path / "wds", pictures)
     (root / "classnames.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match="names 2 classes, but the labels go up to 3"):

@@ -9,9 +9,8 @@ import threading
 
 import numpy as np
 import pytest
-from rendered import CLASS_NAMES, WRITERS, Picture, Rendered, write_folder
 
-from conftest import opened
+from support.rendered import CLASS_NAMES, WRITERS, Picture, Rendered, opened, write_folder
 from tunas.data.examples import Source, stem
 from tunas.data.splits import choose_held_out, held_out
 from tunas.errors import InputError
@@ -46,7 +45,7 @@ def test_imagenet_s_number_is_held_out():
 @pytest.mark.parametrize(
     ("count", "wanted"), [(70, 7), (1400, 140), (99_995, 10_003), (140_000, 5_467), (2_000_000, 50_046)]
 )
-def test_of_other_sets_ten_percent_or_one_in_25_6(count, wanted):
+def test_of_other_sets_ten_percent_or_one_in_25_6_are_held_out(count, wanted):
     assert held_out(source(count, in_order=count > 200_000), None).sum() == wanted
 
 
@@ -72,7 +71,7 @@ def test_a_class_of_two_has_one_and_a_class_of_one_is_named(caplog):
     assert "1 classes (owl) have no image to validate on" in caplog.text
 
 
-def test_fractions_that_cannot_be():
+def test_fractions_that_cannot_be_are_refused():
     for fractions, message in (
         ({"valid_fraction": 1.0}, "valid_fraction must be above 0 and below 1, not 1.0"),
         ({"test_fraction": -0.1}, "test_fraction must be above 0"),
@@ -97,12 +96,12 @@ def test_the_choice_is_the_same_on_every_machine():
     assert np.flatnonzero(held_out(source(70), None)).tolist() == [3, 4, 5, 15, 27, 49, 51]
 
 
-def test_too_few_images():
+def test_too_few_images_are_refused():
     with pytest.raises(InputError, match="has 7 training images, too few"):
         held_out(source(7), None)
 
 
-def test_names_without_directory_and_extension():
+def test_names_are_compared_without_directory_and_extension():
     assert stem("n01440764/n01440764_10026.JPEG") == "n01440764_10026"
     assert stem("n01440764_10026") == stem("x/y/n01440764_10026.jpg") == "n01440764_10026"
     assert stem("v1.5_photo") == "v1.5_photo"
@@ -110,7 +109,7 @@ def test_names_without_directory_and_extension():
 
 @pytest.mark.parametrize("layout", list(WRITERS))
 @pytest.mark.parametrize("form", ["{name}.JPEG", "{name}", "{directory}/{name}.png", "train/{directory}/{name}"])
-def test_a_list_in_every_form(datasets, layout, form, tmp_path):
+def test_a_list_is_read_in_every_form(datasets, layout, form, tmp_path):
     chosen = [("n001", "n001_004"), ("n003", "n003_019"), ("n004", "n004_000")]
     listing = tmp_path / "list.txt"
     listing.write_text("\n".join(form.format(directory=directory, name=name) for directory, name in chosen) + "\n\n")
@@ -127,7 +126,7 @@ def test_names_that_are_not_there_are_reported_with_their_count(datasets, tmp_pa
     assert "4 names (n009_001, n009_002, n009_003, …)" in caplog.text and "1 are held out" in caplog.text
 
 
-def test_a_list_out_of_a_pipe(datasets, tmp_path):
+def test_a_list_is_read_out_of_a_pipe(datasets, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_text("n001_000\n"))
@@ -136,7 +135,7 @@ def test_a_list_out_of_a_pipe(datasets, tmp_path):
     writer.join()
 
 
-def test_lists_that_cannot_be_meant(datasets, tmp_path):
+def test_lists_that_cannot_be_meant_are_refused(datasets, tmp_path):
     listing = tmp_path / "list.txt"
     for content, message in (
         ("", "names no files"),

@@ -9,9 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from rendered import Picture, Rendered, write_folder, write_tfds, write_webdataset
 
-from conftest import opened
+from support.rendered import Picture, Rendered, opened, write_folder, write_tfds, write_webdataset
 from tunas.data import DataConfig, open_data
 from tunas.data.augmentation import Augmentation
 from tunas.data.decoding import TrainingJob, default_workers
@@ -162,13 +161,13 @@ def test_a_stream_that_is_given_up_ends_its_workers(datasets):
         (8, (2, 2), r"0 <= part < parts, not \(2, 2\)"),
     ],
 )
-def test_batches_that_cannot_be(data, digits, batch, shard, message):
+def test_batches_that_cannot_be_are_refused(data, digits, batch, shard, message):
     for each in (data, digits):
         with pytest.raises(InputError, match=message):
             each.stream("train", batch, seed=0, shard=shard)
 
 
-def test_an_unknown_split(data):
+def test_an_unknown_split_is_refused(data):
     with pytest.raises(InputError, match="has no split 'validation'; it has train, valid, full_train, test"):
         data.stream("validation", 8, seed=0)
 
@@ -187,7 +186,7 @@ def test_once_counts_each_image_once_over_all_shards(data, split, parts):
     assert all(1 <= len(more) <= 5 for _, more in pieces)
 
 
-def test_more_shards_than_images(data):
+def test_there_may_be_more_shards_than_images(data):
     assert data.size("valid") == 8
     assert sum(len(labels) for part in range(9) for _, labels in data.once("valid", 2, shard=(part, 9))) == 8
 
@@ -195,7 +194,7 @@ def test_more_shards_than_images(data):
 # --- digits
 
 
-def test_digits(digits):
+def test_the_digits_are_gray_images_of_ten_classes_in_four_splits(digits):
     assert digits.image_size == 32 and digits.num_classes == 10 and digits.class_names == tuple("0123456789")
     assert {split: digits.size(split) for split in digits.splits} == {
         "train": 1077,
@@ -233,7 +232,7 @@ def test_a_handed_out_batch_is_the_caller_s(digits):
     assert torch.equal(next(digits.once("test", 10))[0], before)
 
 
-def test_digits_at_another_size():
+def test_the_digits_come_at_any_size():
     assert next(open_data(DataConfig(image_size=8)).once("test", 4))[0].shape == (4, 3, 8, 8)
 
 
@@ -322,7 +321,7 @@ def test_an_image_costs_the_same_wherever_it_stands(datasets):
     assert chunk.good.all() and time.process_time() - started < 1
 
 
-def test_a_split_without_a_good_image(tmp_path, pictures):
+def test_a_split_without_a_good_image_is_refused(tmp_path, pictures):
     bad = Rendered([Picture(each.name, each.label, b"") for each in pictures.train], pictures.test)
     data = opened(write_folder(tmp_path, bad), on_bad_image="skip")
     with pytest.raises(InputError, match="not one image of the split can be decoded"):
@@ -331,7 +330,7 @@ def test_a_split_without_a_good_image(tmp_path, pictures):
         next(data.once("valid", 4))
 
 
-def test_a_file_that_vanished(tmp_path, pictures):
+def test_a_file_that_vanished_is_named(tmp_path, pictures):
     data = opened(write_folder(tmp_path, pictures))
     gone = tmp_path / "val" / "n001" / "n001_000.png"
     gone.unlink()

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendered import example, record, write_tfds
 
-from conftest import opened
+from support.rendered import example, opened, record, write_tfds
 from tunas.data.crc32c import crc32c, crc32c_by_table, masked_crc32c
 from tunas.data.examples import BadImageError
 from tunas.data.tfrecord import parse_example, record_payload, record_places
@@ -27,7 +26,7 @@ def bitwise_crc32c(content: bytes) -> int:
 
 
 @pytest.mark.parametrize("checksum", [crc32c, crc32c_by_table])
-def test_published_checksums(checksum):
+def test_checksums_are_those_of_the_standard(checksum):
     """RFC 3720 §B.4."""
     assert checksum(bytes(32)) == 0x8A9136AA
     assert checksum(b"\xff" * 32) == 0x62A8AB43
@@ -42,19 +41,19 @@ def test_checksums_agree_with_the_definition(content):
 
 
 @pytest.mark.parametrize("length", [512 * 512 - 1, 512 * 512, 512 * 512 + 3, 600_001])
-def test_checksums_of_long_contents(length):
+def test_checksums_of_long_contents_agree_with_the_definition(length):
     content = np.random.default_rng(length).integers(0, 256, length, dtype=np.uint8).tobytes()
     assert crc32c_by_table(content) == bitwise_crc32c(content)
 
 
-def test_a_record_as_tensorflow_writes_it():
+def test_a_record_is_framed_as_tensorflow_frames_it():
     """Bytes of `tf.io.TFRecordWriter` for the payload b"abc"."""
     assert record(b"abc")[:8] == struct.pack("<Q", 3)
     assert record_payload(record(b"abc")) == b"abc"
     assert masked_crc32c(b"123456789") == ((0xE3069283 >> 15 | 0xE3069283 << 17 & 0xFFFFFFFF) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def test_places_of_records(tmp_path):
+def test_places_of_records_are_found(tmp_path):
     path = tmp_path / "a.tfrecord"
     payloads = [b"", b"x" * 5, b"y" * 3000]
     path.write_bytes(b"".join(record(payload) for payload in payloads))
@@ -111,7 +110,7 @@ def test_examples_are_parsed(pictures):
     assert list(features["label"].int64_list.value) == [pictures.train[3].label]
 
 
-def test_an_example_in_tensorflow_s_own_bytes():
+def test_an_example_in_tensorflow_s_own_bytes_is_parsed():
     """Serialized by hand from the published message definition: feature "label" with the int64 list [7, -1]."""
     int64_list = b"\x0a\x0b" + b"\x07" + b"\xff" * 9 + b"\x01"  # packed varints
     feature = b"\x1a" + bytes([len(int64_list)]) + int64_list
@@ -121,7 +120,7 @@ def test_an_example_in_tensorflow_s_own_bytes():
     assert list(parsed["label"].int64_list.value) == [7, -1]
 
 
-def test_bytes_that_are_no_example(tmp_path, pictures):
+def test_bytes_that_are_no_example_are_refused(tmp_path, pictures):
     with pytest.raises(BadImageError, match=r"no tf.Example"):
         parse_example(b"\xff\xff\xff")
 
@@ -137,7 +136,7 @@ def test_bytes_that_are_no_example(tmp_path, pictures):
         (lambda each: each.features.feature["image"].bytes_list.value.append(b""), "holds 2 images under 'image'"),
     ],
 )
-def test_examples_without_one_image_and_one_label(tmp_path, pictures, change, message):
+def test_examples_without_one_image_and_one_label_are_refused(tmp_path, pictures, change, message):
     from tunas.data.tfrecord import example_type
 
     root = write_tfds(tmp_path, pictures, shards=1)

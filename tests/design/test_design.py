@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import TINY, killed_and_restarted
+from support.jobs import TINY, killed_and_restarted
 from tunas.cli import main
 from tunas.cost.model import CostModel
 from tunas.design.config import DesignConfig

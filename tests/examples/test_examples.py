@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from jobs import Job, finished
+from support.jobs import Job, finished
 from tunas.nn import NetworkOptions, build_network
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events

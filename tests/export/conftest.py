@@ -1,7 +1,7 @@
 import pytest
 
 import tunas
-from exported_space import INDICES, TINY
+from support.jobs import INDICES, TINY
 from tunas.data.digits import digit_images
 
 

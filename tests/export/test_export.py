@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tunas
-from exported_space import INDICES, TINY
+from support.jobs import INDICES, TINY
 from tunas.cli import main
 from tunas.data.images import normalize
 from tunas.export.camera import Camera, as_taken

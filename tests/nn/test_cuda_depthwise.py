@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tiny_space import tiny
+from support.tiny_space import tiny
 from tunas.nn import SuperNet
 from tunas.nn.cuda_depthwise import is_long
 from tunas.space import Space

@@ -5,7 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_supernet import (
+from timm.optim.rmsprop_tf import RMSpropTF
+from torch import nn
+
+from support.supernets import (
     CLASSES,
     SEARCH_SPACES,
     images,
@@ -14,9 +17,6 @@ from test_supernet import (
     scattered,
     shared_weights,
 )
-from timm.optim.rmsprop_tf import RMSpropTF
-from torch import nn
-
 from tunas.nn import SuperNet
 
 PUBLISHED = {"alpha": 0.9, "momentum": 0.9, "eps": 1.0}

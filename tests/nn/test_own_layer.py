@@ -190,7 +190,7 @@ class BoastLayer(nn.Module):
         ("small", r"gives \[1, 24, 13, 13\], where the tower and its operations expect \[1, 24, 14, 14\]"),
     ],
 )
-def test_operations_that_disagree_with_the_module(kind, message):
+def test_operations_that_disagree_with_the_module_are_refused(kind, message):
     check_layer(Boast("right"))
     with pytest.raises(InputError, match=message):
         check_layer(Boast(kind))
@@ -235,7 +235,7 @@ def described(name="Other", **more):
         (described(), nn.Identity, r"Identity, the module of Other, has no operations\(…\)"),
     ],
 )
-def test_registrations_that_cannot_be(description: Any, module: Any, message: str):
+def test_registrations_that_cannot_be_are_refused(description: Any, module: Any, message: str):
     with pytest.raises(InputError, match=message):
         tunas.register_layer(description)(module)
     assert "Other" not in json.loads(structure_to_json(SPACE.tower))

@@ -96,7 +96,7 @@ def supernet():
     return SuperNet(SPACE).double()
 
 
-def test_the_walk_and_its_numbers():
+def test_choices_are_numbered_in_the_order_of_the_walk():
     paths = [point.path for point in SPACE.points]
     assert paths[:4] == ["width", "act", "layers/0/heads", "layers/0/hidden"]
     assert paths[-1] == "layers/2" and SPACE.num_choices == 10
@@ -184,7 +184,7 @@ def test_a_tuple_is_a_structure_too():
         structure_from_json(structure_to_json((1, 2)))
 
 
-def test_it_prints():
+def test_an_architecture_of_it_prints_its_fields():
     assert str(SPACE.architecture([0] * 10)).splitlines() == [
         "reader  0:0:0:0:0:0:0:0:0:0",
         "Reader",
@@ -216,7 +216,7 @@ class Holder:
         (Holder((Holder(1), dataclasses.make_dataclass("Holder", ["x"], frozen=True)(1))), "two classes named Holder"),
     ],
 )
-def test_structures_that_cannot_be_searched(structure, message):
+def test_structures_that_cannot_be_searched_are_refused(structure, message):
     with pytest.raises(InputError) as error:
         Space("s", structure)
     assert message in str(error.value)
@@ -272,7 +272,7 @@ def test_a_module_without_a_place_for_a_choice_is_named():
         SuperNet(Space("s", structure, network=Deaf), rematerialize=True)
 
 
-def test_a_name_that_is_taken():
+def test_a_name_that_is_taken_is_refused():
     tunas.register_space("reader_here", reader, network=ReaderModule)
     tunas.register_space("reader_here", reader, network=ReaderModule)  # as when a cell runs twice
 

@@ -1,16 +1,26 @@
 """The weight-shared network against a masked computation written by another hand, and against extracted networks."""
 
 import copy
-import functools
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from masked_oracle import masked_logits
 from torch import nn
 
 import tunas
+from support.masked_oracle import masked_logits
+from support.supernets import (
+    CLASSES,
+    SEARCH_SPACES,
+    bneck,
+    images,
+    outputs_and_gradients,
+    random_indices,
+    scattered,
+    shared_weights,
+    tiny_space,
+)
 from tunas.errors import InputError
 from tunas.nn import SuperNet
 from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d
@@ -20,12 +30,9 @@ from tunas.space import (
     OP,
     RELU,
     SWISH6,
-    Activation,
     Block,
     Conv,
-    DetectionEndpoint,
     GlobalAveragePool,
-    InvertedBottleneck,
     OneOf,
     Residual,
     SeparableConv,
@@ -35,74 +42,6 @@ from tunas.space import (
     Zero,
 )
 
-SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
-CLASSES = 5
-
-
-def bneck(kernel=3, expansion=8, **fields):
-    return InvertedBottleneck(kernel, expansion, **fields)
-
-
-def tiny_space():
-    """Every layer type and every kind of choice, some nested, in a few thousand weights."""
-    inner = bneck(
-        OneOf((3, 5), OP), OneOf((Times(1.0), 24, Times(4.0)), FILTERS), se=OneOf((False, True), OP), activation=SWISH6
-    )
-    separable = SeparableConv(OneOf((3, 5), OP), activation=Activation("relu6"))
-    layers = [
-        [Conv(OneOf((3, 5), OP), stride=2), SWISH6, Residual(OneOf((separable, Zero()), OP)), DetectionEndpoint()],
-        [
-            inner.with_stride(2),
-            Residual(OneOf((inner, Zero(), OneOf((separable, Conv(3), Zero()), OP)), OP)),
-            DetectionEndpoint(),
-        ],
-        [
-            OneOf((Conv(1), separable), OP),
-            OneOf((RELU, Activation("sigmoid")), OP),
-            GlobalAveragePool(),
-            Conv(1, batch_norm=False),
-        ],
-    ]
-    widths = [(8, 16), (24, 8, 16), (16, 40)]
-    return Space(
-        "tiny", Tower([Block(block, OneOf(width, FILTERS)) for block, width in zip(layers, widths, strict=True)])
-    )
-
-
-def scattered(network):
-    """`network` with no parameter left at an initial value that hides a mistake (zero biases, unit scales)."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.dim() == 1:
-                parameter += (
-                    torch.rand(parameter.shape, generator=generator, dtype=torch.float32).to(parameter.dtype) - 0.3
-                )
-    return network
-
-
-@functools.cache
-def shared_weights(name):
-    """One supernet per space in float64, for every test that leaves it as it was."""
-    torch.manual_seed(0)
-    space = tiny_space() if name.startswith("tiny") else tunas.get_space(name)
-    return scattered(SuperNet(space, CLASSES, aggressive_sharing=name != "tiny apart").double())
-
-
-def images(batch=4, size=32, dtype=torch.float64):
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
-
-
-def outputs_and_gradients(network, run):
-    """Logits, and the gradient of a random projection of them by parameter name; zeros where there is none."""
-    network.zero_grad()
-    logits = run()
-    probe = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(logits.dtype)
-    (logits * probe).sum().backward()
-    gradients = {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in network.named_parameters()}
-    network.zero_grad()
-    return logits.detach(), gradients
-
 
 def assert_alike(found, expected, tolerance):
     torch.testing.assert_close(found[0], expected[0], atol=tolerance, rtol=tolerance)
@@ -110,18 +49,6 @@ def assert_alike(found, expected, tolerance):
         torch.testing.assert_close(
             found[1][name], gradient, atol=tolerance, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
         )
-
-
-def random_indices(space, seed, mixture=False):
-    """Random indices; with `mixture` a random half of the operations at once, and the widest filters in half of the
-    rest."""
-    rng = np.random.default_rng(seed)
-    indices = list(space.sample(rng).indices)
-    if mixture:
-        for position, point in enumerate(space.points):
-            if rng.random() < 0.5:
-                indices[position] = ALL if point.oneof.tag == OP else space.widest_indices[position]
-    return indices
 
 
 CASES = [(name, seed, mixture) for name in SEARCH_SPACES for seed, mixture in [(0, False), (1, False), (2, True)]]
@@ -193,7 +120,7 @@ def test_without_aggressive_sharing_each_combination_in_a_bottleneck_has_weights
 
 
 @pytest.mark.parametrize("name", [*SEARCH_SPACES, "tiny"])
-def test_in_float32_too(name):
+def test_outputs_and_gradients_are_those_of_the_masked_computation_in_float32_too(name):
     """To 1e-5; the masked computation's own rounding through some fifty batch norms of eight values comes to twice
     that."""
     supernet = copy.deepcopy(shared_weights(name)).float()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from support.jobs import TINY
 from tunas.errors import InputError
 from tunas.nn import build_network
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
@@ -19,7 +20,6 @@ from tunas.train.config import TrainConfig, plan_training
 from tunas.train.evaluation import Evaluation, trouble
 from tunas.train.loop import Training, train
 
-TINY = f"{__file__.rsplit('/', 2)[0]}/tiny_space.py:tiny"
 INDICES = "1:1:1:1:1:1:0:1"
 
 

@@ -10,7 +10,7 @@ from tunas.recipe.schedule import PEAK_LEARNING_RATE, cosine_decay_with_linear_w
 STEPS = 27_051  # 90 epochs of 1,231,121 images at batch 4096
 
 
-def test_published_learning_rate_at_batch_4096():
+def test_the_learning_rate_at_batch_4096_is_the_published_one():
     assert scaled_learning_rate(PEAK_LEARNING_RATE, 4096) == pytest.approx(2.64)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from support.jobs import TINY
 from tunas.data import DataConfig, normalize, open_data
 from tunas.errors import InputError
 from tunas.recipe import logits as kept_logits
@@ -30,7 +31,6 @@ from tunas.train.config import TrainConfig
 from tunas.train.loop import train
 
 CPU = torch.device("cpu")
-TINY = f"{__file__.rsplit('/', 2)[0]}/tiny_space.py:tiny"
 INDICES = "1:1:1:1:1:1:0:1"
 RUN = {"ssd": TINY, "image_size": 8, "train_batch_size": 128, "device": "cpu"}
 

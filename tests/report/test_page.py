@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas import SearchConfig, TrainConfig, search, train
 from tunas.cli.flags import parsed
 from tunas.errors import InputError

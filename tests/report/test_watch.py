@@ -7,7 +7,7 @@ import shutil
 import pytest
 from rich.console import Console
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas import SearchConfig, search
 from tunas.cli import main
 from tunas.report.watch import SPARKS, overview, sparkline

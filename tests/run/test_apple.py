@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas.search.config import SearchConfig
 from tunas.search.loop import search
 from tunas.task.batches import as_held, on_device

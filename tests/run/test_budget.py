@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
+from support.jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
 from tunas.errors import InputError
 from tunas.run.budget import Trial, epochs_of, steps_within, within_minutes
 from tunas.run.device import World
@@ -56,7 +56,7 @@ def test_minutes_and_epochs_are_not_both_given_and_must_be_enough(tmp_path):
         within_minutes(TrainConfig(minutes=1), tmp_path, ALONE, now - 60, lambda config: trial())
 
 
-@pytest.mark.parametrize("command", [TRAIN, SEARCH])
+@pytest.mark.parametrize("command", [TRAIN, SEARCH], ids=["train", "search"])
 def test_a_run_of_minutes_is_the_run_with_the_epochs_it_found_also_when_it_was_killed(tmp_path, command):
     """Bit for bit: the steps that were timed leave no trace."""
     killed_and_restarted([*command, "--minutes=0.04", "--checkpoint-every=5", f"--checkpoint-dir={tmp_path / 'm'}"], 2)

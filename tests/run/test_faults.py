@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 
-from jobs import SEARCH, TRAIN, Job, finished, first_to_end, killed_and_restarted
+from support.jobs import SEARCH, TRAIN, Job, finished, first_to_end, killed_and_restarted
 from tunas.cli import main
 from tunas.errors import InputError
 from tunas.report.analyze import analyze

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas import SearchConfig, TrainConfig, search, train
 from tunas.errors import InputError
 from tunas.run import trackers

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tunas
-from tiny_space import tiny
+from support.tiny_space import tiny
 from tunas.errors import InputError
 from tunas.runtime import Conversion, Runtime, Session, get_runtime, register_runtime, registry, runtime_names
 from tunas.runtime.pytorch import module_on

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tunas
-from tiny_space import tiny
+from support.tiny_space import tiny
 from tunas.cli import main
 from tunas.cost import CostModel
 from tunas.cost.additive import parameters

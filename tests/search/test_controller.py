@@ -148,7 +148,7 @@ def test_extreme_logits_stay_finite_and_in_range():
 
 @settings(deadline=None, max_examples=40)
 @given(seed=seeds, op=st.sampled_from([0.0, 0.3, 1.0]), filters=st.sampled_from([0.0, 0.6, 1.0]))
-def test_log_prob_under_warmup(seed, op, filters):
+def test_log_prob_under_warmup_counts_choices_that_were_not_enabled(seed, op, filters):
     controller = random_controller(seed)
     log_probs = controller.log_probabilities()
     samples = controller.sample(np.random.default_rng(seed), 50, op, filters)
@@ -417,7 +417,7 @@ def test_nothing_moves_but_the_moments_while_the_learning_rate_is_zero():
     assert controller.num_updates == 1 and controller.second_moment.any()
 
 
-def test_what_is_logged():
+def test_an_update_logs_baseline_advantage_and_losses():
     controller = random_controller(12)
     entropy = controller.entropy()
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from jobs import SEARCH, TIMEOUT, Job, finished, first_to_end
+from support.jobs import SEARCH, TIMEOUT, Job, finished, first_to_end
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 
-from jobs import SEARCH, finished, killed_and_restarted
+from support.jobs import SEARCH, finished, killed_and_restarted
 from tunas.data import normalize, open_data
 from tunas.nn import SuperNet
 from tunas.run.checkpoint import newest_checkpoint

@@ -8,29 +8,16 @@ import torch
 import torch.nn.functional as F
 
 import tunas
-from jobs import TINY
+from support.jobs import TINY
+from support.prepared import SETTINGS, Prepared
 from tunas.data import normalize
 from tunas.errors import DivergedError, InputError
 from tunas.report.analyze import analyze
-from tunas.run.device import World
 from tunas.run.events import read_events
-from tunas.run.session import generator
-from tunas.search.config import SearchConfig, plan_search
-from tunas.search.loop import Search, search
-from tunas.search.objective import search_objectives
-from tunas.search.schedule import warmup_probability
+from tunas.search.config import SearchConfig
+from tunas.search.loop import search
 from tunas.space import ALL, get_space
-from tunas.task.opening import open_task
 
-SETTINGS = {
-    "ssd": TINY,
-    "image_size": 8,
-    "train_batch_size": 48,
-    "replicas": 4,
-    "epochs": 1,
-    "device": "cpu",
-    "log_every": 1,
-}
 SCALARS = {
     "model/loss",
     "model/empirical_loss",
@@ -51,42 +38,6 @@ SCALARS = {
     "rlcontroller/increase_ops_prob",
     "rlcontroller/increase_filters_prob",
 }
-
-
-class Prepared:
-    """A search that has not stepped yet, with its batches."""
-
-    def __init__(self, **settings):
-        self.config = SearchConfig(**{**SETTINGS, **settings})
-        self.space = get_space(self.config.ssd)
-        self.task = open_task(self.config)
-        self.plan = plan_search(self.config, self.task.size("train"), digits=True, on_cuda=False)
-        objectives = search_objectives(
-            self.config, self.plan.rl_cost_model_exponent, self.space, self.task.cost_arguments
-        )
-        self.search = Search(
-            self.space, self.task, self.plan, self.config, objectives, World(0, 1, torch.device("cpu"))
-        )
-
-    def batches(self, step):
-        plan = self.plan
-        train = self.task.share_stream("train", plan.batch, plan.replicas, seed=0, start_step=step)
-        valid = self.task.share_stream(
-            "valid", plan.valid_share * plan.replicas, plan.replicas, seed=0, start_step=step
-        )
-        return next(train), next(valid)
-
-    def step(self, step):
-        return self.search.step(step, *self.batches(step))
-
-    def samples(self, step):
-        """The architectures that step `step` is about to run."""
-        chances = (
-            warmup_probability(step, warmup)
-            for warmup in (self.plan.increase_ops_steps, self.plan.increase_filters_steps)
-        )
-        random = generator(self.config.seed, "controller", step)
-        return self.search.aims[0].controller.sample(random, self.plan.replicas, *chances)
 
 
 def test_every_scalar_of_the_specification_is_logged(tmp_path):

@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
-from test_loop import Prepared
 
+from support.prepared import Prepared
 from tunas.search.replicas import InOrder, Lanes, gradients_of, lanes_for
 
 

@@ -12,21 +12,21 @@ QUALITY = np.array([0.5, 0.6, 0.7])
 COST = np.array([42.0, 84.0, 168.0])
 
 
-def test_abs():
+def test_abs_punishes_a_cost_on_either_side_of_the_target():
     result = abs_reward(QUALITY, COST, 84.0)
     np.testing.assert_allclose(result.cost_ratio, [0.5, 1.0, 2.0])
     np.testing.assert_allclose(result.cost_adjustment, [-0.05, 0.0, -0.10])
     np.testing.assert_allclose(result.reward, [0.45, 0.6, 0.6])
 
 
-def test_mnas():
+def test_mnas_multiplies_by_a_power_of_the_cost_ratio():
     result = mnas_reward(QUALITY, COST, 84.0)
     np.testing.assert_allclose(result.cost_ratio, [0.5, 1.0, 2.0])
     np.testing.assert_allclose(result.cost_adjustment, [2**0.1, 1.0, 2**-0.1])
     np.testing.assert_allclose(result.reward, QUALITY * result.cost_adjustment)
 
 
-def test_mnas_hard():
+def test_mnas_hard_multiplies_only_above_the_target():
     result = mnas_hard_reward(QUALITY, COST, 84.0)
     np.testing.assert_allclose(result.cost_adjustment, [1.0, 1.0, 2**-0.1])
     np.testing.assert_allclose(result.reward, QUALITY * result.cost_adjustment)

@@ -9,7 +9,7 @@ from tunas.search.schedule import RL_LEARNING_RATE, check_warmups, rl_learning_r
 STEPS = 27_051  # 90 epochs of 1,231,121 images at batch 4096
 
 
-def test_published_learning_rate_at_batch_4096():
+def test_the_learning_rate_at_batch_4096_is_the_published_one():
     assert scaled_learning_rate(RL_LEARNING_RATE, 4096) == pytest.approx(4.8e-3)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jobs import TINY, Job, killed_and_restarted
+from support.jobs import TINY, Job, killed_and_restarted
 from tunas.cli import main
 from tunas.cost import CostModel, CostTerm
 from tunas.report.analyze import analyze

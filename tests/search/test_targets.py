@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas.cost import CostModel, CostTerm
 from tunas.errors import InputError
 from tunas.report.analyze import analyze, findings

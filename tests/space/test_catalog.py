@@ -225,7 +225,7 @@ def test_registering_again_replaces_a_space_of_ones_own(names):
         ("x:y", "letters"),
     ],
 )
-def test_names_that_cannot_be_registered(names, name, message):
+def test_names_that_cannot_be_registered_are_refused(names, name, message):
     with pytest.raises(InputError, match=message):
         tunas.register_space(name, tiny_search)
 

@@ -36,7 +36,7 @@ def layer_refusal(*layers):
     return message.removeprefix(": ")
 
 
-def test_what_is_no_tower():
+def test_what_is_no_tower_is_refused():
     assert refusal(None) == "space 's' must be a Tower, or another frozen dataclass or tuple, not NoneType"
     assert refusal(Tower([])) == "space 's' has no blocks"
     assert refusal(Tower(["conv"])) == "s: blocks/0 must be a Block, not str"
@@ -133,7 +133,7 @@ def test_choices_carry_the_tag_of_what_they_choose():
     assert layer_refusal(InvertedBottleneck(3, 8, OneOf((False, True), FILTERS))) == f"/se: {tagged} OP"
 
 
-def test_choices_that_cannot_be_exchanged():
+def test_choices_that_cannot_be_exchanged_are_refused():
     keeps_or_not = "some choices keep the input's width and others take the block's, so they cannot be exchanged"
     assert layer_refusal(OneOf((Conv(3), RELU), OP)) == keeps_or_not
     strides = "the choices have different strides, so their outputs would differ in size (Zero has stride 1)"

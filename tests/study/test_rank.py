@@ -2,13 +2,12 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from jobs import SEARCH, TINY, finished
+from support.jobs import DOTS, SEARCH, TINY, finished
 from tunas.cli import main
 from tunas.data import normalize, open_data
 from tunas.errors import InputError
@@ -92,8 +91,7 @@ def test_without_a_study_architectures_of_the_searchs_cost_are_trained_below_it_
 
 
 def test_a_task_of_ones_own_is_opened_by_its_name_alone(tmp_path):
-    dots = f"{Path(__file__).parents[1] / 'task' / 'dots.py'}:dots"
-    params = {"task": dots, "num_workers": 0, "image_size": 8, "dataset": "dots", "valid_share": 4}
+    params = {"task": f"{DOTS}:dots", "num_workers": 0, "image_size": 8, "dataset": "dots", "valid_share": 4}
     assert _task_of(tmp_path, params, None, None).size("valid") == 40
 
 

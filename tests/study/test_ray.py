@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas.errors import InputError
 from tunas.study.jobs import Job, run_jobs
 from tunas.train.config import TrainConfig
@@ -24,7 +24,7 @@ pytestmark = [
 FLAKY = """
 import os, pathlib, sys
 sys.path.insert(0, {tests!r})
-from tiny_space import tiny
+from support.tiny_space import tiny
 
 def flaky():
     crashed = pathlib.Path({marker!r})

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs import TINY
+from support.jobs import TINY
 from tunas.cli import main
 from tunas.errors import DivergedError, InputError
 from tunas.search.config import SearchConfig

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tunas
-from jobs import TINY, Job, finished
+from support.jobs import DOTS, TINY, Job, finished
 from tunas.errors import DivergedError, InputError
 from tunas.nn import ops
 from tunas.run.checkpoint import newest_checkpoint
@@ -22,8 +21,7 @@ from tunas.train.config import plan_training
 from tunas.train.evaluation import evaluate
 from tunas.train.loop import _network
 
-FILE = Path(__file__).with_name("dots.py")
-TASK = f"{FILE}:dots"
+TASK = f"{DOTS}:dots"
 ALONE = World(0, 1, torch.device("cpu"))
 SEARCH = (
     "search",
@@ -223,8 +221,8 @@ def test_settings_of_the_default_task_are_refused():
     "name, sentence",
     [
         ("nowhere.py:task", "cannot load task 'nowhere.py:task': there is no file nowhere.py"),
-        (f"{FILE}:nothing", "has no attribute 'nothing'"),
-        (f"{FILE}:WIDTH", r"WIDTH is int, not a tunas.Task nor a function that returns one"),
+        (f"{DOTS}:nothing", "has no attribute 'nothing'"),
+        (f"{DOTS}:WIDTH", r"WIDTH is int, not a tunas.Task nor a function that returns one"),
     ],
 )
 def test_a_task_that_cannot_be_loaded_is_one_sentence(name, sentence):

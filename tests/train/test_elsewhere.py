@@ -2,16 +2,14 @@
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from jobs import SEARCH, TRAIN, finished
+from support.jobs import OWN_PROGRAM, SEARCH, TRAIN, finished
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.train.trained import trained_weights
 
-OWN = Path(__file__).parents[1] / "own_program.py"
 QUICK = ["--minutes=0.03", "--device=cpu", "--num-workers=0"]
 
 
@@ -42,7 +40,7 @@ def test_two_processes_start_from_given_weights_take_so_many_minutes_and_are_fol
 def own(tmp_path_factory):
     """Runs of one's own model on one's own task: a search, and a training that inherits its weights."""
     root = tmp_path_factory.mktemp("own")
-    told = [f"--ssd={OWN}:space", f"--task={OWN}:task", "--train-batch-size=64"]
+    told = [f"--ssd={OWN_PROGRAM}:space", f"--task={OWN_PROGRAM}:task", "--train-batch-size=64"]
     finished(["search", *told, *QUICK, "--cost_model=macs", f"--checkpoint-dir={root / 'search'}"])
     from_search = ["train", f"--from={root / 'search'}", f"--init-from={root / 'search'}", "--train-batch-size=64"]
     finished([*from_search, *QUICK, "--base-learning-rate=1e-30", f"--checkpoint-dir={root / 'train'}"])
@@ -51,7 +49,7 @@ def own(tmp_path_factory):
 
 def test_ones_own_model_inherits_the_weights_of_its_search(own):
     params = document(own / "train" / "params.json")
-    assert params["minutes"] == 0.03 and params["task"] == f"{OWN}:task"
+    assert params["minutes"] == 0.03 and params["task"] == f"{OWN_PROGRAM}:task"
     assert params["indices"] == document(own / "search" / "result.json")["indices"]
     trained = trained_weights(own / "train").tensors
     width = (8, 16, 24)[int(params["indices"].split(":")[0])]

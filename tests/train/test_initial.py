@@ -10,7 +10,7 @@ import torch
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import tunas
-from jobs import SEARCH, TINY, TRAIN, Job, finished
+from support.jobs import SEARCH, TINY, TRAIN, Job, finished
 from tunas.errors import InputError
 from tunas.export.source import network_of
 from tunas.nn.timm_weights import from_timm

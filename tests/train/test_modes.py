@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 import tunas
+from support.jobs import TINY
 from tunas.errors import InputError
 from tunas.train.config import TrainConfig
 from tunas.train.modes import EVALUATION, MEANT_FOR, TRAINING
 
-ROOT = Path(__file__).parents[1]
-TINY = TrainConfig(
-    ssd=f"{ROOT / 'tiny_space.py'}:tiny",
+QUICK = TrainConfig(
+    ssd=TINY,
     indices="1:1:1:1:1:1:0:1",
     image_size=16,
     num_workers=0,
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def config(folder: Path, **settings: object) -> TrainConfig:
     run = str(folder.parent / "run")
-    return dataclasses.replace(TINY, **{"dataset_dir": str(folder), "checkpoint_dir": run, **settings})
+    return dataclasses.replace(QUICK, **{"dataset_dir": str(folder), "checkpoint_dir": run, **settings})
 
 
 def refused(folder: Path, sentence: str, **settings: object) -> None:

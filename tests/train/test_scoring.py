@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tunas
-from jobs import TRAIN, Job, finished, killed_and_restarted
+from support.jobs import TRAIN, Job, finished, killed_and_restarted
 from tunas.data import normalize, open_data
 from tunas.errors import InputError
 from tunas.run.device import World

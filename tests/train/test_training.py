@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from jobs import TINY, TRAIN, Job, finished
+from support.jobs import TINY, TRAIN, Job, finished
 from tunas.errors import DivergedError, InputError
 from tunas.recipe.lesson import Lesson
 from tunas.run.checkpoint import newest_checkpoint

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tunas.data import Data, DataConfig, open_data
 from tunas.data.crc32c import crc32c_by_table
 from tunas.data.tfrecord import example_type
 
@@ -290,3 +291,9 @@ WRITERS = {
 }
 OTHERS = {"class names in shards": write_named, "Kaggle's": write_kaggle, "array_record": write_array_record}
 """More layouts of the same training images."""
+
+
+def opened(directory: Path | str, cache: Path | None = None, **settings: object) -> Data:
+    """The dataset at 32 pixels, decoded by this process, unless told otherwise."""
+    config = {"image_size": 32, "num_workers": 0, "cache_dir": str(cache) if cache else None} | settings
+    return open_data(DataConfig(dataset_dir=str(directory), **config))  # type: ignore[arg-type]
