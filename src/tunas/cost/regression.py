@@ -33,8 +33,9 @@ GROUPS = ("general", "fine", "main", "own")
 STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """What is tried for the variance of a group's corrections over the variance of the noise."""
 STRENGTH_ROUNDS = 2
-CHOOSING_ROWS = 1000
-"""Further samples do not take part in choosing the strengths, which takes time ∝ N³."""
+CHOOSING_ROWS = 500
+"""Further samples do not take part in choosing the strengths, which takes time ∝ N³: with 300, 500 or 1,000 of 1,200
+samples the fitted models err alike (benchmarks/README.md#devices)."""
 PRIOR_FLOOR = 0.01
 """Least prior of a layer that does anything, as a part of the mean layer's, so that it can be corrected at all."""
 
@@ -233,8 +234,14 @@ def ridge_dual(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def left_out_residuals(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
     """For each sample, target minus what ridge regression on all the others predicts; exact, by one inversion."""
-    inverse = _inverse(gram + np.eye(len(gram)))
-    return (inverse @ target) / np.diag(inverse)
+    matrix = gram + np.eye(len(gram))
+    factor, failed = linalg.lapack.dpotrf(matrix, lower=1)
+    if failed:
+        inverse = linalg.inv(matrix, check_finite=False)
+        return (inverse @ target) / np.diag(inverse)
+    solved, _ = linalg.lapack.dpotrs(factor, target, lower=1)
+    half_inverse, _ = linalg.lapack.dpotri(factor, lower=1)
+    return solved / np.diag(half_inverse)
 
 
 def chosen_strengths(designs: list[sparse.csr_matrix], target: np.ndarray) -> tuple[float, ...]:
