@@ -23,6 +23,7 @@ from tunas.data.images import (
     random_crop,
     shrunk,
     training_view,
+    turned,
 )
 
 
@@ -241,7 +242,21 @@ def test_crops_keep_to_their_scale_and_ratio():
     assert all(0 <= crop.top <= 1000 - crop.height and 0 <= crop.left <= 1000 - crop.width for crop in crops)
 
 
-@pytest.mark.parametrize("operations", [{"randaugment": 9}, {"random_erasing": 1.0}])
+def test_views_are_turned_and_slanted_about_their_centre_and_repeat_their_edge_beyond():
+    pixels = torch.from_numpy(np.array(picture(3, 1).resize((16, 16))))
+    assert torch.equal(turned(pixels, 0, 0), pixels)
+    assert (turned(pixels, 90, 0).int() - pixels.rot90(1).int()).abs().max() <= 1
+    upright = torch.zeros(33, 33, 3, dtype=torch.uint8)
+    upright[:, 16] = 255
+    columns = turned(upright, 0, 45)[..., 0].argmax(1)
+    assert columns.tolist() == list(range(32, -1, -1))
+    halves = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    halves[:, 16:] = 255
+    corners = turned(halves, 30, 20)[[0, 0, -1, -1], [0, -1, 0, -1], 0]
+    assert corners.tolist() == [0, 255, 0, 255]
+
+
+@pytest.mark.parametrize("operations", [{"rotate": 20.0, "shear": 10.0}, {"randaugment": 9}, {"random_erasing": 1.0}])
 def test_operations_are_functions_of_seed_epoch_and_example_and_leave_torch_alone(operations):
     pixels = torch.from_numpy(np.array(picture(3, 1).resize((40, 40))))
     augmentation = Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.0, hflip=0.0, **operations)

@@ -74,6 +74,8 @@ def test_another_optimiser_has_rates_of_its_own_or_must_be_given_them():
         ({"crop_scale": (0.5, 1.2)}, "at most 1, not 1.2"),
         ({"crop_ratio": (0.0, 1.0)}, "two positive numbers"),
         ({"shift": -0.1}, "shift is a part of the crop's side"),
+        ({"rotate": 181.0}, "rotate is an angle in degrees, from 0 to 180, not 181"),
+        ({"shear": -1.0}, "shear is an angle in degrees, from 0 to 60, not -1"),
         ({"randaugment": 31}, "magnitude from 0 to 30"),
         ({"mixup": -1.0}, "mixup is at least 0"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is above 0"),

@@ -26,8 +26,8 @@ GROUPS: dict[str, str] = {
         cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
         rl_reward_function constraint enable_cost_model at_most verify num_cost_samples""",
-    "views of training images": """augment hflip crop_scale crop_ratio shift randaugment random_erasing mixup
-        cutmix""",
+    "views of training images": """augment hflip crop_scale crop_ratio shift rotate shear randaugment
+        random_erasing mixup cutmix""",
     "recipe and teacher": """recipe optimizer scheduler clip_grad layer_decay head_epochs bn_momentum ema_decay
         teacher teacher_checkpoint teacher_temperature teacher_weight logits_dir views""",
     "run": "device precision seed log_every checkpoint_every keep_checkpoints rematerialize",

@@ -11,6 +11,8 @@ HFLIP = 0.5
 """Chance that a training view is mirrored (docs/algorithm.md#data)."""
 MAX_MAGNITUDE = 30
 """Of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
+MAX_SHEAR = 60
+"""Degrees; upright lines that lie nearly flat show nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Augmentation:
         shift: how far the crop's centre is moved from the image's at most, in each direction, as part of the crop's
             side; what sticks out repeats the image's edge. None puts the crop anywhere in the image.
         hflip: chance of mirroring left and right.
+        rotate: degrees that the crop is turned by at most, either way; what was outside of it repeats its edge.
+        shear: degrees that its upright lines are slanted by at most, either way.
         randaugment: magnitude of two operations of RandAugment, 0 to 30; 0 does without.
         random_erasing: chance that a rectangle is blanked (Zhong et al. 2017).
         views: how many different views of an example there are, epoch e showing the (e mod views)-th; None for a new
@@ -35,6 +39,8 @@ class Augmentation:
     crop_ratio: tuple[float, float] = CROP_RATIO
     shift: float | None = None
     hflip: float = HFLIP
+    rotate: float = 0.0
+    shear: float = 0.0
     randaugment: int = 0
     random_erasing: float = 0.0
     views: int | None = None

@@ -27,7 +27,8 @@ STD = (0.229, 0.224, 0.225)
 """Per-channel mean and standard deviation of 0..1 pixels (docs/algorithm.md#data)."""
 CROP_TRIES = 10
 _OPERATIONS_WORD = 3 + 2 * CROP_TRIES
-"""Place of the draw that seeds RandAugment and erasing; those before it are the crop's."""
+"""Place of the draw that seeds RandAugment and erasing; those before it are the crop's, the two behind it those of
+turning and slanting."""
 _BLANK = (124, 116, 104)
 """What erasing and RandAugment fill with: `MEAN` as bytes."""
 EVALUATION_CROP = 224 / 256
@@ -234,6 +235,29 @@ def training_view(pixels: Tensor, crop: Crop, size: int) -> Tensor:
     return (resized.flip(2) if crop.flip else resized).permute(1, 2, 0)
 
 
+def turned(view: Tensor, degrees: float, slant: float) -> Tensor:
+    """A view turned about its centre after its upright lines were slanted; beyond it its edge is repeated.
+
+    Args:
+        view: uint8 `[S, S, 3]`.
+        degrees: of the turn.
+        slant: degrees between upright lines before and after.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+    """
+    angle, shear, size = math.radians(degrees), math.tan(math.radians(slant)), len(view)
+    cos, sin = math.cos(angle), math.sin(angle)
+    across, down = (cos, cos * shear - sin), (sin, sin * shear + cos)  # from a place to its source, about the centre
+    reach = max(abs(across[0]) + abs(across[1]), abs(down[0]) + abs(down[1]))
+    beyond = math.ceil((reach - 1) * size / 2) + 2  # two pixels for the filter
+    around = np.arange(-beyond, size + beyond).clip(0, size - 1)
+    image = Image.fromarray(view.numpy()[around[:, None], around])
+    left, top = (size / 2 * (1 - sum(row)) + beyond for row in (across, down))
+    moved = image.transform((size, size), Image.Transform.AFFINE, (*across, left, *down, top), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(moved))
+
+
 def augmented_view(
     pixels: Tensor, size: int, augmentation: Augmentation, seed: int, epoch: int, example: int, *, whole: bool = False
 ) -> Tensor:
@@ -251,11 +275,17 @@ def augmented_view(
     height, width, _ = pixels.shape
     seed, epoch = augmentation.drawn_from(seed, epoch)
     view = training_view(pixels, random_crop(height, width, seed, epoch, example, augmentation, whole=whole), size)
+    turns = augmentation.rotate or augmentation.shear
+    if not (turns or augmentation.randaugment or augmentation.random_erasing):
+        return view
+    words = random_words(_OPERATIONS_WORD + 3, seed, AUGMENTATION, epoch, example)[_OPERATIONS_WORD:]
+    if turns:
+        turn, slant = (2 * uniform(words[1:]) - 1).tolist()
+        view = turned(view, turn * augmentation.rotate, slant * augmentation.shear)
     if not augmentation.randaugment and not augmentation.random_erasing:
         return view
-    word = int(random_words(_OPERATIONS_WORD + 1, seed, AUGMENTATION, epoch, example)[_OPERATIONS_WORD])
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator, which is the run's
-        torch.manual_seed(word >> 1)
+        torch.manual_seed(int(words[0]) >> 1)
         image = view.permute(2, 0, 1)
         if augmentation.randaugment:
             image = _randaugment(augmentation.randaugment)(image)

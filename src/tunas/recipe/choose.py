@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tunas.data.augmentation import MAX_MAGNITUDE, PUBLISHED, Augmentation
+from tunas.data.augmentation import MAX_MAGNITUDE, MAX_SHEAR, PUBLISHED, Augmentation
 from tunas.errors import InputError
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
@@ -125,9 +125,10 @@ RECIPES["modern"] = dataclasses.replace(
     path_dropout_rate=0.1,
     path_dropout_by_depth=True,
 )
-VIEW_FLAGS = ("augment", "hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing")
+CHANGES = ("hflip", "crop_scale", "crop_ratio", "shift", "rotate", "shear", "randaugment", "random_erasing")
+VIEW_FLAGS = ("augment", *CHANGES)
 IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
-"""Flags that change images; the former, how one of them is seen."""
+"""Flags that change images: fields of `Augmentation`; all that say how one image is seen; and those that mix two."""
 
 
 def chosen_recipe(
@@ -206,8 +207,7 @@ def _augmentation(
         augmentation = dataclasses.replace(
             augmentation, crop_scale=PHOTOGRAPHS.crop_scale, crop_ratio=PHOTOGRAPHS.crop_ratio, hflip=PHOTOGRAPHS.hflip
         )
-    flags = ("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing")
-    given = {name: value for name in flags if (value := getattr(config, name)) is not None}
+    given = {name: value for name in CHANGES if (value := getattr(config, name)) is not None}
     if "crop_scale" in given and "shift" not in given:
         given["shift"] = None
     why = ""
@@ -235,6 +235,10 @@ def _check(config: RecipeConfig, image_size: int | None) -> None:
         raise InputError(f"crop_scale is a part of the image's area, at most 1, not {config.crop_scale[1]}")
     if config.shift is not None and not 0 <= config.shift <= 1:
         raise InputError(f"shift is a part of the crop's side, from 0 to 1, not {config.shift}")
+    for name, most in (("rotate", 180), ("shear", MAX_SHEAR)):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= most:
+            raise InputError(f"{name} is an angle in degrees, from 0 to {most}, not {value}")
     if config.randaugment is not None and not 0 <= config.randaugment <= MAX_MAGNITUDE:
         raise InputError(f"randaugment is a magnitude from 0 to {MAX_MAGNITUDE}, not {config.randaugment}")
     for name in ("mixup", "cutmix", "clip_grad"):

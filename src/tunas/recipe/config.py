@@ -38,6 +38,12 @@ class ViewsConfig:
     """How far a training crop is moved from the image's centre at most, in each direction, as part of its side; what
     sticks out repeats the edge. Crops lie anywhere in the image where there is no shift."""
 
+    rotate: float | None = None
+    """Degrees that a training crop is turned by at most, either way; what was outside of it repeats its edge."""
+
+    shear: float | None = None
+    """Degrees that upright lines of a training crop are slanted by at most, either way."""
+
     randaugment: int | None = None
     """Magnitude of two operations of RandAugment on each training view, 1 to 30, such as 9; 0 for none."""
 

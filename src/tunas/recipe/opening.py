@@ -9,7 +9,7 @@ from typing import Any
 
 from tunas.data import Data
 from tunas.errors import InputError
-from tunas.recipe.choose import Mirrors, Recipe
+from tunas.recipe.choose import CHANGES, Mirrors, Recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.mirror import MirrorProbe, probed
@@ -79,7 +79,7 @@ def _with_views_of(teacher: LogitsTeacher, recipe: Recipe, config: RecipeConfig)
         InputError: where a flag asks for other views.
     """
     views = teacher.kept.augmentation
-    for name in ("hflip", "crop_scale", "crop_ratio", "shift", "randaugment", "random_erasing"):
+    for name in CHANGES:
         asked = getattr(config, name)
         if asked is not None and asked != getattr(views, name):
             raise InputError(

@@ -44,7 +44,7 @@ _IDENTITY = """
     recipe.scheduler recipe.warmup_fraction recipe.weight_decay replicas rl_adam_beta2 rl_baseline_momentum
     rl_batch_size_multiplier rl_cost_model_exponent rl_cost_model_target rl_delay_steps rl_delay_steps_fraction
     rl_delay_validation rl_entropy_regularization rl_growth rl_learning_rate rl_reward_function rl_temperature
-    scheduler seed share shift ssd steps task teacher teacher_checkpoint teacher_temperature teacher_weight
+    rotate scheduler seed share shear shift ssd steps task teacher teacher_checkpoint teacher_temperature teacher_weight
     test_fraction train_batch_size train_split unmeasured_steps use_exponential_rl_learning_rate_schedule
     use_held_out_test_set valid_fraction valid_precision valid_share warmup_steps warmup_steps_fraction weight_decay
 """
