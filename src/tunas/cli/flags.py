@@ -65,7 +65,7 @@ def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | N
     names = [field.name for field in dataclasses.fields(config_type)]
     wants_help = everything or "--help" in words or "-h" in words
     shown = names
-    description = textwrap.dedent(config_type.__doc__ or "").replace("\n", " ")
+    description = " ".join((config_type.__doc__ or "").split())
     if wants_help and not everything and len(names) > FEW:
         shown = [
             field.name
