@@ -8,9 +8,11 @@ best architecture at each target is known: how far each result is from its targe
 reward minus its own. Everything follows from the number of images as in `tunas search`: 1,231,121 are the published
 run, 1,077 with `--epochs 24` one on the embedded digits (403 steps, 4 replicas of 128 validation images).
 
-`digits`: real searches on the embedded digits at the same number of steps, each in a process of one thread: seconds,
-how far each result is from its target with the tolerance, and with `--train` the accuracy on the test images of every
+`digits`: real searches on the embedded digits at the same number of steps, each in a process of its own: seconds, how
+far each result is from its target with the tolerance, and with `--train` the accuracy on the test images of every
 result trained on its own. Whatever is there already in `--out` is not done again.
+
+`--rows FILE` is written after every search; with the same file, an interrupted run of `made-up` goes on.
 """
 
 from __future__ import annotations
@@ -57,6 +59,14 @@ class Cell:
     @property
     def name(self) -> str:
         return "joint" if len(self.targets) > 1 else f"alone-{self.targets[0]:g}"
+
+    @property
+    def search(self) -> str:
+        return self.name.partition("-")[0]
+
+    def is_of(self, row: dict[str, Any]) -> bool:
+        same = (row["ssd"], row["seed"], row["search"]) == (self.ssd, self.seed, self.search)
+        return same and row["target"] in self.targets
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def made_up(cell: Cell) -> list[dict[str, Any]]:
             {
                 "ssd": cell.ssd,
                 "seed": cell.seed,
-                "search": cell.name.partition("-")[0],
+                "search": cell.search,
                 "target": target,
                 "off": costs.estimate(likeliest) / target - 1,
                 "regret": regret(likeliest, target),
@@ -148,7 +158,7 @@ def digits(cell: Cell) -> list[dict[str, Any]]:
             {
                 "ssd": cell.ssd,
                 "seed": cell.seed,
-                "search": cell.name.partition("-")[0],
+                "search": cell.search,
                 "target": each.target,
                 "indices": each.architecture.text,
                 "landed_off": each.cost / each.target - 1,
@@ -180,10 +190,10 @@ def trained(task: tuple[Cell, dict[str, Any]]) -> dict[str, Any]:
     return {**row, "accuracy": found.document["accuracy"]}
 
 
-def one_thread() -> None:
+def share_threads(threads: int) -> None:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
 
 
 def work(cell: Cell) -> tuple[Cell, list[dict[str, Any]]]:
@@ -224,7 +234,7 @@ def summary(rows: list[dict[str, Any]]) -> None:
             alone = [row["seconds"] for row in mine if row["search"] == "alone"]
             joint = [row["seconds"] for row in mine if row["search"] == "joint"]
             if alone and joint:
-                ratios.append(joint[0] / np.mean(alone))
+                ratios.append(joint[0] / np.mean(alone))  # of alone: what the targets cost on average
         if ratios:
             print(f"{ssd}: time of all targets in one search ÷ time of a search for one: {np.round(ratios, 2)}")
 
@@ -235,34 +245,42 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", choices=list(TARGETS), default=["proxylessnas_search"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--searches", nargs="+", choices=("joint", "alone"), default=["joint", "alone"])
+    parser.add_argument("--alone", nargs="+", type=float, help="targets to search for alone; all where left out")
     parser.add_argument("--images", type=int, default=1_231_121, help="of the training split, made-up only")
     parser.add_argument("--epochs", type=float, help="as tunas search where left out")
     parser.add_argument("--replicas", type=int, help="as tunas search where left out")
     parser.add_argument("--out", help="directory of the runs; digits only")
     parser.add_argument("--train", action="store_true", help="train every result on its own; digits only")
-    parser.add_argument("--rows", help="a file to write all rows to, as JSON")
+    parser.add_argument("--rows", help="a file that all rows are written to, as JSON, and read from")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     if (args.what == "digits") != (args.out is not None):
         parser.error("digits takes --out, made-up does not")
     cells = []
     for ssd, seed, search in itertools.product(args.spaces, args.seeds, args.searches):
-        wanted = [TARGETS[ssd]] if search == "joint" else [(target,) for target in TARGETS[ssd]]
+        wanted = [TARGETS[ssd]] if search == "joint" else [(target,) for target in args.alone or TARGETS[ssd]]
         cells += [Cell(ssd, seed, targets, args) for targets in wanted]
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with multiprocessing.get_context("spawn").Pool(args.workers, one_thread, maxtasksperchild=1) as pool:
-        found = []
+    rows = json.loads(Path(args.rows).read_text()) if args.rows and Path(args.rows).exists() else []
+    found = [(cell, row) for cell in cells for row in rows if cell.is_of(row)]
+    cells = [cell for cell in cells if not any(cell.is_of(row) for row in rows)]
+    threads = max(1, len(os.sched_getaffinity(0)) // args.workers)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+    def note(said_of: list[dict[str, Any]]) -> None:
+        rows.extend(said_of)
+        print("\n".join(said(row) for row in said_of), flush=True)
+        if args.rows:
+            Path(args.rows).write_text(json.dumps(rows, indent=1))
+
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(args.workers, share_threads, (threads,), maxtasksperchild=1) as pool:
         for cell, of_cell in pool.imap_unordered(work, cells, chunksize=1):
             found += [(cell, row) for row in of_cell]
-            print("\n".join(said(row) for row in of_cell), flush=True)
-        rows = [row for _, row in found]
+            note(of_cell)
         if args.train:
-            rows = []
+            rows.clear()
             for row in pool.imap_unordered(trained, found, chunksize=1):
-                rows.append(row)
-                print(said(row), flush=True)
-    if args.rows:
-        Path(args.rows).write_text(json.dumps(rows, indent=1))
+                note([row])
     summary(rows)
 
 
