@@ -36,6 +36,7 @@ from tunas.needs import need_packages
 from tunas.runtime import Conversion, Runtime, get_runtime
 from tunas.runtime.onnx_file import onnx_bytes
 from tunas.runtime.registry import INT8, Arrays, Run
+from tunas.runtime.threads import threads_given_back
 from tunas.space import Architecture, Space, Tower, get_space
 
 if TYPE_CHECKING:
@@ -453,6 +454,7 @@ def random_inputs(like: Arrays, seed: int) -> list[Arrays]:
     ]
 
 
+@threads_given_back()
 def measured_group(
     architectures: Sequence[Architecture],
     runtime: Runtime,

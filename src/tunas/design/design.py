@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tunas.allocator import keep_freed_memory
 from tunas.cost.fit import fewest_samples
 from tunas.design import parts
 from tunas.design.budget import seconds_of, within
 from tunas.design.config import DesignConfig
-from tunas.design.estimate import Estimate, Timed, checkpoints, estimates, search_steps, timed
+from tunas.design.estimate import Estimate, checkpoints, estimates, search_steps
 from tunas.design.outcome import Outcome, outcome_of, report
 from tunas.design.parts import Part, parts_of
 from tunas.design.record import Record, check_out, read_record, settings_of, task_identity
@@ -29,11 +30,13 @@ from tunas.design.sizes import (
     search_epochs,
     train_epochs,
 )
+from tunas.design.timed import Timed, timed
 from tunas.design.way import CACHE, Way, runtime_of
 from tunas.errors import InputError
 from tunas.export.config import ExportConfig
 from tunas.export.export import exportable
 from tunas.files import make_directory
+from tunas.primitives import keep_primitives
 from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.run.directory import locked
 from tunas.search.config import SearchConfig, plan_search
@@ -63,6 +66,8 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
         DivergedError: where a training failed again and again.
         Stopped: where SIGTERM or SIGINT asked for it; the same command goes on.
     """
+    keep_freed_memory()  # before the first network runs here, or searches and trainings of this process do without
+    keep_primitives()
     check_engine(config.workers, config.engine)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a design starts its own processes: give --workers or --engine=ray, without torchrun")

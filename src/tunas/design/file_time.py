@@ -14,6 +14,7 @@ from tunas.errors import InputError
 from tunas.export.camera import as_taken
 from tunas.export.directory import read_about, read_files
 from tunas.runtime import Runtime
+from tunas.runtime.threads import threads_given_back
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class FileTime:
         return self.milliseconds / self.slowdown
 
 
+@threads_given_back()
 def file_time(directory: Path, runtime: Runtime, config: MeasureConfig, model: Any | None) -> FileTime:
     """Times the file in an exported directory, opened from its own bytes.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +111,7 @@ def _epochs(count: float) -> str:
 
 
 def _measure(way: Way) -> None:
-    with _own_threads():
-        rows = measure(way.measure_config())
+    rows = measure(way.measure_config())
     print(f"{len(rows)} networks in {way.out / SAMPLES}")
 
 
@@ -290,7 +288,10 @@ def drawn(way: Way, cost: float) -> list[Architecture]:
     Raises:
         InputError: where there are none.
     """
-    return random_alike(way.space, way.cost_model(), cost, ALIKE, way.sizes.random, way.config.seed)
+    asked = (way.cost_model_name, cost, way.sizes.random, way.config.seed)
+    if asked not in way.drawn:
+        way.drawn[asked] = random_alike(way.space, way.cost_model(), cost, ALIKE, way.sizes.random, way.config.seed)
+    return way.drawn[asked]
 
 
 def _check_same_architecture(way: Way, target: Target) -> None:
@@ -318,8 +319,7 @@ def exported(way: Way, target: Target) -> tuple[Path, dict[str, Any]]:
 def _export(way: Way) -> None:
     for target in way.targets:
         if _exported(way, target) is None:
-            with _own_threads():
-                (one,) = export(way.export_config(target))
+            (one,) = export(way.export_config(target))
             if one.complaint:
                 print(f"tunas: {one.runtime}: {one.complaint}; it is kept as {one.directory}", file=sys.stderr)
 
@@ -331,26 +331,13 @@ def _time(way: Way) -> None:
         if path.is_file():
             continue
         directory, _ = exported(way, target)
-        with _own_threads():
-            found = file_time(directory, way.runtime, way.timing_config(), None if other else way.cost_model())
+        found = file_time(directory, way.runtime, way.timing_config(), None if other else way.cost_model())
         with writing_to(path.parent):
             write_text(path, json.dumps(dataclasses.asdict(found)) + "\n")
 
 
 def timed_file(way: Way, target: Target) -> FileTime:
     return FileTime(**read_json_object(way.out / EXPORTS / target.name / TIME))
-
-
-@contextlib.contextmanager
-def _own_threads() -> Iterator[None]:
-    """Gives torch back its threads: what is timed on one thread leaves it with one."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def trained_document(way: Way, name: str) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Way:
         runtime: that will run the file.
         exports: whether a file is made.
         sizes: how large the parts are.
+        drawn: random architectures that were drawn already, by what was asked for.
     """
 
     config: DesignConfig
@@ -74,6 +75,7 @@ class Way:
     runtime: Runtime
     exports: bool
     sizes: Sizes
+    drawn: dict[tuple[str, float, int, int], list[Architecture]] = dataclasses.field(default_factory=dict)
 
     @property
     def measures(self) -> bool:

@@ -37,11 +37,14 @@ from tunas.export.timm_model import TIMM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
 from tunas.runtime.registry import INT8, Arrays
+from tunas.runtime.threads import threads_given_back
 from tunas.space import Architecture, Space
 from tunas.space.layers import Tower, scale_filters
 
 WARMUP, ROUNDS, REPEATS = 5, 10, 5
 """Of the timing, as `tunas measure` has them by default."""
+LATENCY_RUNS = WARMUP + ROUNDS * (REPEATS + 1)
+"""Of one image: with those that are not timed."""
 OUTPUT = "logits"
 WHOLE = ("digits",)
 """Datasets whose images are shown whole, not their central part."""
@@ -72,6 +75,7 @@ class Exported:
     complaint: str | None
 
 
+@threads_given_back()
 def export(config: ExportConfig) -> list[Exported]:
     """Writes the network that `config` names for each of its runtimes.
 

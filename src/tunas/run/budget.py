@@ -100,7 +100,7 @@ def within_minutes(
 
 def steps_within(left: float, seconds: float, trial: Trial) -> int:
     """Steps of `seconds` seconds each that fit into `left` seconds, with the scorings that belong to them."""
-    scoring = seconds / (trial.batch * trial.passes) * trial.eval_examples
+    scoring = evaluation_seconds(seconds, trial, trial.eval_examples)
     if trial.eval_steps is None:
         return max(0, int((FILLED * left - scoring) / seconds))
     return max(0, int((FILLED * left - scoring) / (seconds + scoring / max(1.0, trial.eval_steps))))
@@ -114,9 +114,14 @@ def epochs_of(steps: int, batch: int, examples: int) -> float:
     return epochs
 
 
+def evaluation_seconds(seconds: float, trial: Trial, examples: int) -> float:
+    """How long so many examples take forward alone, where a step takes `seconds` seconds."""
+    return seconds / (trial.batch * trial.passes) * examples
+
+
 def seconds_for(steps: int, seconds: float, trial: Trial) -> float:
     """How long so many steps of `seconds` seconds each take, with the scorings that belong to them."""
-    scoring = seconds / (trial.batch * trial.passes) * trial.eval_examples
+    scoring = evaluation_seconds(seconds, trial, trial.eval_examples)
     scorings = 1.0 if trial.eval_steps is None else steps / max(1.0, trial.eval_steps)
     return steps * seconds + scorings * scoring
 

@@ -195,7 +195,7 @@ def _in_processes(configs: Iterable[Any], workers: int, label: str) -> list[str]
     running: dict[int, tuple[Any, Any, int]] = {}
     context = multiprocessing.get_context("spawn")
     began = time.perf_counter()
-    with _threads(workers), _ended(running):
+    with shared_threads(workers), _ended(running):
         while waiting or running:
             while waiting and len(running) < workers:
                 config, attempt = waiting.pop(0)
@@ -221,7 +221,7 @@ def _in_processes(configs: Iterable[Any], workers: int, label: str) -> list[str]
 
 
 @contextlib.contextmanager
-def _threads(workers: int) -> Iterator[None]:
+def shared_threads(workers: int) -> Iterator[None]:
     """Within the context new processes share the processors: more threads would take them from each other."""
     threads = str(max(1, len(os.sched_getaffinity(0)) // workers)) if hasattr(os, "sched_getaffinity") else "1"
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

@@ -1,0 +1,129 @@
+"""How fast searches and trainings go here, timed in the way in which they will run: alone with all threads, or side by
+side in processes that share the processors."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from threading import BrokenBarrierError
+from typing import Any
+
+from tunas.allocator import keep_freed_memory
+from tunas.primitives import keep_primitives
+from tunas.run.budget import Trial, seconds_for, seconds_per_step
+from tunas.run.device import joined_world
+from tunas.search.config import SearchConfig
+from tunas.space import get_space
+from tunas.study.jobs import shared_threads
+from tunas.task import Task
+from tunas.task.opening import open_task
+
+PLACES = 5
+"""Parts of a search that its steps are timed at, at least: its first quarter is several times as slow as the rest."""
+LIMIT = 5.0
+"""Seconds after which no further step is timed."""
+PATIENCE = 60.0
+"""Seconds that a process waits for the others to be ready, so that all are timed at the same time."""
+
+_together: Any = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a run goes.
+
+    Args:
+        trial: what was timed, without what makes its steps.
+        step: seconds a step.
+        start: seconds from the start of the run, or of its process, to its first step.
+    """
+
+    trial: Trial
+    step: float
+    start: float
+
+    def steps(self, epochs: float) -> int:
+        return int(self.trial.examples * epochs // self.trial.batch)
+
+    def seconds(self, epochs: float) -> float:
+        """Of a whole run, with its evaluations."""
+        return self.start + seconds_for(self.steps(epochs), self.step, self.trial)
+
+
+def pace_of(config: Any, given: Task | None) -> Pace:
+    """Of a search or a training that has this process to itself.
+
+    Args:
+        given: the task where the configuration does not say it.
+    """
+    return _pace(config, given, time.time())
+
+
+def pace_beside(configs: Sequence[Any], sharing: int) -> Pace:
+    """Of runs side by side, a process for each: their mean.
+
+    Args:
+        sharing: processes that the threads are dealt to.
+    """
+    count = len(configs)
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(count)
+    try:
+        with shared_threads(sharing), ProcessPoolExecutor(count, context, _begin, (together,)) as pool:
+            begun = time.time()
+            found = list(pool.map(_beside, configs, [begun] * count))
+    except BrokenProcessPool:  # too little memory for so many, perhaps
+        print("the processes that were to be timed ended; one run is timed alone", file=sys.stderr)
+        return pace_of(configs[0], None)
+    mean = {name: sum(getattr(each, name) for each in found) / count for name in ("step", "start")}
+    return dataclasses.replace(found[0], **mean)
+
+
+def _begin(together: Any) -> None:
+    global _together
+    _together = together
+
+
+def _beside(config: Any, begun: float) -> Pace:
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (what is said is said by the run itself)
+    keep_freed_memory()
+    keep_primitives()
+    return _pace(config, None, begun, _wait)
+
+
+def _wait() -> None:
+    with contextlib.suppress(BrokenBarrierError):
+        _together.wait(PATIENCE)
+
+
+def _pace(config: Any, given: Task | None, begun: float, wait: Any = lambda: None) -> Pace:
+    with joined_world(config.device) as world:
+        trial = _trial(config, open_task(config, None, task=given), world)
+        start = time.time() - begun
+        with trial.ended:
+            wait()
+            seconds = seconds_per_step(trial, LIMIT, world, PLACES)
+    return Pace(dataclasses.replace(trial, step=_nothing, ended=contextlib.nullcontext()), seconds, start)
+
+
+def _nothing(place: float) -> None:
+    pass
+
+
+def _trial(config: Any, task: Task, world: Any) -> Trial:
+    space = get_space(config.ssd)
+    if isinstance(config, SearchConfig):
+        from tunas.search.loop import trial as search_trial
+
+        return search_trial(space, task, config, world)
+    from tunas.train.loop import trial as training_trial
+
+    return training_trial(config, space.architecture(config.indices), task, world)
