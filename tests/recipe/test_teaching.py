@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -188,6 +189,18 @@ def test_damaged_logits_are_refused_by_a_training(written, data):
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(InputError, match="run the same `tunas teach` again"):
         Logits.opened(lecture.directory, data)
+
+
+def test_a_dataset_with_the_same_names_and_other_images_is_another_one(tmp_path):
+    def fingerprint(where: str, shades: tuple[int, int]) -> str:
+        for label, shade in zip("ab", shades, strict=True):
+            (tmp_path / where / "train" / label).mkdir(parents=True)
+            for number in range(4):
+                image = Image.fromarray(np.full((8, 8, 3), shade + number, np.uint8))
+                image.save(tmp_path / where / "train" / label / f"{number}.png")
+        return kept_logits.fingerprint_of(open_data(DataConfig(dataset_dir=str(tmp_path / where), image_size=8)))
+
+    assert fingerprint("here", (10, 90)) == fingerprint("copied", (10, 90)) != fingerprint("other", (10, 91))
 
 
 def test_logits_of_another_dataset_or_size_are_refused(written, data):

@@ -25,6 +25,8 @@ INDEX = "logits.json"
 FORMAT = "tunas-logits-1"
 SHARD = 8_192
 """Examples in a shard."""
+COMPARED = 64
+"""Images whose content belongs to the fingerprint of a dataset."""
 MARK = "sha256"
 """Entry of a shard's metadata."""
 SPLIT = "full_train"
@@ -80,9 +82,13 @@ class Logits:
 
 
 def fingerprint_of(data: Data) -> str:
-    """Changes where one of the training images, its label or its class is another one, whatever their path."""
+    """Changes where the training images have other names, labels or classes, or one of some that are read is another
+    image, whatever their path: datasets that are made anew often keep their names."""
     examples = (data.identity.fingerprint or "").partition("-")[0]
-    return hashlib.sha256("\0".join([examples, *data.class_names]).encode(errors="surrogateescape")).hexdigest()
+    digest = hashlib.sha256("\0".join([examples, *data.class_names]).encode(errors="surrogateescape"))
+    for content in data.stored(SPLIT, COMPARED):
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def shard_count(data: Data) -> int:
