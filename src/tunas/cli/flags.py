@@ -134,11 +134,11 @@ def grouped(
         text = texts.get(field.name, "")
         repeatable = _repeatable(hints[field.name])
         kind = repeatable or hints[field.name]
-        hint = "" if field.default in (None, "", ()) else None
+        says_itself = field.default in (None, "", ()) or "Positional" in str(kind)
         plain = METAVARS.get(str(kind))  # instead of {None}|INT
         arg = tyro.conf.arg(
             help=_help(text, whole),
-            help_behavior_hint=hint,
+            help_behavior_hint="" if says_itself else None,
             metavar=plain,
         )
         default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
