@@ -31,8 +31,9 @@ import numpy as np
 from controller_regret import accuracy_of, best_scores, gain_of, score_model
 
 import tunas
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
 from tunas.search.reward import reward_function
 from tunas.search.simulate import Simulation
 from tunas.space import Architecture

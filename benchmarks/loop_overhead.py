@@ -21,9 +21,10 @@ import tyro
 
 from tunas.run.device import World
 from tunas.run.events import EventLog
-from tunas.search.config import SearchConfig, plan_search
-from tunas.search.loop import Search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
+from tunas.search.step import Search
 from tunas.space import get_space
 from tunas.task.opening import open_task
 

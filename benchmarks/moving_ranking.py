@@ -22,8 +22,9 @@ import numpy as np
 
 import tunas
 from tunas.cost.catalog import load_cost_model
-from tunas.search.config import PUBLISHED_STEPS, SearchConfig, SearchPlan, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.controller import Controller
+from tunas.search.plan import PUBLISHED_STEPS, SearchPlan, plan_search
 from tunas.search.schedule import RL_LEARNING_RATE, rl_learning_rate, warmup_probability
 from tunas.space import Space
 

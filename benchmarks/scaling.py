@@ -27,9 +27,10 @@ import tyro
 import tunas
 from tunas.nn import SuperNet
 from tunas.run.device import World, joined_world
-from tunas.search.config import SearchConfig, plan_search
-from tunas.search.loop import Search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
+from tunas.search.step import Search
 from tunas.task.opening import open_task
 
 

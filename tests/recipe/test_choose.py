@@ -8,8 +8,10 @@ from tunas.data.augmentation import PUBLISHED
 from tunas.errors import InputError
 from tunas.recipe.choose import GENTLE, NOTHING, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
 from tunas.recipe.config import RecipeConfig
-from tunas.search.config import SearchConfig, plan_search, search_recipe
-from tunas.train.config import TrainConfig, plan_training
+from tunas.search.config import SearchConfig
+from tunas.search.plan import plan_search, search_recipe
+from tunas.train.config import TrainConfig
+from tunas.train.plan import plan_training
 
 
 def recipe(size=2_000, image_size: int | None = 32, mirrors=None, given=None, **flags):

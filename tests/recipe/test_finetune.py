@@ -16,9 +16,11 @@ from tunas.recipe.lesson import Lesson
 from tunas.run.device import World
 from tunas.space import get_space
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training
+from tunas.train.config import TrainConfig
 from tunas.train.evaluation import Evaluation, trouble
-from tunas.train.loop import Training, train
+from tunas.train.loop import train
+from tunas.train.plan import plan_training
+from tunas.train.step import Training
 
 INDICES = "1:1:1:1:1:1:0:1"
 

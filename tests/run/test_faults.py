@@ -138,7 +138,7 @@ def test_a_signal_to_every_process_of_a_run_does_not_take_its_data_away(folder, 
 @pytest.mark.slow
 def test_a_run_that_breaks_off_does_not_wait_for_its_data_workers(folder, tmp_path):
     """An error of our own, whose traceback keeps everything alive until the process ends."""
-    program = "import sys; from tunas.cli import main; from tunas.search.loop import Search\n"
+    program = "import sys; from tunas.cli import main; from tunas.search.step import Search\n"
     program += (
         "step = Search.step\ndef broken(self, number, *batches):\n    if number == 3: raise KeyError('a mistake')\n"
     )

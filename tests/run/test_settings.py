@@ -4,8 +4,10 @@ import dataclasses
 
 from tunas.recipe.choose import Recipe
 from tunas.run.settings import _FROM_NOW_ON, _HARMLESS, _IDENTITY, SETTINGS, Kind
-from tunas.search.config import SearchConfig, SearchPlan
-from tunas.train.config import TrainConfig, TrainPlan
+from tunas.search.config import SearchConfig
+from tunas.search.plan import SearchPlan
+from tunas.train.config import TrainConfig
+from tunas.train.plan import TrainPlan
 
 FACTS = """
     accuracy_model_sha256 class_names cost_device cost_digest cost_unit dataset dataset_fingerprint dataset_images

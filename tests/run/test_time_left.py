@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tunas.run.time_left import TimeLeft, in_words
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.loop import SearchRun
+from tunas.search.plan import plan_search
 
 STEPS = 400
 WARM = np.maximum(0, 1 - np.arange(STEPS) / 100)

@@ -7,7 +7,8 @@ import pytest
 
 from tunas.errors import InputError
 from tunas.recipe.defaults import auto_batch_size
-from tunas.search.config import SearchConfig, auto_replicas, plan_search
+from tunas.search.config import SearchConfig
+from tunas.search.plan import auto_replicas, plan_search
 
 IMAGENET = 1_231_121
 DIGITS = 1077

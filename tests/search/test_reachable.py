@@ -8,8 +8,9 @@ import pytest
 import tunas
 from tunas.errors import InputError
 from tunas.search.before import check_before_search
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
 from tunas.task.opening import open_task
 
 

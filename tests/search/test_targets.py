@@ -16,10 +16,11 @@ from tunas.run.events import read_events
 from tunas.run.session import generator
 from tunas.run.told import read_told
 from tunas.search.aims import Aims
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.controller import Controller
 from tunas.search.loop import search
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
 from tunas.search.sharing import architecture_weights, baseline_momentum, choice_weights
 from tunas.space import get_space
 

@@ -5,10 +5,11 @@ import torch
 from support.jobs import TINY
 from tunas.run.device import World
 from tunas.run.session import generator
-from tunas.search.config import SearchConfig, plan_search
-from tunas.search.loop import Search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
+from tunas.search.plan import plan_search
 from tunas.search.schedule import warmup_probability
+from tunas.search.step import Search
 from tunas.space import get_space
 from tunas.task.opening import open_task
 

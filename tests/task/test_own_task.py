@@ -17,9 +17,9 @@ from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
 from tunas.space import FILTERS, OneOf, chosen, widest
 from tunas.task import Metric, Task
-from tunas.train.config import plan_training
 from tunas.train.evaluation import evaluate
-from tunas.train.loop import _network
+from tunas.train.network import network_as_told
+from tunas.train.plan import plan_training
 
 TASK = f"{DOTS}:dots"
 ALONE = World(0, 1, torch.device("cpu"))
@@ -254,6 +254,6 @@ def test_batch_norms_of_a_model_of_ones_own_follow_a_short_training(tmp_path):
     space = tunas.register_space("normed", lambda: (OneOf((2, 4), FILTERS),), network=Normed)
     config = tunas.TrainConfig(ssd="normed", indices="1", device="cpu", train_batch_size=5, epochs=8, bn_momentum=0.3)
     plan = plan_training(config, 10)
-    assert _network(config, space.architecture("1"), regression(), plan).norm.momentum == 0.3
+    assert network_as_told(config, space.architecture("1"), regression(), plan).norm.momentum == 0.3
     found = tunas.train(dataclasses.replace(config, checkpoint_dir=str(tmp_path)), regression())
     assert found.document["parameters"] == 4 + 4 + 2 * 4 and found.document["macs"] == 4

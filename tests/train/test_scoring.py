@@ -14,8 +14,9 @@ from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.run.scores import is_due
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training
+from tunas.train.config import TrainConfig
 from tunas.train.evaluation import evaluate
+from tunas.train.plan import plan_training
 from tunas.train.scoring import best_checkpoint
 from tunas.train.trained import trained_weights
 

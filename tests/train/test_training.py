@@ -15,9 +15,12 @@ from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.space import get_space
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training
+from tunas.train.config import TrainConfig
 from tunas.train.evaluation import evaluate
-from tunas.train.loop import Training, _network, train
+from tunas.train.loop import train
+from tunas.train.network import network_as_told
+from tunas.train.plan import plan_training
+from tunas.train.step import Training
 
 SHORT = (*TRAIN, "--epochs=0.9", "--base-learning-rate=0.05")  # 20 steps
 ALONE = World(0, 1, torch.device("cpu"))
@@ -53,7 +56,7 @@ def training(config, task):
     torch.manual_seed(0)
     architecture = get_space(config.ssd).architecture(config.indices)
     lesson = Lesson(task, plan.used_recipe)
-    return Training(_network(config, architecture, task, plan), lesson, plan, config, ALONE), plan
+    return Training(network_as_told(config, architecture, task, plan), lesson, plan, config, ALONE), plan
 
 
 def test_one_step_in_parts_is_the_mean_of_the_parts_gradients(tmp_path):
@@ -183,7 +186,7 @@ def test_evaluating_without_weights_is_one_sentence(tmp_path):
 def test_evaluate_leaves_the_network_in_eval_mode():
     config = TrainConfig(ssd=TINY, indices="1:1:1:1:1:1:0:1", image_size=8)
     task = open_task(config)
-    network = _network(config, get_space(TINY).architecture(config.indices), task)
+    network = network_as_told(config, get_space(TINY).architecture(config.indices), task)
     found = evaluate(network, task, "valid", ALONE, batch_size=100)
     assert found.examples == 360 and not network.training
     assert 0 <= found.metrics["accuracy"] <= found.metrics["top5_accuracy"] <= 1

@@ -294,6 +294,9 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def with_unit(cost: float, unit: str, digits: int = 4) -> str:
-    """A cost in words, such as `56.58 ms` or `3,932,560 parameters`: below a million with so many digits."""
+def with_unit(cost: float | None, unit: str, digits: int = 4) -> str:
+    """A cost in words, such as `56.58 ms` or `3,932,560 parameters`: below a million with so many digits; no words for
+    None."""
+    if cost is None:
+        return ""
     return f"{f'{cost:.{digits}g}' if cost < 1e6 else f'{cost:,.0f}'} {unit}".rstrip()

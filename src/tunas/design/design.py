@@ -39,13 +39,15 @@ from tunas.files import make_directory
 from tunas.primitives import keep_primitives
 from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.run.directory import locked
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
+from tunas.search.plan import plan_search
 from tunas.space import get_space
 from tunas.study.flags import with_flags
 from tunas.study.jobs import check_engine
 from tunas.task import Task
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training, splits, training_recipe
+from tunas.train.config import TrainConfig
+from tunas.train.plan import plan_training, splits, training_recipe
 
 SPARE = 1.2
 """Times the estimate of what is written that has to be free on the disk."""

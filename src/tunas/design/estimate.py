@@ -15,9 +15,9 @@ from tunas.export.export import LATENCY_RUNS
 from tunas.run.budget import evaluation_seconds
 from tunas.run.checkpoint import KEPT
 from tunas.runtime.registry import INT8
-from tunas.search.config import plan_search
+from tunas.search.plan import plan_search
 from tunas.space import Architecture
-from tunas.train.config import plan_training
+from tunas.train.plan import plan_training
 
 REPORT_SECONDS, REPORT_BYTES = 1.0, 5_000_000
 NUMBER_BYTES = 4

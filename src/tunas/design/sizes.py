@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tunas.recipe.defaults import EPOCHS, auto_batch_size
-from tunas.search.config import DIGITS_EPOCHS, SearchConfig
+from tunas.search.config import SearchConfig
+from tunas.search.plan import DIGITS_EPOCHS
 from tunas.train.config import TrainConfig
 
 SIDES = (64, 96, 128, 160, 192, 224)

@@ -21,11 +21,13 @@ from tunas.export.config import CALIBRATION_IMAGES, ExportConfig
 from tunas.needs import has_package
 from tunas.recipe.defaults import auto_batch_size
 from tunas.runtime import Runtime, get_runtime
-from tunas.search.config import SearchConfig, auto_replicas
+from tunas.search.config import SearchConfig
+from tunas.search.plan import auto_replicas
 from tunas.space import Architecture, Space
 from tunas.study.flags import with_flags
 from tunas.task import Task
-from tunas.train.config import TrainConfig, splits
+from tunas.train.config import TrainConfig
+from tunas.train.plan import splits
 
 SAMPLES, COST_MODEL, CACHE = "samples.csv", "cost_model.json", "cache"
 SEARCH, TRAININGS, EXPORTS = "search", "train", "export"

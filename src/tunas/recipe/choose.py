@@ -259,6 +259,9 @@ def ema_decay_of(recipe: Recipe, steps: int) -> float | None:
     return max(0.0, 1 - 1 / (recipe.ema_horizon * steps)) if recipe.ema_horizon else None
 
 
-def as_params(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What `params.json` keeps of a recipe, of its fields as a dictionary."""
-    return {f"recipe.{name}": value for name, value in recipe.items()}
+def params_of(config: RecipeConfig, plan: Any) -> dict[str, Any]:
+    """What `params.json` says of a run: the configuration, what follows from it, and the plan's `used_recipe` as
+    `recipe.…`."""
+    decided = dataclasses.asdict(plan)
+    recipe = {f"recipe.{name}": value for name, value in decided.pop("used_recipe").items()}
+    return {**dataclasses.asdict(config), **recipe, **decided}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tunas.data import Data
 from tunas.errors import InputError
+from tunas.files import writing_to
 from tunas.recipe.choose import CHANGES, Mirrors, Recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.recipe.teacher import LogitsTeacher, open_teacher
 from tunas.run.device import World
-from tunas.run.directory import PARAMS, read_params
+from tunas.run.directory import PARAMS, check_examples, open_run, read_params
+from tunas.space import structure_to_json
 from tunas.task.task import Task
 
 MIRROR_PROBE = "mirror_probe"
@@ -62,6 +66,38 @@ def opened_lesson(
 def _images(data: Data | None) -> Data:
     assert data is not None
     return data
+
+
+def begin_run(
+    directory: Path,
+    params: dict[str, Any],
+    structure: Any,
+    lesson: Lesson,
+    world: World,
+    advising: contextlib.AbstractContextManager[None] | None = None,
+) -> None:
+    """Makes the directory of a new run, or checks that the one there is the same, and says how weights are learned.
+
+    Args:
+        params: everything that decides the result.
+        structure: what is searched or trained.
+        advising: a context that adds advice to the refusal of a run with other parameters.
+
+    Raises:
+        InputError: in every process, as `check_examples` and `open_run`.
+    """
+    task = lesson.task
+
+    def begin() -> None:
+        check_examples(directory, task.check_same)
+        with advising or contextlib.nullcontext():
+            open_run(directory, params, structure_to_json(structure), task.compared)
+        with writing_to(directory):
+            task.describe(directory)
+
+    world.from_main(begin)
+    if world.is_main:
+        print(lesson.said(), file=sys.stderr)
 
 
 def _kept_probe(directory: Path) -> MirrorProbe | None:

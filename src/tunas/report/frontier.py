@@ -42,8 +42,8 @@ class SearchTarget:
         return [
             ("architecture", found.architecture.text),
             ("step", f"{found.step} of {self.params.get('steps', '?')}"),
-            ("cost", _cost(found.cost, found.unit)),
-            ("target", _cost(self.aim, found.unit)),
+            ("cost", with_unit(found.cost, found.unit)),
+            ("target", with_unit(self.aim, found.unit)),
         ]
 
 
@@ -62,7 +62,7 @@ def search_targets(directory: Path, params: dict[str, Any]) -> list[SearchTarget
         for document in documents
     ] or [None] * len(found)
     return [
-        SearchTarget(f"{Path(each.device).stem} {_cost(each.target, each.unit)}".strip(), each, own, quality)
+        SearchTarget(f"{Path(each.device).stem} {with_unit(each.target, each.unit)}".strip(), each, own, quality)
         for each, own, quality in zip(found, told, qualities, strict=True)
     ]
 
@@ -74,7 +74,7 @@ def frontier(targets: Sequence[SearchTarget]) -> Section:
         found, aim = target.finding, target.aim
         off = f"{100 * (found.cost / aim - 1):+.2f} %" if aim and found.cost is not None else ""
         quality = "" if target.quality is None else f"{target.quality:.4f}"
-        rows.append((target.name, _cost(found.cost, found.unit), off, quality, found.architecture.text))
+        rows.append((target.name, with_unit(found.cost, found.unit), off, quality, found.architecture.text))
     figures = []
     for unit in dict.fromkeys(target.finding.unit for target in targets):
         own = [each for each in targets if each.finding.unit == unit and each.quality is not None]
@@ -94,7 +94,3 @@ def frontier(targets: Sequence[SearchTarget]) -> Section:
         rows=rows,
         numbers=[dict(zip(header, row, strict=True)) for row in rows],
     )
-
-
-def _cost(value: float | None, unit: str) -> str:
-    return "" if value is None else with_unit(value, unit)

@@ -38,6 +38,11 @@ def default_directory(kind: str, space_name: str) -> str:
     return f"runs/{kind}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def run_directory(kind: str, space_name: str, given: str | None, world: World) -> Path:
+    """Where a run goes: the directory that was given, or the default one, the same in every process."""
+    return Path(world.from_main(lambda: given or default_directory(kind, space_name))).expanduser()
+
+
 def check_directory(path: Path) -> None:
     """Refuses a directory that holds something other than a run.
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from tunas.cost.model import with_unit
 from tunas.errors import InputError
 from tunas.run.session import generator
-from tunas.search.config import SearchConfig, SearchPlan
+from tunas.search.config import SearchConfig
 from tunas.search.controller import Controller, Samples
 from tunas.search.learning import learn
 from tunas.search.objective import Objective
 from tunas.search.places import SCALARS, STATE, places
+from tunas.search.plan import SearchPlan
 from tunas.search.sharing import architecture_weights, baseline_momentum, choice_weights
 from tunas.space import Space
 

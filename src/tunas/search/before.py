@@ -11,8 +11,9 @@ from tunas.errors import InputError
 from tunas.flags import refuse
 from tunas.nn.single_value import has_norm_on_one_pixel
 from tunas.run.session import warn
-from tunas.search.config import SearchConfig, SearchPlan
+from tunas.search.config import SearchConfig
 from tunas.search.objective import Objective
+from tunas.search.plan import SearchPlan
 from tunas.search.reachable import check_reachable
 from tunas.space import Architecture, Space
 from tunas.task.task import Task

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tunas.search.config import SearchConfig, SearchPlan
+from tunas.search.config import SearchConfig
 from tunas.search.controller import Samples
 from tunas.search.objective import Outcome
+from tunas.search.plan import SearchPlan
 
 
 def learn(

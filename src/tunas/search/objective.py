@@ -14,7 +14,8 @@ import numpy as np
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.errors import InputError
 from tunas.search.cap import capped_target
-from tunas.search.config import SearchConfig, check_targets
+from tunas.search.config import SearchConfig
+from tunas.search.plan import check_targets
 from tunas.search.reward import reward_function
 from tunas.space import Architecture, Space
 

@@ -70,7 +70,7 @@ def search_result(
     """What the search has found.
 
     Args:
-        state: a `tunas.search.loop.Search`, or a simulated one.
+        state: a `tunas.search.step.Search`, or a simulated one.
         qualities: of each target's architectures of the last step.
         measuring: how the winner is measured, where it is.
     """

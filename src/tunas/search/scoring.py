@@ -19,7 +19,7 @@ def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
     The order is the same each time; what is left of the split after its last whole batch is not counted.
 
     Args:
-        search: a `tunas.search.loop.Search`, in every process.
+        search: a `tunas.search.step.Search`, in every process.
         each_whole: measure every target's on all examples, not on those of its own replicas: so many times the work.
     """
     likeliest = [np.asarray(aim.controller.most_likely().indices) for aim in search.aims]
@@ -46,7 +46,7 @@ class Scoring:
     """The scores of a search, in one process.
 
     Args:
-        search: a `tunas.search.loop.Search`.
+        search: a `tunas.search.step.Search`.
         directory: of the run, for `summary.csv`.
     """
 

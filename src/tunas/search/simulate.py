@@ -19,13 +19,15 @@ from tunas.data.storage import read_bytes
 from tunas.errors import InputError
 from tunas.flags import given, refuse
 from tunas.run.device import World
-from tunas.run.directory import alone_in, default_directory, open_run, read_params, write_result
+from tunas.run.directory import alone_in, open_run, read_params, run_directory, write_result
 from tunas.run.events import log_hyperparameters
 from tunas.run.loop import Event, Run, Scalars, carry_out
 from tunas.run.session import generator
+from tunas.run.trackers import check_trackers
 from tunas.search.aims import Aims
-from tunas.search.config import SearchConfig, SearchPlan, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import Objective, facts_of, search_objectives
+from tunas.search.plan import SearchPlan, plan_search
 from tunas.search.reachable import check_reachable
 from tunas.search.result import SearchResult, result_documents, search_result
 from tunas.search.schedule import rl_learning_rate, warmup_probability
@@ -126,6 +128,7 @@ def simulated_search(config: SearchConfig, accuracy_model: str, task: Any = None
         InputError: where the configuration cannot be carried out, or the file is no model of accuracy of the space.
         Stopped: where SIGTERM or SIGINT asked for it; the state is saved.
     """
+    check_trackers(config.log_to)
     _check_flags(config, task)
     space = get_space(config.ssd)
     if not space.num_choices:
@@ -143,9 +146,9 @@ def simulated_search(config: SearchConfig, accuracy_model: str, task: Any = None
     check_reachable(objectives, config.rl_cost_model_tolerance)
     checksum = hashlib.sha256(read_bytes(accuracy_model)).hexdigest()
     known = {"dataset": "simulated", "accuracy_model_sha256": checksum, "version": tunas.__version__}
-    params = plan.params(config, **facts_of(objectives), **facts, **known) | {"ssd": space.name}
+    params = plan.params(config, **facts_of(objectives), **facts, **known, ssd=space.name)
     world = World(0, 1, torch.device("cpu"))
-    directory = Path(config.checkpoint_dir or default_directory("search", space.name)).expanduser()
+    directory = run_directory("search", space.name, config.checkpoint_dir, world)
     with alone_in(directory, world):
         open_run(directory, params, structure_to_json(space.structure))
         return _run(Simulation(space, accuracy, plan, config, objectives), directory, world)

@@ -16,7 +16,8 @@ from tunas.study.alike import Row, trained_alike
 from tunas.study.sample import ALIKE, random_alike
 from tunas.task import Task, TaskConfig
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training
+from tunas.train.config import TrainConfig
+from tunas.train.plan import plan_training
 
 
 def quickstart(

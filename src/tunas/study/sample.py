@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tunas.cost.catalog import load_cost_model
-from tunas.errors import InputError
-from tunas.search.config import check_positive
+from tunas.errors import InputError, check_positive
 from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 

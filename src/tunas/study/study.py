@@ -19,8 +19,9 @@ from tunas.cost.catalog import load_cost_model
 from tunas.errors import InputError, check_positive
 from tunas.files import make_directory, write_text, writing_to
 from tunas.run.directory import RESULT, quality_in, read_json_object
-from tunas.search.config import SearchConfig, plan_search
+from tunas.search.config import SearchConfig
 from tunas.search.objective import default_cost_model
+from tunas.search.plan import plan_search
 from tunas.space import Architecture, Space, get_space
 from tunas.study.config import ABLATIONS, StudyConfig
 from tunas.study.flags import with_flags
@@ -29,7 +30,8 @@ from tunas.study.released import COLUMNS
 from tunas.study.sample import WINDOW, random_architectures
 from tunas.task import Task
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig, plan_training, splits
+from tunas.train.config import TrainConfig
+from tunas.train.plan import plan_training, splits
 
 STUDY = "study.json"
 RANDOM_CSV, SEARCHED_CSV = "random_architectures.csv", "searched_architectures.csv"

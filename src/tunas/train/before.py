@@ -16,7 +16,8 @@ from tunas.run.session import warn
 from tunas.space import Architecture, Space
 from tunas.space.layers import scale_filters
 from tunas.task.task import Task
-from tunas.train.config import TrainConfig, TrainPlan, plan_training, splits
+from tunas.train.config import TrainConfig
+from tunas.train.plan import TrainPlan, plan_training, splits
 
 
 def check_before_training(config: TrainConfig, architecture: Architecture, task: Task, world: World) -> None:

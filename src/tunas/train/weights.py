@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunas.errors import InputError
 from tunas.nn import Network, build_network
@@ -54,3 +54,18 @@ def load_weights(network: Network, path: Path, architecture: Architecture, timm_
             f"{path} does not fit {architecture.space.name}: {str(error).splitlines()[-1].strip()}"
         ) from None
     return network
+
+
+def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Loads the tensors under `prefix` into `module`.
+
+    Raises:
+        InputError: where names or shapes do not fit.
+    """
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint does not fit this architecture: {str(error).splitlines()[-1].strip()}"
+        ) from None

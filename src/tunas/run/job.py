@@ -1,0 +1,29 @@
+"""What a search and a training set up before anything else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from tunas.allocator import keep_freed_memory
+from tunas.primitives import keep_primitives
+from tunas.run.device import World, joined_world
+from tunas.run.trackers import check_trackers
+
+
+@contextlib.contextmanager
+def long_job(device: str, log_to: Sequence[str]) -> Iterator[World]:
+    """The processes of a job that makes many alike steps: memory and compiled primitives are kept from step to step.
+
+    Args:
+        device: as `--device` names it.
+        log_to: trackers that will be asked for.
+
+    Raises:
+        InputError: where the device or a tracker is not there.
+    """
+    check_trackers(log_to)
+    keep_freed_memory()
+    keep_primitives()
+    with joined_world(device) as world:
+        yield world
