@@ -3,7 +3,8 @@ lands that was priced in each.
 
     python benchmarks/int8.py --work=int8 --num_architectures=200 --image_size=64
 
-Writes its measurements to `--work`, one CSV per runtime, as `tunas measure` would; what is there is not measured again.
+Writes the networks and their times to `--work`, one CSV per runtime as `tunas measure` would; what is there is not made
+again. `--stages convert` does what takes long and needs no quiet machine, `--stages measure` the rest in some minutes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -22,21 +24,22 @@ from tunas.cost.fit import fit_samples
 from tunas.cost.measure import (
     CLOCKS,
     MeasureConfig,
+    artifact_and_inputs,
     interleaved_times,
     measured_with_references,
     progress_bar,
-    run_of,
     settle_allocator,
     setup_of,
     summary,
 )
 from tunas.cost.samples import Sample, append_samples, draw_architectures, read_samples, references_of
-from tunas.runtime import get_runtime
+from tunas.runtime import Runtime, get_runtime
+from tunas.space import Architecture
 
 SSD = "mobilenet_v3_like_search"
 REFERENCES = ("mobilenet_v2", "mnasnet_b1", "proxylessnas_mobile", "mobilenet_v3_large")
 RUNTIMES = ("onnxruntime", "onnxruntime-int8", "openvino", "openvino-int8")
-GROUP = 50
+Measured = tuple[list[Sample], np.ndarray]
 
 
 def config_of(runtime: str, arguments: argparse.Namespace) -> MeasureConfig:
@@ -48,45 +51,81 @@ def config_of(runtime: str, arguments: argparse.Namespace) -> MeasureConfig:
         num_classes=arguments.num_classes,
         clock=arguments.clock,
         rounds=arguments.rounds,
+        repeats=arguments.repeats,
     )
 
 
-def measured(runtime_name: str, arguments: argparse.Namespace) -> tuple[list[Sample], np.ndarray]:
-    """(samples, milliseconds `[N, 2]` by odd and even rounds) of the first N architectures, GROUP of them in turns."""
-    space, runtime, config = tunas.get_space(SSD), get_runtime(runtime_name), config_of(runtime_name, arguments)
-    path, halves_path = (arguments.work / f"{runtime_name}{ending}" for ending in (".csv", ".halves.csv"))
-    done = read_samples(path, space) if path.is_file() else []
-    halves = np.loadtxt(halves_path, delimiter=",", ndmin=2) if halves_path.is_file() else np.zeros((0, 2))
-    wanted = list(itertools.islice(draw_architectures(space, 0), arguments.num_architectures))[len(done) :]
-    settle_allocator()
+def artifact_of(number: int, architecture: Architecture, runtime: Runtime, arguments: argparse.Namespace) -> Any:
+    """The network as the runtime takes it: from its files in `--work`, or converted and written there."""
+    assert runtime.files is not None and runtime.read is not None
+    directory = arguments.work / "artifacts" / runtime.name / f"{number:04d}"
+    if directory.is_dir():
+        return runtime.read({path.suffix: path.read_bytes() for path in directory.iterdir()})
+    artifact, _ = artifact_and_inputs(architecture, runtime, config_of(runtime.name, arguments))
+    unfinished = directory.with_suffix(".unfinished")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    for suffix, content in runtime.files(artifact).items():
+        (unfinished / f"model{suffix}").write_bytes(content)
+    unfinished.rename(directory)
+    return artifact
+
+
+def drawn(arguments: argparse.Namespace) -> list[Architecture]:
+    return list(itertools.islice(draw_architectures(tunas.get_space(SSD), 0), arguments.num_architectures))
+
+
+def convert(family: str, arguments: argparse.Namespace) -> None:
+    """Writes the files of all networks of a family, which takes far longer than their timing and needs no quiet."""
     with progress_bar() as progress:
-        task = progress.add_task(runtime_name, total=len(wanted))
-        for start in range(0, len(wanted), GROUP):
-            part = wanted[start : start + GROUP]
-            runs = []
-            for architecture in part:
-                runs.append(run_of(architecture, runtime, config))
-                progress.advance(task)
-            times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
-            setup = {**setup_of(space, runtime, config), "rounds": config.rounds, "repeats": config.repeats}
+        for name in precisions_of(family):
+            for number, architecture in enumerate(progress.track(drawn(arguments), description=name)):
+                artifact_of(number, architecture, get_runtime(name), arguments)
+
+
+def precisions_of(family: str) -> list[str]:
+    return [name for name in RUNTIMES if name.removesuffix("-int8") == family]
+
+
+def measured(family: str, arguments: argparse.Namespace) -> dict[str, Measured]:
+    """Of each runtime of a family, (samples, milliseconds `[N, 2]` by odd and even rounds).
+
+    All networks take turns, in both precisions, so that what changes the machine's speed for a while falls on all.
+    """
+    space, names = tunas.get_space(SSD), precisions_of(family)
+    paths = {name: arguments.work / f"{name}.csv" for name in names}
+    if not all(path.is_file() for path in paths.values()):
+        image = np.random.default_rng(0).random((1, 3, arguments.image_size, arguments.image_size), np.float32)
+        settle_allocator()
+        runs = []
+        for number, architecture in enumerate(drawn(arguments)):
+            for name in names:
+                artifact = artifact_of(number, architecture, get_runtime(name), arguments)
+                runs.append(get_runtime(name).open(artifact, threads=1).bound(image))
+        config = config_of(family, arguments)
+        times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
+        turns = {"rounds": config.rounds, "repeats": config.repeats}
+        for place, (name, path) in enumerate(paths.items()):
+            of_runtime = times[place :: len(names)]
+            medians = np.median(of_runtime, axis=2)
+            halves = np.stack([np.median(medians[:, half::2], axis=1) for half in (0, 1)], axis=1)
+            np.savetxt(path.with_suffix(".halves.csv"), halves, delimiter=",")
+            setup = setup_of(space, get_runtime(name), config_of(name, arguments))
             rows = [
-                Sample(space.name, architecture.text, **{**setup, **summary(of_one)})
-                for architecture, of_one in zip(part, times, strict=True)
+                Sample(space.name, architecture.text, **{**setup, **turns, **summary(of_one)})
+                for architecture, of_one in zip(drawn(arguments), of_runtime, strict=True)
             ]
-            medians = np.median(times, axis=2)
-            new = np.stack([np.median(medians[:, half::2], axis=1) for half in (0, 1)], axis=1)
-            halves = np.concatenate([halves, new])
-            np.savetxt(halves_path, halves, delimiter=",")
             append_samples(path, rows)
-            done += rows
-    return done[: arguments.num_architectures], halves[: arguments.num_architectures]
+    return {
+        name: (read_samples(path, space), np.loadtxt(path.with_suffix(".halves.csv"), delimiter=",", ndmin=2))
+        for name, path in paths.items()
+    }
 
 
 def milliseconds(samples: Sequence[Sample]) -> np.ndarray:
     return np.array([sample.milliseconds for sample in samples])
 
 
-def compare(family: str, measurements: dict[str, tuple[list[Sample], np.ndarray]]) -> None:
+def compare(family: str, measurements: dict[str, Measured]) -> None:
     floats, quantised = (measurements[name] for name in (family, f"{family}-int8"))
     ratio = milliseconds(quantised[0]) / milliseconds(floats[0])
     repeats = [spearmanr(halves[:, 0], halves[:, 1]).statistic for _, halves in (floats, quantised)]
@@ -169,7 +208,7 @@ def accuracies(arguments: argparse.Namespace) -> None:
             )
 
 
-def plot(arguments: argparse.Namespace, measurements: dict[str, tuple[list[Sample], np.ndarray]]) -> None:
+def plot(arguments: argparse.Namespace, measurements: dict[str, Measured]) -> None:
     from matplotlib.figure import Figure
 
     families = [name for name in RUNTIMES if name in measurements and not name.endswith("-int8")]
@@ -189,20 +228,22 @@ def main() -> None:
     parser.add_argument("--num_architectures", type=int, default=200)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--num_classes", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--families", nargs="+", default=["onnxruntime", "openvino"])
     parser.add_argument("--training_epochs", type=float, default=24)
-    parser.add_argument("--stages", nargs="+", default=["measure", "search", "accuracy"])
+    parser.add_argument("--stages", nargs="+", default=["convert", "measure", "search", "accuracy"])
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     measurements = {}
+    for family in arguments.families if "convert" in arguments.stages else ():
+        convert(family, arguments)
     for family in arguments.families if "measure" in arguments.stages else ():
-        names = [name for name in RUNTIMES if name.removesuffix("-int8") == family]
-        measurements |= {name: measured(name, arguments) for name in names}
+        measurements |= measured(family, arguments)
         compare(family, measurements)
-        for name in names:
+        for name in precisions_of(family):
             fitted(name, measurements[name][0], arguments)
     if measurements:
         plot(arguments, measurements)

@@ -435,12 +435,17 @@ def network_and_inputs(
         return flat_network(network, example_of(space, None, config.image_size))
 
 
-def run_of(architecture: Architecture, runtime: Runtime, config: MeasureConfig) -> Run:
-    """What is timed: one run of the artifact that the runtime makes of the architecture, as `tunas export` ships it."""
+def artifact_and_inputs(architecture: Architecture, runtime: Runtime, config: MeasureConfig) -> tuple[Any, Arrays]:
+    """What the runtime makes of the architecture, as `tunas export` ships it, and inputs for it."""
     network, inputs, names = network_and_inputs(architecture, config)
     arrays = tuple(part.numpy() for part in inputs)
     calibration = random_inputs(arrays, config.seed) if runtime.precision == INT8 else []
-    artifact = runtime.convert(network, inputs, Conversion(calibration, inputs=names, output=OUTPUT))
+    return runtime.convert(network, inputs, Conversion(calibration, inputs=names, output=OUTPUT)), arrays
+
+
+def run_of(architecture: Architecture, runtime: Runtime, config: MeasureConfig) -> Run:
+    """What is timed: one run of the artifact."""
+    artifact, arrays = artifact_and_inputs(architecture, runtime, config)
     return runtime.open(artifact, config.threads).bound(*arrays)
 
 
