@@ -202,8 +202,8 @@ def accuracies(arguments: argparse.Namespace) -> None:
         for family in ("onnxruntime", "openvino"):
             float32, int8 = by_name[family], by_name[f"{family}-int8"]
             print(
-                f"{ssd} under {family}: {float32.check.torch_accuracy:.2%} in PyTorch, {float32.check.accuracy:.2%} in "
-                f"float32, {int8.check.accuracy:.2%} in INT8, at {int8.size / float32.size:.0%} of the float32 file's "
+                f"{ssd} under {family}: {float32.check.torch_quality:.2%} in PyTorch, {float32.check.quality:.2%} in "
+                f"float32, {int8.check.quality:.2%} in INT8, at {int8.size / float32.size:.0%} of the float32 file's "
                 f"{float32.size / 1e6:.1f} MB"
             )
 

@@ -52,7 +52,7 @@ def test_every_artifact_computes_what_pytorch_computes(exported):
     _, made = exported
     assert set(made) == set(ALL)
     for name, one in made.items():
-        assert one.complaint is None and one.check.images == 120, name
+        assert one.complaint is None and one.check.examples == 120, name
         if name.endswith("int8"):
             assert one.check.difference > 0 and one.check.agreement >= 0.9
         else:
@@ -157,15 +157,15 @@ def test_the_program_is_short_and_whole_for_every_runtime(package, takes):
 
 
 def check(**changes):
-    return Check(**{"images": 100, "accuracy": 0.9, "torch_accuracy": 0.9, "agreement": 1.0, "difference": 0.0,
+    return Check(**{"examples": 100, "quality": 0.9, "torch_quality": 0.9, "agreement": 1.0, "difference": 0.0,
                     "scale": 1.0, **changes})  # fmt: skip
 
 
 def test_too_large_a_drop_or_difference_is_a_complaint():
     assert check().complaint("int8", 0.01) is None
-    assert check(accuracy=0.895).complaint("int8", 0.01) is None
-    assert "90.00%" not in check(accuracy=0.88).complaint("int8", 0.01)
-    assert "88.00% of 100 images right, 2.00 points less" in check(accuracy=0.88).complaint("int8", 0.01)
+    assert check(quality=0.895).complaint("int8", 0.01) is None
+    assert "90.00%" not in check(quality=0.88).complaint("int8", 0.01)
+    assert "88.00% of 100 images right, 2.00 points less" in check(quality=0.88).complaint("int8", 0.01)
     assert "differ from PyTorch's by up to 0.00021" in check(difference=2.1e-4).complaint("float32", 0.01)
     assert check(difference=9e-4, scale=10.0).complaint("float32", 0.01) is None
     assert check(difference=2.1e-4).complaint("int8", 0.01) is None
@@ -180,7 +180,7 @@ def test_what_did_not_pass_is_kept_under_a_name_that_says_so(trained, tmp_path, 
 
     def worse(*arguments):
         found = honest(*arguments)
-        return Check(found.images, found.accuracy - 0.1, *list(vars(found).values())[2:])
+        return Check(found.examples, found.quality - 0.1, *list(vars(found).values())[2:])
 
     monkeypatch.setattr(module, "checked", worse)
     words = ["export", f"--checkpoint_dir={trained}", f"--out={tmp_path}", "--runtime=onnxruntime", "--images=50"]

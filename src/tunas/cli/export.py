@@ -15,10 +15,13 @@ def run(config: ExportConfig) -> int:
     from tunas.export.export import export
 
     exported = export(config)
-    first = exported[0].check
-    table = Table(title=f"{first.images} images, PyTorch's top-1 {first.torch_accuracy:.2%}")
+    first, unit, quality_name = exported[0].check, exported[0].unit, exported[0].quality_name
+    classifies = quality_name == "accuracy"
+    name = "top-1" if classifies else quality_name
+    shown = "{:.2%}".format if classifies else "{:.4g}".format
+    table = Table(title=f"{first.examples} {unit}, PyTorch's {name} {shown(first.torch_quality)}")
     table.add_column("runtime", no_wrap=True)
-    columns = ["size", "top-1", "same class", "logits differ by", "measured"]
+    columns = ["size", name, "same class", "logits differ by" if classifies else "outputs differ by", "measured"]
     if exported[0].predicted is not None:
         columns.append("predicted")
     for column in columns:
@@ -28,8 +31,8 @@ def run(config: ExportConfig) -> int:
         table.add_row(
             one.runtime,
             f"{one.size / 1e6:.2f} MB",
-            f"{one.check.accuracy:.2%}",
-            f"{one.check.agreement:.2%}",
+            shown(one.check.quality),
+            "–" if one.check.agreement is None else f"{one.check.agreement:.2%}",
             f"{one.check.difference:.2g}",
             f"{one.latency['milliseconds']:.3g} ms",
             *predicted,

@@ -2,106 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.data.images import normalize
-from tunas.export.camera import Input, as_taken
-from tunas.export.source import Source
-from tunas.runtime.registry import FLOAT32, Session
+from tunas.errors import InputError
+from tunas.runtime.registry import FLOAT32, Arrays, Session
+from tunas.task.batches import mapped, piece, tensors
 
 LOGITS_TOLERANCE = 1e-4
 """Of a float32 artifact, relative to the largest logit where that is above 1."""
+ROUNDING = 1e-9
+"""Of 27 and 26 of 100 the difference is not above 0.01."""
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Reference:
-    """PyTorch's own logits `[N, classes]` on images `[N, 3, S, S]` uint8, with their labels `[N]`."""
+    """PyTorch's own outputs `[N, …]` on examples.
 
-    images: Tensor
-    labels: Tensor
-    logits: Tensor
+    Args:
+        inputs: one tensor `[N, …]` per input: uint8 images `[N, 3, S, S]`, or what a task gives its network.
+        targets: of the examples.
+        outputs: logits `[N, classes]`, or what the network of a task gives.
+        quality: (outputs, targets) of all examples -> accuracy, or the quality of the task.
+    """
+
+    inputs: tuple[Tensor, ...]
+    targets: Any
+    outputs: Tensor
+    quality: Callable[[Tensor, Any], float]
+
+    def __len__(self) -> int:
+        return len(self.outputs)
 
     @property
-    def accuracy(self) -> float:
-        return float((self.logits.argmax(1) == self.labels).float().mean())
+    def classifies(self) -> bool:
+        """Whether a target is the number of a class, and the outputs one logit for each class."""
+        return (
+            isinstance(self.targets, Tensor)
+            and not self.targets.is_floating_point()
+            and self.outputs.dim() > 1
+            and self.targets.shape == self.outputs.shape[:1] + self.outputs.shape[2:]
+        )
 
 
 @dataclass(frozen=True)
 class Check:
-    """An artifact on the images of a `Reference`.
+    """An artifact on the examples of a `Reference`.
 
     Args:
-        images: how many.
-        accuracy, torch_accuracy: top-1, 0 to 1, of the artifact and of PyTorch.
-        agreement: part of the images for which both name the same class.
-        difference: largest between two logits.
-        scale: largest logit of PyTorch's, or 1.
+        examples: how many.
+        quality, torch_quality: of the artifact and of PyTorch; of images the top-1 accuracy, 0 to 1.
+        agreement: part of the examples (of an image's pixels, where each has a class) for which both name the same
+            class; None where there are no classes.
+        difference: largest between two outputs.
+        scale: largest output of PyTorch's, or 1.
     """
 
-    images: int
-    accuracy: float
-    torch_accuracy: float
-    agreement: float
+    examples: int
+    quality: float
+    torch_quality: float
+    agreement: float | None
     difference: float
     scale: float
 
-    def complaint(self, precision: str, max_drop: float) -> str | None:
-        """What is wrong with the artifact, as the end of a sentence; None where nothing is."""
+    def complaint(self, precision: str, max_drop: float, unit: str = "images", name: str = "accuracy") -> str | None:
+        """What is wrong with the artifact, as the end of a sentence; None where nothing is.
+
+        Args:
+            unit: what the examples are.
+            name: of the quality.
+        """
         if precision == FLOAT32 and not self.difference <= LOGITS_TOLERANCE * self.scale:
             return f"its logits differ from PyTorch's by up to {self.difference:.2g}, more than {LOGITS_TOLERANCE:g}"
-        drop = self.torch_accuracy - self.accuracy
-        if drop > max_drop:
+        drop = self.torch_quality - self.quality
+        if drop <= max_drop + ROUNDING:
+            return None
+        if name == "accuracy":
             return (
-                f"it classifies {self.accuracy:.2%} of {self.images} images right, {100 * drop:.2f} points less than "
+                f"it classifies {self.quality:.2%} of {self.examples} {unit} right, {100 * drop:.2f} points less than "
                 f"PyTorch; --max_accuracy_drop={max_drop:g} allows {100 * max_drop:g}"
             )
-        return None
+        return (
+            f"its {name} on {self.examples} {unit} is {self.quality:.4g}, {drop:.2g} less than PyTorch's; "
+            f"--max_accuracy_drop={max_drop:g} allows {max_drop:g}"
+        )
 
 
-def reference(source: Source, count: int | None) -> Reference:
-    """PyTorch on the first `count` images of the split that the training was evaluated on, or on all of them."""
-    images, labels, logits = [], [], []
-    left = count if count is not None else source.data.size(source.eval_split)
+def reference_of(
+    batches: Iterable[tuple[tuple[Tensor, ...], Any]],
+    network: Callable[[tuple[Tensor, ...]], Any],
+    quality: Callable[[Tensor, Any], float],
+    count: int,
+) -> Reference:
+    """PyTorch on the first `count` examples of the batches (inputs, targets).
+
+    Raises:
+        InputError: where the network gives something other than one tensor.
+    """
+    inputs: list[tuple[Tensor, ...]] = []
+    targets, outputs, left = [], [], count
     with torch.no_grad():
-        for some_images, some_labels in source.data.once(source.eval_split, BATCH):
-            images.append(some_images[:left].contiguous())
-            labels.append(some_labels[:left])
-            logits.append(source.network(normalize(images[-1])))
-            left -= len(labels[-1])
+        for some, wanted in batches:
+            inputs.append(tuple(tensor[:left].contiguous() for tensor in some))
+            targets.append(piece(wanted, 0, left))
+            outputs.append(network(inputs[-1]))
+            if not isinstance(outputs[-1], Tensor):
+                raise InputError(f"an exported network gives one tensor, and this one a {type(outputs[-1]).__name__}")
+            left -= len(outputs[-1])
             if left <= 0:
                 break
-    return Reference(torch.cat(images), torch.cat(labels), torch.cat(logits))
+    parts = [list(tensors(batch)) for batch in targets]
+    joined = iter([torch.cat(column) for column in zip(*parts, strict=True)])
+    together = mapped(lambda tensor: next(joined), targets[0])
+    return Reference(tuple(map(torch.cat, zip(*inputs, strict=True))), together, torch.cat(outputs), quality)
 
 
 def checked(
     session: Session,
     against: Reference,
-    takes: Input,
+    taken: Callable[[tuple[Tensor, ...]], Arrays],
     dynamic_batch: bool = False,
-    done: Callable[[int], object] = lambda images: None,
+    done: Callable[[int], object] = lambda examples: None,
 ) -> Check:
-    """Runs an artifact on every image of a reference.
+    """Runs an artifact on every example of a reference.
 
     Args:
-        done: is given how many images have just been run.
+        taken: makes what it takes of the reference's inputs.
+        done: is given how many examples have just been run.
     """
-    found = []
-    for images in against.images.split(BATCH if dynamic_batch else 1):
-        found.append(session(as_taken(images, takes)))
-        done(len(images))
-    logits = torch.from_numpy(np.concatenate(found))
-    chosen = logits.argmax(1)
+    found, batch = [], BATCH if dynamic_batch else 1
+    for start in range(0, len(against), batch):
+        found.append(session(*taken(tuple(tensor[start : start + batch] for tensor in against.inputs))))
+        done(len(found[-1]))
+    outputs = torch.from_numpy(np.concatenate(found))
+    same = (outputs.argmax(1) == against.outputs.argmax(1)) if against.classifies else None
     return Check(
-        len(chosen),
-        float((chosen == against.labels).float().mean()),
-        against.accuracy,
-        float((chosen == against.logits.argmax(1)).float().mean()),
-        float((logits - against.logits).abs().max()),
-        max(1.0, float(against.logits.abs().max())),
+        len(outputs),
+        against.quality(outputs, against.targets),
+        against.quality(against.outputs, against.targets),
+        None if same is None else float(same.float().mean()),
+        float((outputs - against.outputs).abs().max()),
+        max(1.0, float(against.outputs.abs().max())),
     )

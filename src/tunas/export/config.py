@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunas.data.config import DataConfig
 from tunas.errors import InputError
+from tunas.task.config import TaskConfig
 
 if TYPE_CHECKING:
     from tunas.run.told import Told
@@ -18,7 +19,7 @@ MAX_ACCURACY_DROP = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(DataConfig):
+class ExportConfig(TaskConfig):
     """Turn a trained network into the files that a device runs, and check them in the runtime that will run them."""
 
     out: str
@@ -55,9 +56,10 @@ class ExportConfig(DataConfig):
     allow_unfinished: bool = False
     """Export what a training has come to that is not finished."""
 
-    input: Literal["bytes", "unit", "normalized"] = "bytes"
-    """What the files take. bytes: what a camera gives, uint8 [1, S, S, 3], normalised inside. unit: float32
-    [1, 3, S, S] from 0 to 1, normalised inside. normalized: what the network itself takes."""
+    input: Literal["bytes", "unit", "normalized"] | None = None
+    """What files take that are given images. bytes, or left out: what a camera gives, uint8 [1, S, S, 3], normalised
+    inside. unit: float32 [1, 3, S, S] from 0 to 1, normalised inside. normalized: what the network itself takes. Of a
+    task of your own they take what the task prepares."""
 
     dynamic_batch: bool = False
     """Files that take any number of images at once, instead of one."""

@@ -8,31 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import tunas
 from tunas.cost.catalog import has_pixel1, load_cost_model
 from tunas.cost.measure import interleaved_times, progress_bar, settle_allocator, summary
-from tunas.data.images import EVALUATION_CROP, MEAN, STD
 from tunas.errors import InputError
-from tunas.export.camera import Camera, as_taken
-from tunas.export.check import Check, Reference, checked, reference
+from tunas.export.check import Check, Reference, checked
 from tunas.export.config import ExportConfig
 from tunas.export.directory import (
     ABOUT,
     FAILED,
-    LABELS,
     MODEL,
-    PROGRAM,
     about_bytes,
-    labels_bytes,
     sha256,
     writable,
     write_directory,
 )
 from tunas.export.source import Source, opened_source
-from tunas.export.standalone import predict_program
 from tunas.export.timm_model import TIMM
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
@@ -40,14 +33,13 @@ from tunas.runtime.registry import INT8, Arrays
 from tunas.runtime.threads import threads_given_back
 from tunas.space import Architecture, Space
 from tunas.space.layers import Tower, scale_filters
+from tunas.task.task import Task
 
 WARMUP, ROUNDS, REPEATS = 5, 10, 5
 """Of the timing, as `tunas measure` has them by default."""
 LATENCY_RUNS = WARMUP + ROUNDS * (REPEATS + 1)
 """Of one image: with those that are not timed."""
 OUTPUT = "logits"
-WHOLE = ("digits",)
-"""Datasets whose images are shown whole, not their central part."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,7 @@ class Exported:
         directory: where it lies, with everything beside it.
         document: what its `model.json` says.
         check: what it computed.
+        unit, quality_name: what its examples and their quality are called.
         size: of its files, in bytes.
         latency: `milliseconds`, `spread` and `half_difference` of one image on this machine.
         predicted: cost by the cost model, and its unit; None without one.
@@ -69,6 +62,8 @@ class Exported:
     directory: Path
     document: dict[str, Any]
     check: Check
+    unit: str
+    quality_name: str
     size: int
     latency: dict[str, float]
     predicted: tuple[float, str] | None
@@ -76,8 +71,11 @@ class Exported:
 
 
 @threads_given_back()
-def export(config: ExportConfig) -> list[Exported]:
+def export(config: ExportConfig, task: Task | None = None) -> list[Exported]:
     """Writes the network that `config` names for each of its runtimes.
+
+    Args:
+        task: what the network learned, where that is a task of one's own and `config` does not name it.
 
     Returns:
         One entry per runtime, in their order. Those that did not pass their check have a `complaint`, and lie in a
@@ -89,17 +87,17 @@ def export(config: ExportConfig) -> list[Exported]:
     """
     runtimes = [exportable(name, config) for name in config.runtimes]
     out = writable(Path(config.out).expanduser(), config.runtimes)
-    source = opened_source(config)
+    source = opened_source(config, task)
     predicted = _predicted(source, config)
-    calibration = _calibration(source, config) if any(runtime.precision == INT8 for runtime in runtimes) else []
-    against = reference(source, config.images)
+    quantises = any(runtime.precision == INT8 for runtime in runtimes)
+    calibration = source.inputs.calibration(config.calibration_images, config.seed) if quantises else []
+    against = source.inputs.reference(source.network, config.images)
     settle_allocator()
     with progress_bar() as progress:
-        steps = len(runtimes) * (len(against.labels) + 1)
-        task = progress.add_task("converting and checking", total=steps)
-        advance = functools.partial(progress.advance, task)
+        steps = len(runtimes) * (len(against) + 1)
+        advance = functools.partial(progress.advance, progress.add_task("converting and checking", total=steps))
         made = [_made(runtime, source, calibration, against, config, advance) for runtime in runtimes]
-    latencies = _latencies([session for _, session, _ in made], runtimes, source.data.image_size, config)
+    latencies = _latencies([session for _, session, _ in made], runtimes, source, config)
     return [
         _written(out, runtime, files, check, latency, predicted, source, config)
         for runtime, (files, _, check), latency in zip(runtimes, made, latencies, strict=True)
@@ -130,37 +128,24 @@ def _made(
 ) -> tuple[Mapping[str, bytes], Session, Check]:
     """(files, what opens them, what they compute): opened from the very bytes that are written."""
     assert runtime.files is not None and runtime.read is not None
-    network = source.network if runtime.name == "timm" else Camera(source.network, config.input).eval()
-    example = torch.from_numpy(as_taken(against.images[:1], _input_of(runtime, config)))
-    conversion = Conversion(calibration if runtime.precision == INT8 else (), config.dynamic_batch, ("image",), OUTPUT)
-    files = runtime.files(runtime.convert(network, (example,), conversion))
+    taken = source.inputs.taken(runtime)
+    network = source.inputs.wrapped(source.network, runtime)
+    examples = tuple(map(torch.from_numpy, taken(tuple(tensor[:1] for tensor in against.inputs))))
+    quantising = calibration if runtime.precision == INT8 else ()
+    conversion = Conversion(quantising, config.dynamic_batch, source.inputs.names, OUTPUT)
+    files = runtime.files(runtime.convert(network, examples, conversion))
     session = runtime.open(runtime.read(files), config.threads)
     advance(1)
-    return files, session, checked(session, against, _input_of(runtime, config), config.dynamic_batch, advance)
-
-
-def _input_of(runtime: Runtime, config: ExportConfig) -> Any:
-    return "normalized" if runtime.name == "timm" else config.input
-
-
-def _calibration(source: Source, config: ExportConfig) -> list[Arrays]:
-    count, there = config.calibration_images, source.data.size(source.train_split)
-    if count > there:
-        raise InputError(
-            f"calibration takes {count} training images and there are {there}; say --calibration_images={there}"
-        )
-    images, _ = next(source.data.stream(source.train_split, count, seed=config.seed, augment=False))
-    return [(as_taken(image[None], config.input),) for image in images]
+    return files, session, checked(session, against, taken, config.dynamic_batch, advance)
 
 
 def _latencies(
-    sessions: list[Session], runtimes: list[Runtime], size: int, config: ExportConfig
+    sessions: list[Session], runtimes: list[Runtime], source: Source, config: ExportConfig
 ) -> list[dict[str, float]]:
-    """Of one image, the artifacts in turns."""
-    pixels = torch.from_numpy(np.random.default_rng(config.seed).integers(0, 256, (1, 3, size, size), np.uint8))
+    """Of one example, the artifacts in turns."""
+    probe = source.inputs.probe(config.seed)
     runs = [
-        session.bound(as_taken(pixels, _input_of(runtime, config)))
-        for session, runtime in zip(sessions, runtimes, strict=True)
+        session.bound(*source.inputs.taken(runtime)(probe)) for session, runtime in zip(sessions, runtimes, strict=True)
     ]
     if config.threads == 1:
         torch.set_num_threads(1)
@@ -171,9 +156,7 @@ def _predicted(source: Source, config: ExportConfig) -> tuple[float, str] | None
     name = config.cost_model or source.cost_model or ("pixel1" if has_pixel1(source.architecture.space) else None)
     if name is None or source.filters_multiplier != 1:
         return None
-    data = source.data
-    space = source.architecture.space
-    model = load_cost_model(name, space, image_size=data.image_size, num_classes=data.num_classes)
+    model = load_cost_model(name, source.architecture.space, **source.inputs.cost_arguments)
     return model.estimate(source.architecture), model.unit
 
 
@@ -187,21 +170,16 @@ def _written(
     source: Source,
     config: ExportConfig,
 ) -> Exported:
-    complaint = check.complaint(runtime.precision, config.max_accuracy_drop)
+    unit, quality_name = source.inputs.unit, source.inputs.quality_name
+    complaint = check.complaint(runtime.precision, config.max_accuracy_drop, unit, quality_name)
     named = {_file_name(suffix): content for suffix, content in files.items()}
     document = {
         "runtime": runtime.name,
         "precision": runtime.precision,
         "file": next(iter(named)),
         "files": {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in named.items()},
-        "input": _input_of(runtime, config),
         "dynamic_batch": config.dynamic_batch,
-        "image_size": source.data.image_size,
-        "crop": 1.0 if source.data.name in WHOLE else EVALUATION_CROP,
-        "mean": MEAN,
-        "std": STD,
-        "classes": source.data.num_classes,
-        "class_names": source.data.class_names,
+        **source.inputs.facts(runtime),
         "ssd": source.architecture.space.name,
         "indices": source.architecture.text,
         "filters_multiplier": source.filters_multiplier,
@@ -211,10 +189,10 @@ def _written(
         "check": {
             "passed": complaint is None,
             "complaint": complaint,
-            "split": source.eval_split,
-            "images": check.images,
-            "accuracy": check.accuracy,
-            "torch_accuracy": check.torch_accuracy,
+            "split": source.inputs.eval_split,
+            unit: check.examples,
+            quality_name: check.quality,
+            f"torch_{quality_name}": check.torch_quality,
             "agreement": check.agreement,
             "largest_logit_difference": check.difference,
         },
@@ -230,14 +208,11 @@ def _written(
         "predicted_cost": None if predicted is None else {"cost": predicted[0], "unit": predicted[1]},
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__, "runtime": runtime.version()},
     }
-    program = predict_program(runtime.package, config.input)
-    beside = {LABELS: labels_bytes(source.data.class_names), ABOUT: about_bytes(document)}
-    if program is not None:
-        beside[PROGRAM] = program.encode()
+    beside = {**source.inputs.beside(runtime), ABOUT: about_bytes(document)}
     directory = out / (runtime.name + (FAILED if complaint else ""))
     write_directory(directory, {**named, **beside})
     size = sum(map(len, files.values()))
-    return Exported(runtime.name, directory, document, check, size, latency, predicted, complaint)
+    return Exported(runtime.name, directory, document, check, unit, quality_name, size, latency, predicted, complaint)
 
 
 def _file_name(suffix: str) -> str:
@@ -248,20 +223,20 @@ def _file_name(suffix: str) -> str:
 def _sizes(source: Source) -> dict[str, int]:
     if not isinstance(source.architecture.structure, Tower):
         return {"parameters": sum(parameter.numel() for parameter in source.network.parameters())}
-    architecture, data = source.architecture, source.data
+    architecture, told = source.architecture, source.inputs.cost_arguments
     if source.filters_multiplier != 1:
         tower = scale_filters(architecture.tower, source.filters_multiplier)
         architecture = Architecture(Space(architecture.space.name, tower))
     return {
-        "parameters": count_parameters(architecture, data.num_classes),
-        "macs": count_macs(architecture, data.num_classes, data.image_size),
+        "parameters": count_parameters(architecture, told["num_classes"]),
+        "macs": count_macs(architecture, told["num_classes"], told["image_size"]),
     }
 
 
 def _calibration_facts(source: Source, config: ExportConfig) -> dict[str, Any]:
     return {
-        "images": config.calibration_images,
-        "split": source.train_split,
+        source.inputs.unit: config.calibration_images,
+        "split": source.inputs.train_split,
         "seed": config.seed,
         "view": "evaluation",
     }

@@ -18,6 +18,7 @@ from tunas.data.images import EVALUATION_CROP, decode, evaluation_view, normaliz
 from tunas.errors import InputError
 from tunas.export.camera import as_taken
 from tunas.export.directory import ABOUT, read_about, read_files
+from tunas.export.inputs import PREPARED
 from tunas.export.predict_config import PredictConfig
 from tunas.export.source import network_of
 from tunas.export.timm_model import TIMM
@@ -28,6 +29,10 @@ from tunas.train.trained import trained_weights
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 """Of files that are taken from a folder; a file that is named itself may have any."""
 STANDARD_INPUT = "-"
+OF_A_TASK = (
+    "{} learned a task of its own, whose inputs are no image files; run it in Python: tunas.load_network(run), or the "
+    "exported file in its runtime"
+)
 
 Predictor = Callable[[torch.Tensor], np.ndarray]
 """Logits `[classes]` of the uint8 pixels `[height, width, 3]` of an image."""
@@ -105,6 +110,8 @@ def _trained(directory: Path, config: PredictConfig) -> tuple[Predictor, list[st
     params = read_params(directory)
     if "replicas" in params:
         raise InputError(f"{directory} is a search; train what it found, and predict with that")
+    if not (directory / DATA).is_file():
+        raise InputError(OF_A_TASK.format(directory))
     data = read_json_object(directory / DATA)
     labels = list(map(str, data["class_names"]))
     network, _ = network_of(
@@ -123,6 +130,8 @@ def _trained(directory: Path, config: PredictConfig) -> tuple[Predictor, list[st
 
 def _exported(path: Path, threads: int) -> tuple[Predictor, list[str]]:
     directory, about = read_about(path)
+    if about["input"] == PREPARED:
+        raise InputError(OF_A_TASK.format(directory))
     runtime = _runtime(about)
     files = read_files(directory, about)
     try:

@@ -29,7 +29,10 @@ def timm_files(network: Network) -> dict[str, bytes]:
         InputError: naming the first layer that timm has no words for.
     """
     if not isinstance(network, Network):
-        raise InputError(f"timm has no words for {type(network).__name__}; it describes towers")
+        raise InputError(
+            f"timm describes towers of our layers, and the network is a {type(network).__name__}; leave out "
+            f"--runtime=timm"
+        )
     config = json.dumps(timm_config(network), indent=1)
     weights = {name: value.detach().clone().contiguous() for name, value in to_timm(network).items()}
     return {CONFIG: config.encode(), WEIGHTS: save(weights, {"format": "pt"}), LOADER_FILE: LOADER.encode()}
