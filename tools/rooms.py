@@ -7,9 +7,10 @@ python tools/rooms.py --check  # exit code 1 where the page shows something else
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,8 @@ def imports_of(path: Path, known: dict[str, Path]) -> Iterator[str]:
         pending.extend(ast.iter_child_nodes(node))
 
 
-def import_graph() -> dict[str, set[str]]:
+@functools.cache
+def import_graph() -> Mapping[str, Set[str]]:
     """Of every module, the modules of the package that it imports."""
     known = modules()
     return {name: set(imports_of(path, known)) - {name} for name, path in known.items()}
@@ -58,7 +60,8 @@ def room_of(module: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def room_graph() -> dict[str, set[str]]:
+@functools.cache
+def room_graph() -> Mapping[str, Set[str]]:
     """Of every folder, the other folders that its files import."""
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     graph: dict[str, set[str]] = {folder: set() for folder in sorted(folders)}

@@ -1,6 +1,7 @@
 """A cap holds: by the cost model's own residuals, and when the winner is measured."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,7 @@ def space():
     return tunas.register_space(SSD, tiny)
 
 
-@pytest.fixture
-def board(monkeypatch):
+def a_board(monkeypatch):
     """A device that takes a microsecond for every parameter, times `slower` where the network is not among `steady`."""
     state = {"now": 0.0, "slower": 1.0, "steady": set()}
 
@@ -47,13 +47,27 @@ def board(monkeypatch):
 
 
 @pytest.fixture
-def fitted(space, board, tmp_path):
+def board(monkeypatch):
+    return a_board(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fitted_once(space, tmp_path_factory):
+    """A cost model of the board, and the sizes of the networks by which its speed is told."""
+    root = tmp_path_factory.mktemp("fitted")
     settings = {"device": "board", "image_size": 16, "num_classes": 10, "rounds": 2, "repeats": 1, "warmup": 0}
-    measure(MeasureConfig(SSD, out=str(tmp_path / "s.csv"), num_architectures=40, **settings))
-    model, _ = fit(FitConfig(str(tmp_path / "s.csv"), SSD, str(tmp_path / "board.json"), num_classes=10))
+    with pytest.MonkeyPatch.context() as patch:
+        a_board(patch)
+        measure(MeasureConfig(SSD, out=str(root / "s.csv"), num_architectures=40, **settings))
+    model, _ = fit(FitConfig(str(root / "s.csv"), SSD, str(root / "board.json"), num_classes=10))
     size = parameters(space, 10)
-    board["steady"] = {int(size.estimate(architecture)) for architecture, _ in references_of(model)}
-    return str(tmp_path / "board.json")
+    return root / "board.json", {int(size.estimate(architecture)) for architecture, _ in references_of(model)}
+
+
+@pytest.fixture
+def fitted(fitted_once, board, tmp_path):
+    path, board["steady"] = fitted_once
+    return str(shutil.copy(path, tmp_path))
 
 
 def quantile(fitted, space, part):
@@ -67,7 +81,7 @@ def config(fitted, directory, **changes):
         "cost_model": fitted,
         "checkpoint_dir": str(directory),
         "image_size": 16,
-        "epochs": 1.5,
+        "epochs": 0.75,
         "train_batch_size": 64,
         "replicas": 2,
         "device": "cpu",
@@ -104,7 +118,7 @@ def test_a_winner_that_holds_is_measured_once(space, fitted, tmp_path):
 
 
 def words(fitted, directory):
-    flags = {"ssd": SSD, "cost_model": fitted, "checkpoint_dir": directory, "image_size": 16, "epochs": 1.5}
+    flags = {"ssd": SSD, "cost_model": fitted, "checkpoint_dir": directory, "image_size": 16, "epochs": 0.75}
     flags |= {"train_batch_size": 64, "replicas": 2, "device": "cpu"}
     return ["search", *(f"--{name}={value}" for name, value in flags.items())]
 

@@ -119,8 +119,8 @@ def test_divergence_ends_every_process(tmp_path):
 def test_a_killed_process_ends_the_others_with_an_error(tmp_path):
     """Without torchrun, which would end them too: the exchange of gradients notices."""
     for victim in (0, 1):
-        job = Job([*SEARCH, "--epochs=100", f"--checkpoint-dir={tmp_path / str(victim)}"], 2)
-        job.until_output("search 224/")
+        job = Job([*SEARCH, "--epochs=10", f"--checkpoint-dir={tmp_path / str(victim)}"], 2)
+        job.until_output("search 22/")
         job.signal(signal.SIGKILL, [victim])
         codes = job.wait()
         assert codes[victim] == 137 and codes[1 - victim] not in (0, 137)
@@ -159,6 +159,7 @@ def test_torchrun_runs_a_search(by_ranks, tmp_path):
     assert (alone["weights"] - shared["weights"]).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_torchrun_ends_with_the_error_of_the_job(tmp_path):
     process = torchrun([*TWENTY, "--replicas=3"], tmp_path / "run")
     text = output_of(process)
