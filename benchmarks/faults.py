@@ -29,7 +29,7 @@ import tyro
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.jobs import SEARCH, TRAIN, Job, finished
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.events import PATTERN, _events, read_events
+from tunas.run.events import PATTERN, events_of, read_events
 
 
 @dataclass
@@ -59,7 +59,7 @@ def differences(one: Path, other: Path, tolerance: float = 0.0) -> list[str]:
     ]
     for directory in (one, other):
         steps = [
-            event.step for path in directory.glob(PATTERN) for event in _events(path, []) if event.HasField("summary")
+            event.step for path in directory.glob(PATTERN) for event in events_of(path, []) if event.HasField("summary")
         ]
         found += [f"{len(steps)} entries for {max(steps) + 1} steps"] * (sorted(steps) != list(range(max(steps) + 1)))
     return found

@@ -3,10 +3,9 @@
 import dataclasses
 import shlex
 
+from tunas import SearchConfig, TrainConfig
 from tunas.flags import as_told, given
-from tunas.search.config import SearchConfig
-from tunas.task.config import TaskConfig
-from tunas.train.config import TrainConfig
+from tunas.task import TaskConfig
 
 
 def test_what_a_run_was_told_of_its_data_is_handed_on_as_a_shell_takes_it() -> None:

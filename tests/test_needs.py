@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.files import check_writable
 from tunas.needs import has_package, need_compiler, need_packages
 

@@ -223,15 +223,15 @@ def test_booleans_are_given_as_in_the_original(tiny_space: str, tmp_path: Path) 
 
 
 def test_a_flag_of_several_values_takes_them_one_by_one_or_together() -> None:
-    from tunas.cli import _plain
-    from tunas.export.config import ExportConfig
+    from tunas import ExportConfig
+    from tunas.cli import plain_words
 
     together = ["--runtime", "onnxruntime", "timm", "--out=o", "--runtime=openvino", "torch-cpu"]
     one_by_one = [
         *("--runtime", "onnxruntime", "--runtime", "timm", "--out=o"),
         *("--runtime=openvino", "--runtime", "torch-cpu"),
     ]
-    assert _plain(ExportConfig, together) == one_by_one
+    assert plain_words(ExportConfig, together) == one_by_one
 
 
 BAD = {

@@ -10,11 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tunas
-from tunas.cost import load_cost_model
+from tunas import InputError, OneOf, Space, load_cost_model
 from tunas.cost.additive import NAMED, flash, flash_int8, macs, named_cost, parameters, peak_memory
 from tunas.cost.catalog import DEVICE_FREE
 from tunas.cost.features import without_constant_axes
-from tunas.errors import InputError
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.space import (
     ALL,
@@ -26,10 +25,8 @@ from tunas.space import (
     Conv,
     DetectionEndpoint,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

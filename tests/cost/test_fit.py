@@ -8,9 +8,11 @@ import pytest
 from scipy import sparse
 
 import tunas
-from tunas.cost import CostModel, CostTerm, load_cost_model
+from tunas import CostModel, InputError, OneOf, Space, load_cost_model
+from tunas.cost import CostTerm
 from tunas.cost.additive import macs, parameters
-from tunas.cost.fit import FitConfig, FitReport, fit, fit_samples, held_out
+from tunas.cost.fit import FitConfig, fit, fit_samples, held_out
+from tunas.cost.fit_report import FitReport
 from tunas.cost.regression import (
     STRENGTHS,
     SpaceFeatures,
@@ -23,7 +25,6 @@ from tunas.cost.regression import (
     ridge_dual,
 )
 from tunas.cost.samples import Sample, draw_architectures
-from tunas.errors import InputError
 from tunas.space import (
     FILTERS,
     OP,
@@ -32,9 +33,7 @@ from tunas.space import (
     Conv,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
-    Space,
     Times,
     Tower,
     Zero,

@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import tunas
+from tunas import InputError, OneOf, Space
 from tunas.cost import leaves
 from tunas.cost.own import FunctionCost, counted_leaves
 from tunas.cost.regression import SpaceFeatures
-from tunas.errors import InputError
 from tunas.nn import for_each_choice, ops
 from tunas.nn.flat import flat_network
 from tunas.nn.profile import count_macs, count_parameters
-from tunas.space import ALL, FILTERS, OP, OneOf, Space, chosen
+from tunas.space import ALL, FILTERS, OP, chosen
 
 
 def widest(value):

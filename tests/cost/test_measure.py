@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import tunas
+from tunas import CostModel, InputError, OneOf, export
 from tunas.cli.measure import run as cli_run
-from tunas.cost import CostModel
 from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import (
@@ -23,7 +23,6 @@ from tunas.cost.measure import (
     MEANT_FOR,
     MeasureConfig,
     compare,
-    export,
     interleaved_times,
     measure,
     network_and_inputs,
@@ -38,7 +37,6 @@ from tunas.cost.samples import (
     read_samples,
     references_of,
 )
-from tunas.errors import InputError
 from tunas.runtime import Conversion, Runtime, Session, register_runtime, registry, runtime_names
 from tunas.runtime.onnx_file import onnx_bytes
 from tunas.space import (
@@ -49,7 +47,6 @@ from tunas.space import (
     Conv,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     Times,
     Tower,

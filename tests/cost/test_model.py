@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
-from tunas.cost import CostModel, CostTerm, load_cost_model
+from tunas import CostModel, InputError, OneOf, Space, load_cost_model
+from tunas.cost import CostTerm
 from tunas.cost.catalog import conditions_note
-from tunas.errors import InputError
-from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
+from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, Residual, Times, Tower, Zero
 
 SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 BEST_V3 = (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tunas
+from tunas import OneOf
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import MeasureConfig, measure
 from tunas.space import (
@@ -14,7 +15,6 @@ from tunas.space import (
     Conv,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     Times,
     Tower,

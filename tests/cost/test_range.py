@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.cost import CostModel, CostTerm, load_cost_model, range
+from tunas import CostModel, OneOf, Space, load_cost_model
+from tunas.cost import CostTerm, range
 from tunas.cost.range import cost_range
-from tunas.space import FILTERS, OP, Block, Conv, GlobalAveragePool, InvertedBottleneck, OneOf, Space, Times, Tower
+from tunas.space import FILTERS, OP, Block, Conv, GlobalAveragePool, InvertedBottleneck, Times, Tower
 
 
 def small_space() -> Space:

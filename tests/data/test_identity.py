@@ -13,8 +13,9 @@ import torch
 
 from support.jobs import TINY
 from support.rendered import Picture, Rendered, opened, write_folder, write_parquet, write_tfds, write_webdataset
+from tunas import InputError
 from tunas.cli import main
-from tunas.errors import InputError, TemporaryError
+from tunas.errors import TemporaryError
 
 SMALL = [f"--ssd={TINY}", "--image_size=16", "--train_batch_size=16", "--device=cpu", "--num_workers=0"]
 INDICES = "--indices=1:1:1:1:1:1:0:1"

@@ -29,8 +29,8 @@ from support.rendered import (
     write_tfds,
     write_webdataset,
 )
+from tunas import InputError
 from tunas.data.images import decode
-from tunas.errors import InputError
 
 
 def everything(data, split):

@@ -11,9 +11,9 @@ import torch
 
 from support.jobs import Program
 from support.rendered import Picture, Rendered, opened, write_folder
+from tunas import InputError
 from tunas.data import DataConfig, open_data
 from tunas.data.pixel_cache import DamagedCacheError, PixelCache
-from tunas.errors import InputError
 
 
 def valid_pixels(data):

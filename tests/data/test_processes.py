@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from support.rendered import opened
+from tunas import InputError
 from tunas.data.ahead import WaitingStopped, stopped_when
-from tunas.data.decoding import decode
-from tunas.errors import InputError, TemporaryError
+from tunas.data.images import decode
+from tunas.errors import TemporaryError
 from tunas.run.checkpoint import checkpoints
 from tunas.run.device import World
 from tunas.run.loop import Run, carry_out

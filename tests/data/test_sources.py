@@ -25,9 +25,9 @@ from support.rendered import (
     write_tfds,
     write_webdataset,
 )
+from tunas import InputError
 from tunas.data import DataConfig, open_data
 from tunas.data.webdataset import expand_braces
-from tunas.errors import InputError
 
 LAYOUTS = tuple(WRITERS)
 TOTAL = TRAIN_PER_CLASS * len(CLASS_NAMES)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from support.rendered import CLASS_NAMES, WRITERS, Picture, Rendered, opened, write_folder
+from tunas import InputError
 from tunas.data.examples import Source, stem
 from tunas.data.splits import choose_held_out, held_out
-from tunas.errors import InputError
 
 
 class Table:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from support.rendered import Picture, Rendered, opened, write_folder, write_tfds, write_webdataset
+from tunas import InputError
 from tunas.data import DataConfig, open_data
 from tunas.data.augmentation import Augmentation
 from tunas.data.decoding import TrainingJob, default_workers
 from tunas.data.order import permutation, stream_order
-from tunas.errors import InputError
 
 
 def taken(stream, count):

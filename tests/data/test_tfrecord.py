@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.rendered import example, opened, record, write_tfds
+from tunas import InputError
 from tunas.data.crc32c import crc32c, crc32c_by_table, masked_crc32c
 from tunas.data.examples import BadImageError
 from tunas.data.tfrecord import parse_example, record_payload, record_places
-from tunas.errors import InputError
 
 
 def bitwise_crc32c(content: bytes) -> int:

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from support.jobs import TINY, killed_and_restarted
+from tunas import CostModel, InputError, get_space
 from tunas.cli import main
-from tunas.cost.model import CostModel
 from tunas.design.config import DesignConfig
 from tunas.design.design import design
-from tunas.errors import InputError
-from tunas.space import get_space
 from tunas.study import jobs
 
 SMALL = DesignConfig(

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from tunas import InputError
 from tunas.design.budget import FILLED, seconds_of, within
 from tunas.design.estimate import Estimate
 from tunas.design.sizes import Sizes, chosen_side
-from tunas.errors import InputError
 
 SIZES = Sizes(
     image_size=96,

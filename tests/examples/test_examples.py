@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from support.jobs import Job, finished
-from tunas.nn import NetworkOptions, build_network
+from tunas import build_network, get_space
+from tunas.nn import NetworkOptions
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
-from tunas.space import get_space
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = ("signals", "segmentation", "transformer")

@@ -13,12 +13,11 @@ import torch
 
 import tunas
 from support.jobs import INDICES, TINY
+from tunas import export, predict
 from tunas.cli import main
-from tunas.data.images import normalize
+from tunas.data import normalize
 from tunas.export.camera import Camera, as_taken
 from tunas.export.check import Check
-from tunas.export.export import export
-from tunas.export.predict import predict
 from tunas.export.standalone import predict_program
 
 ONNX = ("onnxruntime", "onnxruntime-int8")
@@ -174,7 +173,7 @@ def test_too_large_a_drop_or_difference_is_a_complaint():
 
 def test_what_did_not_pass_is_kept_under_a_name_that_says_so(trained, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
-    from tunas.export import export as module
+    from tunas import export as module
 
     honest = module.checked
 

@@ -7,9 +7,8 @@ import json
 import pytest
 
 import tunas
+from tunas import InputError, predict
 from tunas.cli import main
-from tunas.errors import InputError
-from tunas.export.predict import predict
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from support.tiny_space import tiny
-from tunas.nn import SuperNet
+from tunas import Space, SuperNet
 from tunas.nn.cuda_depthwise import is_long
-from tunas.space import Space
 
 cuda = pytest.param(
     "cuda",

@@ -17,7 +17,7 @@ from support.supernets import (
     scattered,
     shared_weights,
 )
-from tunas.nn import SuperNet
+from tunas import SuperNet
 
 PUBLISHED = {"alpha": 0.9, "momentum": 0.9, "eps": 1.0}
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError, OneOf, Space
 from tunas.nn import NetworkOptions
 from tunas.nn.layers import ResidualLayer
 from tunas.nn.ops import DepthwiseConv2d
@@ -21,10 +21,8 @@ from tunas.space import (
     DetectionEndpoint,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

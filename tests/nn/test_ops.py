@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.nn import ops
 
 WIDE, OUT, HEADS, SIZE = 12, 10, 3, 4

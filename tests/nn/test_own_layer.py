@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import tunas
+from tunas import InputError, OneOf, Space, SuperNet
 from tunas.cost.additive import macs, parameters, peak_memory
 from tunas.cost.regression import SpaceFeatures
-from tunas.errors import InputError
-from tunas.nn import SuperNet, for_each_choice, ops
+from tunas.nn import for_each_choice, ops
 from tunas.nn.checks import check_layer
 from tunas.nn.operations import Operation
 from tunas.nn.profile import count_macs, count_parameters
@@ -27,9 +27,7 @@ from tunas.space import (
     Block,
     Conv,
     GlobalAveragePool,
-    OneOf,
     Residual,
-    Space,
     Tower,
     Zero,
     chosen,

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import tunas
-from tunas.errors import InputError
-from tunas.nn import SuperNet, for_each_choice, ops
+from tunas import InputError, OneOf, Space, SuperNet
+from tunas.nn import for_each_choice, ops
 from tunas.nn.network import kernels
-from tunas.space import ALL, FILTERS, OP, OneOf, Space, chosen, structure_from_json, structure_to_json
+from tunas.space import ALL, FILTERS, OP, chosen, structure_from_json, structure_to_json
 
 
 def widest(value):

@@ -21,8 +21,7 @@ from support.supernets import (
     shared_weights,
     tiny_space,
 )
-from tunas.errors import InputError
-from tunas.nn import SuperNet
+from tunas import InputError, OneOf, Space, SuperNet
 from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d
 from tunas.space import (
     ALL,
@@ -33,10 +32,8 @@ from tunas.space import (
     Block,
     Conv,
     GlobalAveragePool,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

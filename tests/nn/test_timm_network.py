@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.export.timm_model import read_timm, timm_files
 from tunas.nn import NetworkOptions
 from tunas.nn.timm_network import timm_config

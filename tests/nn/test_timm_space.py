@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 import tunas
-from tunas.errors import InputError
-from tunas.nn.network import build_network
-from tunas.nn.timm_space import named_by_order, space_around
+from tunas import InputError, OneOf, Space, build_network, space_around
+from tunas.nn.timm_space import named_by_order
 from tunas.nn.timm_weights import from_timm
-from tunas.space import OneOf, Residual, Space, structure_from_json, structure_to_json
+from tunas.space import Residual, structure_from_json, structure_to_json
 
 CLASSES = 7
 MODELS = (

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.nn.timm_weights import REFERENCES, from_timm, timm_options, timm_reference, to_timm
 from tunas.space import (
     RELU,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tunas import InputError, SearchConfig, TrainConfig
 from tunas.data.augmentation import PUBLISHED
-from tunas.errors import InputError
 from tunas.recipe.choose import GENTLE, NOTHING, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
 from tunas.recipe.config import RecipeConfig
-from tunas.search.config import SearchConfig
 from tunas.search.plan import plan_search, search_recipe
-from tunas.train.config import TrainConfig
 from tunas.train.plan import plan_training
 
 

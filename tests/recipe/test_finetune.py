@@ -9,16 +9,12 @@ import torch
 from torch import nn
 
 from support.jobs import TINY
-from tunas.errors import InputError
-from tunas.nn import build_network
+from tunas import InputError, TrainConfig, build_network, get_space, train
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
 from tunas.run.device import World
-from tunas.space import get_space
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
 from tunas.train.evaluation import Evaluation, trouble
-from tunas.train.loop import train
 from tunas.train.plan import plan_training
 from tunas.train.step import Training
 

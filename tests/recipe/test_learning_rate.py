@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.recipe.schedule import PEAK_LEARNING_RATE, cosine_decay_with_linear_warmup, scaled_learning_rate, steps_of
 
 STEPS = 27_051  # 90 epochs of 1,231,121 images at batch 4096

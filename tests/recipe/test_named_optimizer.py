@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.recipe.optimizer import clip_gradients, optimizer_named
 from tunas.recipe.schedule import scheduled_learning_rate
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from support.jobs import TINY
+from tunas import InputError, SearchConfig, TrainConfig, search, train
 from tunas.data import DataConfig, normalize, open_data
-from tunas.errors import InputError
 from tunas.recipe import logits as kept_logits
 from tunas.recipe.choose import chosen_recipe
 from tunas.recipe.config import RecipeConfig, TeachConfig
@@ -25,11 +25,7 @@ from tunas.recipe.lesson import Keyed, Lesson, Taught
 from tunas.recipe.logits import INDEX, Logits, shard_path
 from tunas.recipe.teach import teach
 from tunas.recipe.teacher import LogitsTeacher, NetworkTeacher, open_teacher
-from tunas.search.config import SearchConfig
-from tunas.search.loop import search
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
-from tunas.train.loop import train
 
 CPU = torch.device("cpu")
 INDICES = "1:1:1:1:1:1:0:1"

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 import tunas
+from tunas import Space, get_space
 from tunas.cli import main
 from tunas.report.analyze import analyze, run_directories
 from tunas.run.checkpoint import save_checkpoint
 from tunas.run.directory import write_result
 from tunas.run.events import EventLog
 from tunas.search.controller import Controller
-from tunas.space import Space, get_space, structure_to_json
+from tunas.space import structure_to_json
 
 SPACE = "proxylessnas_search"
 

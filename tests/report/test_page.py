@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from support.jobs import TINY
-from tunas import SearchConfig, TrainConfig, search, train
+from tunas import InputError, SearchConfig, TrainConfig, get_space, search, train
 from tunas.cli.flags import parsed
-from tunas.errors import InputError
 from tunas.export.directory import ABOUT, about_bytes
 from tunas.report.page import write_page
-from tunas.space import get_space
 from tunas.study.config import StudyConfig
 from tunas.study.rank import rank
 from tunas.study.study import RANDOM, RANDOM_CSV, SEARCHED_CSV, STUDY, Trained, compared, write_rows

@@ -8,11 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.jobs import TINY
-from tunas.search.config import SearchConfig
-from tunas.search.loop import search
+from tunas import SearchConfig, TrainConfig, search, train
 from tunas.task.batches import as_held, on_device
-from tunas.train.config import TrainConfig
-from tunas.train.loop import train
 
 
 class WithoutFloat64(TorchDispatchMode):

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from support.jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
-from tunas.errors import InputError
+from tunas import InputError, TrainConfig
 from tunas.run.budget import Trial, epochs_of, steps_within, within_minutes
 from tunas.run.device import World
-from tunas.train.config import TrainConfig
 from tunas.train.plan import plan_training
 
 ALONE = World(0, 1, torch.device("cpu"))

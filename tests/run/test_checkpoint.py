@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tunas.errors import DivergedError, InputError
+from tunas import InputError
+from tunas.errors import DivergedError
 from tunas.files import write_whole
 from tunas.run.checkpoint import (
     DamagedCheckpoint,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.run import device
 from tunas.run.device import Votes, World, chosen_device, joined_world
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.run import directory
 from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, is_altered, locked, open_run, read_params
 from tunas.run.history import HISTORY, note_session, read_history

@@ -115,7 +115,7 @@ def test_damage_in_one_session_leaves_the_others_whole(tmp_path):
 
 
 def test_a_full_disk_is_one_sentence(small_disk):
-    from tunas.errors import InputError
+    from tunas import InputError
 
     events = EventLog(small_disk)
     with pytest.raises(InputError, match="No space left on device"):

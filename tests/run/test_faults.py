@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from support.jobs import SEARCH, TRAIN, Job, finished, first_to_end, killed_and_restarted
+from tunas import InputError
 from tunas.cli import main
-from tunas.errors import InputError
 from tunas.report.analyze import analyze
 from tunas.run.checkpoint import checkpoints, newest_checkpoint
 from tunas.run.directory import read_params
-from tunas.run.events import PATTERN, _events, read_events
+from tunas.run.events import PATTERN, events_of, read_events
 
 SHORT = (*SEARCH, "--epochs=1.35", "--checkpoint-every=2", "--log-every=1")  # 30 steps
 
@@ -37,7 +37,7 @@ def assert_same_run(one, other):
         logged = [
             (event.step, value.tag)
             for path in directory.glob(PATTERN)
-            for event in _events(path, [])
+            for event in events_of(path, [])
             for value in event.summary.value
         ]
         steps = {step for step, _ in logged}

@@ -2,11 +2,10 @@
 
 import dataclasses
 
+from tunas import SearchConfig, TrainConfig
 from tunas.recipe.choose import Recipe
-from tunas.run.settings import _FROM_NOW_ON, _HARMLESS, _IDENTITY, SETTINGS, Kind
-from tunas.search.config import SearchConfig
+from tunas.run.settings import FROM_NOW_ON, HARMLESS, IDENTITY, SETTINGS, Kind
 from tunas.search.plan import SearchPlan
-from tunas.train.config import TrainConfig
 from tunas.train.plan import TrainPlan
 
 FACTS = """
@@ -20,7 +19,7 @@ def test_every_setting_of_search_and_training_is_listed_once_and_nothing_else():
     said = {field.name for owner in (SearchConfig, TrainConfig) for field in dataclasses.fields(owner)}
     follows = {field.name for owner in (SearchPlan, TrainPlan) for field in dataclasses.fields(owner)} - {"used_recipe"}
     recipe = {f"recipe.{field.name}" for field in dataclasses.fields(Recipe)}
-    names = sorted(f"{_IDENTITY} {_FROM_NOW_ON} {_HARMLESS}".split())
+    names = sorted(f"{IDENTITY} {FROM_NOW_ON} {HARMLESS}".split())
     assert names == sorted(said | follows | recipe | set(FACTS.split()))
 
 

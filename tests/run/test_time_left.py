@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from tunas import SearchConfig
 from tunas.run.time_left import TimeLeft, in_words
-from tunas.search.config import SearchConfig
 from tunas.search.loop import SearchRun
 from tunas.search.plan import plan_search
 

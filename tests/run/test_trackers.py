@@ -6,8 +6,7 @@ import shutil
 import pytest
 
 from support.jobs import TINY
-from tunas import SearchConfig, TrainConfig, search, train
-from tunas.errors import InputError
+from tunas import InputError, SearchConfig, TrainConfig, search, train
 from tunas.run import trackers
 from tunas.run.events import read_events
 

@@ -10,10 +10,9 @@ import torch
 
 import tunas
 from support.tiny_space import tiny
-from tunas.errors import InputError
+from tunas import InputError, Space
 from tunas.runtime import Conversion, Runtime, Session, get_runtime, register_runtime, registry, runtime_names
 from tunas.runtime.pytorch import module_on
-from tunas.space import Space
 
 SPACE = Space("tiny_to_run", tiny())
 ALL = [name for name in runtime_names() if "cuda" not in name]

@@ -9,13 +9,13 @@ import pytest
 
 import tunas
 from support.tiny_space import tiny
+from tunas import CostModel, InputError
 from tunas.cli import main
-from tunas.cost import CostModel
 from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import CLOCKS, MeasureConfig, measure
 from tunas.cost.samples import references_of
-from tunas.errors import NOT_AS_ASKED, InputError
+from tunas.errors import NOT_AS_ASKED
 from tunas.runtime import Runtime, Session, register_runtime, registry
 from tunas.search.cap import ATTEMPTS, OVER, capped_target, margin
 

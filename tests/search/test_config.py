@@ -5,9 +5,8 @@ import math
 
 import pytest
 
-from tunas.errors import InputError
+from tunas import InputError, SearchConfig
 from tunas.recipe.defaults import auto_batch_size
-from tunas.search.config import SearchConfig
 from tunas.search.plan import auto_replicas, plan_search
 
 IMAGENET = 1_231_121

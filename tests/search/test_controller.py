@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
-from tunas.errors import DivergedError, InputError
+from tunas import InputError, OneOf, Space
+from tunas.errors import DivergedError
 from tunas.search.controller import Controller
 from tunas.space import (
     ALL,
@@ -25,10 +26,8 @@ from tunas.space import (
     Block,
     Conv,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from support.jobs import SEARCH, finished, killed_and_restarted
+from tunas import SearchConfig, SuperNet, get_space
 from tunas.data import normalize, open_data
-from tunas.nn import SuperNet
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
-from tunas.search.config import SearchConfig
 from tunas.search.plan import plan_search
-from tunas.space import get_space
 
 WORDS = (*SEARCH, "--epochs=1.5", "--eval-every=0.5", "--seed=3")
 

@@ -10,13 +10,12 @@ import torch.nn.functional as F
 import tunas
 from support.jobs import TINY
 from support.prepared import SETTINGS, Prepared
+from tunas import InputError, SearchConfig, get_space, search
 from tunas.data import normalize
-from tunas.errors import DivergedError, InputError
+from tunas.errors import DivergedError
 from tunas.report.analyze import analyze
 from tunas.run.events import read_events
-from tunas.search.config import SearchConfig
-from tunas.search.loop import search
-from tunas.space import ALL, get_space
+from tunas.space import ALL
 
 SCALARS = {
     "model/loss",

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.search.config import SearchConfig
+from tunas import SearchConfig, get_space
 from tunas.search.objective import search_objectives
-from tunas.space import get_space
 
 SPACE = get_space("proxylessnas_search")
 INDICES = SPACE.sample(np.random.default_rng(0), 50)

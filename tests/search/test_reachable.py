@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError, SearchConfig
 from tunas.search.before import check_before_search
-from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
 from tunas.search.plan import plan_search
 from tunas.task.opening import open_task

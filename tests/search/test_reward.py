@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.search.reward import REWARD_FUNCTIONS, abs_reward, mnas_hard_reward, mnas_reward, reward_function
 
 QUALITY = np.array([0.5, 0.6, 0.7])

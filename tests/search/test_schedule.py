@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunas.errors import InputError
+from tunas import InputError
 from tunas.recipe.schedule import scaled_learning_rate, steps_of
 from tunas.search.schedule import RL_LEARNING_RATE, check_warmups, rl_learning_rate, warmup_probability
 

@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 
 from support.jobs import TINY, Job, killed_and_restarted
+from tunas import CostModel, SearchConfig, get_space, search
 from tunas.cli import main
-from tunas.cost import CostModel, CostTerm
+from tunas.cost import CostTerm
 from tunas.report.analyze import analyze
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.events import read_events
-from tunas.search.config import SearchConfig
-from tunas.search.loop import search
 from tunas.search.simulate import measured
-from tunas.space import get_space
 
 BEST = (1, 1, 1, 1, 1, 1, 0, 1)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from support.jobs import TINY
-from tunas.cost import CostModel, CostTerm
-from tunas.errors import InputError
+from tunas import CostModel, InputError, SearchConfig, get_space, search
+from tunas.cost import CostTerm
 from tunas.report.analyze import analyze, findings
 from tunas.report.watch import overview
 from tunas.run.checkpoint import load_checkpoint
@@ -16,13 +16,10 @@ from tunas.run.events import read_events
 from tunas.run.session import generator
 from tunas.run.told import read_told
 from tunas.search.aims import Aims
-from tunas.search.config import SearchConfig
 from tunas.search.controller import Controller
-from tunas.search.loop import search
 from tunas.search.objective import search_objectives
 from tunas.search.plan import plan_search
 from tunas.search.sharing import architecture_weights, baseline_momentum, choice_weights
-from tunas.space import get_space
 
 SPACE = get_space(TINY)
 FACTS = {"image_size": 8, "num_classes": 10}

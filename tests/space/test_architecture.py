@@ -10,20 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
-from tunas.errors import InputError
+from tunas import Architecture, InputError, OneOf, Space
 from tunas.space import (
     FILTERS,
     OP,
     RELU,
     Activation,
-    Architecture,
     Block,
     Conv,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError, OneOf
 from tunas.space import (
     FILTERS,
     OP,
@@ -16,7 +16,6 @@ from tunas.space import (
     DetectionEndpoint,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
     Times,

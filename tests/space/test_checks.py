@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunas.errors import InputError
+from tunas import InputError, OneOf, Space
 from tunas.space import (
     FILTERS,
     OP,
@@ -13,10 +13,8 @@ from tunas.space import (
     DetectionEndpoint,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 import tunas
-from tunas.space import FILTERS, OP, InvertedBottleneck, OneOf, Residual, SeparableConv, Times, Zero, active_positions
+from tunas import OneOf
+from tunas.space import FILTERS, OP, InvertedBottleneck, Residual, SeparableConv, Times, Zero, active_positions
 from tunas.space.choice import choice_points, numbered, resolved
 
 V3_EXAMPLE = (

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.space import OP, RELU, Block, Conv, InvertedBottleneck, OneOf, Residual, Space, Times, Tower, Zero
+from tunas import OneOf, Space
+from tunas.space import OP, RELU, Block, Conv, InvertedBottleneck, Residual, Times, Tower, Zero
 from tunas.space.describe import format_table, tower_rows, tower_tree
 
 TOWER = Tower(

@@ -8,16 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tunas
-from tunas.errors import InputError
+from tunas import InputError, OneOf, Space
 from tunas.space import (
     FILTERS,
     OP,
     Block,
     Conv,
     InvertedBottleneck,
-    OneOf,
     Residual,
-    Space,
     Times,
     Tower,
     Zero,

@@ -5,7 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunas.space import FILTERS, OP, Block, Conv, InvertedBottleneck, OneOf, Residual, Times, Tower
+from tunas import OneOf
+from tunas.space import FILTERS, OP, Block, Conv, InvertedBottleneck, Residual, Times, Tower
 from tunas.space.layers import divisible_width, expansion_width, filters_choice, scale_filters, scaled_width
 
 WIDTHS = st.integers(1, 4096)

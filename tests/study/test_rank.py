@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from support.jobs import DOTS, SEARCH, TINY, finished
+from tunas import InputError, SearchConfig, SuperNet, get_space
 from tunas.cli import main
 from tunas.data import normalize, open_data
-from tunas.errors import InputError
-from tunas.nn import SuperNet
 from tunas.run.checkpoint import checkpoints, load_checkpoint
-from tunas.search.config import SearchConfig
-from tunas.space import get_space
-from tunas.study.rank import _task_of, correlation, rank, stand_alone_qualities, top_regret
+from tunas.study.rank import correlation, rank, stand_alone_qualities, task_of_run, top_regret
 from tunas.study.study import RANDOM_CSV
 
 COLUMNS = ("ssd", "indices", "simulated_pixel1_time_ms", "90epoch_validation_accuracy", "360epoch_test_accuracy")
@@ -92,7 +89,7 @@ def test_without_a_study_architectures_of_the_searchs_cost_are_trained_below_it_
 
 def test_a_task_of_ones_own_is_opened_by_its_name_alone(tmp_path):
     params = {"task": f"{DOTS}:dots", "num_workers": 0, "image_size": 8, "dataset": "dots", "valid_share": 4}
-    assert _task_of(tmp_path, params, None, None).size("valid") == 40
+    assert task_of_run(tmp_path, params, None, None).size("valid") == 40
 
 
 def test_a_damaged_checkpoint_is_passed_over(run, study, tmp_path, capsys):

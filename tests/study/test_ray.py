@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.jobs import TINY
-from tunas.errors import InputError
+from tunas import InputError, TrainConfig
 from tunas.study.jobs import Job, run_jobs
-from tunas.train.config import TrainConfig
 
 pytestmark = [
     pytest.mark.slow,

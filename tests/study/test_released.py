@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import tunas
+from tunas import CostModel, InputError
 from tunas.cli import main
-from tunas.cost import CostModel, CostTerm
-from tunas.errors import InputError
+from tunas.cost import CostTerm
 from tunas.space import active_positions
 from tunas.study.accuracy import fitted_accuracy
 from tunas.study.released import COLUMNS, read_rows, summaries

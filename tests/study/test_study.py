@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 
 from support.jobs import TINY
+from tunas import InputError, SearchConfig, TrainConfig, get_space
 from tunas.cli import main
-from tunas.errors import DivergedError, InputError
-from tunas.search.config import SearchConfig
-from tunas.space import get_space
+from tunas.errors import DivergedError
 from tunas.study import jobs
 from tunas.study.config import StudyConfig
 from tunas.study.jobs import Job, run_jobs
 from tunas.study.released import COLUMNS
 from tunas.study.study import Entry, Trained, compared, expected_best, probability_of_more, study, training_jobs
-from tunas.train.config import TrainConfig
 
 INDICES = "1:1:1:1:1:1:0:1"
 SMALL = {

@@ -11,13 +11,13 @@ import math
 import torch
 import torch.nn.functional as F
 
+from tunas import OneOf
 from tunas.space import (
     Activation,
     Conv,
     DetectionEndpoint,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
     Times,

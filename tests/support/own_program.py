@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import tunas
+from tunas import OneOf
 from tunas.nn import for_each_choice, ops
-from tunas.space import FILTERS, OP, OneOf, chosen, widest
+from tunas.space import FILTERS, OP, chosen, widest
 
 
 @dataclass(frozen=True)

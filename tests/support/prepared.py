@@ -3,14 +3,13 @@
 import torch
 
 from support.jobs import TINY
+from tunas import SearchConfig, get_space
 from tunas.run.device import World
 from tunas.run.session import generator
-from tunas.search.config import SearchConfig
 from tunas.search.objective import search_objectives
 from tunas.search.plan import plan_search
 from tunas.search.schedule import warmup_probability
 from tunas.search.step import Search
-from tunas.space import get_space
 from tunas.task.opening import open_task
 
 SETTINGS = {

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import tunas
-from tunas.nn import SuperNet
+from tunas import OneOf, Space, SuperNet
 from tunas.space import (
     ALL,
     FILTERS,
@@ -19,10 +19,8 @@ from tunas.space import (
     DetectionEndpoint,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     SeparableConv,
-    Space,
     Times,
     Tower,
     Zero,

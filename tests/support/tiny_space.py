@@ -1,6 +1,7 @@
 """A space small enough that a step takes milliseconds, for runs in processes of their own:
 `--ssd=tests/support/tiny_space.py:tiny`."""
 
+from tunas import OneOf
 from tunas.space import (
     FILTERS,
     OP,
@@ -9,7 +10,6 @@ from tunas.space import (
     Conv,
     GlobalAveragePool,
     InvertedBottleneck,
-    OneOf,
     Residual,
     Times,
     Tower,

@@ -11,12 +11,12 @@ from torch.utils.data import TensorDataset
 
 import tunas
 from support.jobs import DOTS, TINY, Job, finished
-from tunas.errors import DivergedError, InputError
+from tunas import InputError, Metric, OneOf, Task
+from tunas.errors import DivergedError
 from tunas.nn import ops
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
-from tunas.space import FILTERS, OneOf, chosen, widest
-from tunas.task import Metric, Task
+from tunas.space import FILTERS, chosen, widest
 from tunas.train.evaluation import evaluate
 from tunas.train.network import network_as_told
 from tunas.train.plan import plan_training

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from tunas.errors import InputError
-from tunas.task import Task
+from tunas import InputError, Task
 from tunas.task.batches import length, mapped, parts, piece, tensors
 
 

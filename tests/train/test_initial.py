@@ -11,16 +11,13 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 
 import tunas
 from support.jobs import SEARCH, TINY, TRAIN, Job, finished
-from tunas.errors import InputError
+from tunas import InputError, TrainConfig, get_space, train
 from tunas.export.source import network_of
 from tunas.nn.timm_weights import from_timm
+from tunas.nn.weight_files import read_tensors
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.space import get_space
-from tunas.train.config import TrainConfig
 from tunas.train.initial import found_weights
-from tunas.train.loop import train
 from tunas.train.trained import trained_weights
-from tunas.train.weights import read_tensors
 
 INDICES = "1:1:1:1:1:1:0:1"
 STILL = "--base-learning-rate=1e-30"

@@ -11,8 +11,7 @@ from PIL import Image
 
 import tunas
 from support.jobs import TINY
-from tunas.errors import InputError
-from tunas.train.config import TrainConfig
+from tunas import InputError, TrainConfig
 from tunas.train.modes import EVALUATION, MEANT_FOR, TRAINING
 
 QUICK = TrainConfig(

@@ -8,13 +8,12 @@ import torch
 
 import tunas
 from support.jobs import TRAIN, Job, finished, killed_and_restarted
+from tunas import InputError, TrainConfig
 from tunas.data import normalize, open_data
-from tunas.errors import InputError
 from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.run.scores import is_due
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
 from tunas.train.evaluation import evaluate
 from tunas.train.plan import plan_training
 from tunas.train.scoring import best_checkpoint

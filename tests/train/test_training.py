@@ -8,16 +8,14 @@ import pytest
 import torch
 
 from support.jobs import TINY, TRAIN, Job, finished
-from tunas.errors import DivergedError, InputError
+from tunas import InputError, TrainConfig, get_space, train
+from tunas.errors import DivergedError
 from tunas.recipe.lesson import Lesson
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.device import World
 from tunas.run.events import read_events
-from tunas.space import get_space
 from tunas.task.opening import open_task
-from tunas.train.config import TrainConfig
 from tunas.train.evaluation import evaluate
-from tunas.train.loop import train
 from tunas.train.network import network_as_told
 from tunas.train.plan import plan_training
 from tunas.train.step import Training

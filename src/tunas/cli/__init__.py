@@ -105,7 +105,7 @@ def _run(name: str, words: list[str]) -> int:
     command = COMMANDS[name]
     config_type = imported(command.config)
     try:
-        words = _plain(config_type, words)
+        words = plain_words(config_type, words)
         config = parsed(config_type, words, f"tunas {name}", imported(command.of_run) if command.of_run else None)
     except SystemExit as exit:  # tyro has said what is wrong, or printed the help
         return exit.code if isinstance(exit.code, int) else 2
@@ -149,7 +149,7 @@ def imported(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _plain(config_type: Any, words: list[str]) -> list[str]:
+def plain_words(config_type: Any, words: list[str]) -> list[str]:
     """The words as tyro takes them: `--flag=false` and `--noflag`, as the original has them, become `--no-flag`, and
     `--flag=true` becomes `--flag`; `--list a b` becomes `--list a --list b`."""
     fields = {field.name: str(field.type) for field in dataclasses.fields(config_type)}

@@ -145,7 +145,7 @@ def read_events(directory: Path) -> tuple[dict[int, dict[str, float]], list[str]
     scalars: dict[int, dict[str, float]] = {}
     warnings: list[str] = []
     for path in sorted(directory.glob(PATTERN)):
-        for event in _events(path, warnings):
+        for event in events_of(path, warnings):
             if event.HasField("summary"):
                 found = ((value.tag, _scalar(value)) for value in event.summary.value if _is_scalar(value))
                 scalars.setdefault(event.step, {}).update((tag, number) for tag, number in found if number is not None)
@@ -175,7 +175,7 @@ def _scalar(value: Summary.Value) -> float | None:
     return float(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "fiub" else None
 
 
-def _events(path: Path, warnings: list[str]) -> Iterator[Event]:
+def events_of(path: Path, warnings: list[str]) -> Iterator[Event]:
     try:
         content = path.read_bytes()
     except OSError as error:

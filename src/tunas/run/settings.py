@@ -19,18 +19,18 @@ class Kind(StrEnum):
     """It changes nothing that is computed."""
 
 
-_FROM_NOW_ON = """
+FROM_NOW_ON = """
     compile device eval_every eval_steps gradient_accumulation on_bad_image processes train_cache_size version
 """
 # Where the images lie does not matter, as their fingerprint is compared; nor does the name of a cost model's file, as a
 # search keeps its `cost_digest` and a training only reports the cost.
-_HARMLESS = """
+HARMLESS = """
     accuracy_model allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every cost_device cost_model
     cost_unit data_format dataset_dir eval_batch_size follow keep_checkpoints log_every log_to mirror_probe mode
     num_workers parallel_replicas recipe.reason rematerialize rl_cost_model_tolerance timm_model valid_filenames verify
     which
 """
-_IDENTITY = """
+IDENTITY = """
     accuracy_model_sha256 aggressive_sharing at_most augment base_learning_rate batch bn_momentum class_names clip_grad
     constraint
     cost_digest crop_ratio crop_scale cutmix dataset dataset_fingerprint dataset_images delay_valid_share
@@ -50,7 +50,7 @@ _IDENTITY = """
 """
 SETTINGS: Mapping[str, Kind] = {
     name: kind
-    for names, kind in ((_IDENTITY, Kind.IDENTITY), (_FROM_NOW_ON, Kind.FROM_NOW_ON), (_HARMLESS, Kind.HARMLESS))
+    for names, kind in ((IDENTITY, Kind.IDENTITY), (FROM_NOW_ON, Kind.FROM_NOW_ON), (HARMLESS, Kind.HARMLESS))
     for name in names.split()
 }
 

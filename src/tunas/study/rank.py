@@ -168,7 +168,7 @@ def rank(
     torch_device = chosen_device(device)
     if out is not None:
         check_writable(Path(out).expanduser())
-    task = _task_of(directory, params, dataset_dir, task)
+    task = task_of_run(directory, params, dataset_dir, task)
     batches = _held_out_batches(task, params["valid_share"], examples, seed)
     supernet = SuperNet(
         space,
@@ -277,7 +277,7 @@ def _task_config(directory: Path, params: dict[str, Any], dataset_dir: str | Non
     return TaskConfig(**{**kept, **moved})
 
 
-def _task_of(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
+def task_of_run(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
     if task is not None:
         return task
     opened = open_task(_task_config(directory, params, dataset_dir), directory)

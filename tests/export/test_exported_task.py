@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import tunas
+from tunas import export
 from tunas.cli import main
-from tunas.export.export import export
 
 OWN = Path(__file__).parents[1] / "own_program.py"
 TOLD = (f"--ssd={OWN}:space", f"--task={OWN}:task")
