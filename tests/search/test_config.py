@@ -112,6 +112,7 @@ def test_replicas_divide_the_batch():
         ({"keep_checkpoints": 0}, "keep_checkpoints"),
         ({"log_every": -3}, "log_every"),
         ({"rl_cost_model_tolerance": 0}, "rl_cost_model_tolerance must be a positive number, not 0"),
+        ({"choose_from": 4}, "choose_from chooses among architectures within rl_cost_model_tolerance"),
         ({"rl_cost_model_tolerance": 0.01, "enable_cost_model": False}, "one cost with one target"),
         ({"rl_cost_model_tolerance": 0.01, "constraint": ("params=5e6",)}, "one cost with one target"),
     ],

@@ -25,7 +25,7 @@ GROUPS: dict[str, str] = {
     "data": """dataset_dir data_format image_size valid_filenames valid_fraction test_fraction use_held_out_test_set
         cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
-        rl_reward_function constraint enable_cost_model at_most verify num_cost_samples""",
+        choose_from rl_reward_function constraint enable_cost_model at_most verify num_cost_samples""",
     "views of training images": """augment hflip crop_scale crop_ratio shift rotate shear randaugment
         random_erasing mixup cutmix""",
     "recipe and teacher": """recipe optimizer scheduler clip_grad layer_decay head_epochs bn_momentum ema_decay

@@ -77,6 +77,11 @@ def result_table(config: SearchConfig, result: SearchResult) -> Table:
             f"{timed.measured:.4g} ms now, {then:.4g} ms at the speed of the cost model's samples ({verdict}); "
             f"predicted {timed.predicted:.4g} ms",
         )
+    if result.candidates:
+        best, many = result.candidates[0], len(result.candidates)
+        table.add_row(
+            "chosen", f"of {many}: {best.quality:.4f} with shared weights on {best.examples:,} held-out examples"
+        )
     table.add_row("steps", str(result.steps))
     table.add_row("directory", str(result.checkpoint_dir))
     return table

@@ -12,7 +12,6 @@ from typing import Any
 
 from tunas.cost.fit import fit
 from tunas.cost.measure import measure
-from tunas.design.candidates import likeliest
 from tunas.design.config import NOISY
 from tunas.design.estimate import networks_measured
 from tunas.design.file_time import FileTime, file_time
@@ -23,6 +22,7 @@ from tunas.export.export import export
 from tunas.files import write_text, writing_to
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import RESULT, quality_in, read_json_object, read_params, read_result
+from tunas.search.candidates import likeliest
 from tunas.search.controller import Controller
 from tunas.search.places import STATE, places
 from tunas.space import Architecture

@@ -124,6 +124,10 @@ class SearchConfig(TaskConfig, RecipeConfig):
     likely architecture is farther off, the result is the likeliest that is not, of those that differ from it in at most
     two choices. Where left out, the result is the most likely architecture, as published."""
 
+    choose_from: int = 1
+    """With rl_cost_model_tolerance: measure so many of the likeliest architectures within it at the end, with the
+    shared weights on the same held-out examples, and take the best. 1 takes the likeliest, as published."""
+
     constraint: tuple[str, ...] = ()
     """Costs, each as name=limit (only exceeding counts) or name~target (both sides count), such as params=5e6; may be
     given several times. The name is params, macs, peak_memory, flash (the last two also as peak_memory-int8 and

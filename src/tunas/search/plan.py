@@ -182,6 +182,11 @@ def plan_search(
             "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
             "a cost model"
         )
+    if config.choose_from > 1 and config.rl_cost_model_tolerance is None:
+        raise InputError(
+            "choose_from chooses among architectures within rl_cost_model_tolerance of the target; give that too, such "
+            "as 0.01"
+        )
     precision = search_precision(config, on_cuda)
     recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
     exponent = config.rl_cost_model_exponent
@@ -232,6 +237,7 @@ def _check_values(config: SearchConfig) -> None:
         "model_learning_rate",
         "rl_learning_rate",
         "rl_cost_model_tolerance",
+        "choose_from",
         "at_most",
         "rl_batch_size_multiplier",
         "rl_temperature",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunas.search.aims import Aim
+from tunas.search.candidates import Candidate, chosen
 from tunas.search.cap import Timed, verified, winner_below
 from tunas.search.objective import is_within
 from tunas.space import Architecture
@@ -32,6 +33,7 @@ class SearchResult:
         at_most: the cap, where one was given.
         timed: winners that were measured against it, `architecture` the last.
         within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
+        candidates: what it was chosen from with `choose_from`, the best first; empty without.
         others: of a search for several targets, of which this is the first, what it found for the others.
     """
 
@@ -45,6 +47,7 @@ class SearchResult:
     at_most: float | None = None
     timed: tuple[Timed, ...] = ()
     within_tolerance: bool | None = None
+    candidates: tuple[Candidate, ...] = ()
     others: tuple[SearchResult, ...] = ()
 
     @property
@@ -76,24 +79,35 @@ def search_result(
     """
     if state.config.at_most is not None:
         return _capped_result(state, directory, steps, qualities[0], state.config.at_most, measuring)
-    tolerance = state.config.rl_cost_model_tolerance
     first, *others = (
-        _landed(aim, tolerance, directory, steps, quality) for aim, quality in zip(state.aims, qualities, strict=True)
+        _landed(state, aim, directory, steps, quality) for aim, quality in zip(state.aims, qualities, strict=True)
     )
     return dataclasses.replace(first, others=tuple(others))
 
 
-def _landed(aim: Aim, tolerance: float | None, directory: Path, steps: int, quality: float) -> SearchResult:
-    objective = aim.objective
+def _landed(state: Any, aim: Aim, directory: Path, steps: int, quality: float) -> SearchResult:
+    objective, tolerance = aim.objective, state.config.rl_cost_model_tolerance
     architecture = aim.controller.most_likely()
+    candidates: list[Candidate] = []
     if tolerance is not None and objective.target is not None:
         architecture = aim.controller.likeliest_within(objective.model.estimate, objective.target, tolerance)
+        if state.config.choose_from > 1:
+            candidates = chosen(state, aim, architecture, tolerance)
+            architecture = candidates[0].architecture
     cost = objective.cost_of(architecture)
     within = None
     if tolerance is not None and cost is not None and objective.target is not None:
         within = is_within(cost, objective.target, tolerance)
     return SearchResult(
-        architecture, cost, objective.target, objective.unit, directory, steps, quality, within_tolerance=within
+        architecture,
+        cost,
+        objective.target,
+        objective.unit,
+        directory,
+        steps,
+        quality,
+        within_tolerance=within,
+        candidates=tuple(candidates),
     )
 
 
@@ -128,6 +142,11 @@ def result_documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
                 "at_most": found.at_most,
                 "measured": [timed.document() for timed in found.timed],
                 "within_tolerance": found.within_tolerance,
+                **(
+                    {"candidates": [each.document(state.task.quality_name) for each in found.candidates]}
+                    if found.candidates
+                    else {}
+                ),
                 "constraints": aim.objective.constraint_costs(found.architecture),
             }
         )

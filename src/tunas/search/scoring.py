@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from tunas.run.scores import Row, is_due, write_summary
 from tunas.run.session import ended
 from tunas.search.aims import Aim
+from tunas.space import Architecture
 
 
 def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
@@ -22,24 +24,36 @@ def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
         search: a `tunas.search.step.Search`, in every process.
         each_whole: measure every target's on all examples, not on those of its own replicas: so many times the work.
     """
-    likeliest = [np.asarray(aim.controller.most_likely().indices) for aim in search.aims]
+    plan = search.plan
+    likeliest = [aim.controller.most_likely() for aim in search.aims]
+    batches = max(1, search.task.size("valid") // (plan.valid_share * plan.replicas))
     if each_whole:
-        return [float(_by_replica(search, [one]).mean()) for one in likeliest]
-    found = _by_replica(search, likeliest)
+        return [float(qualities_of(search, [one], batches)[0]) for one in likeliest]
+    dealt = [likeliest[replica % len(likeliest)] for replica in range(plan.replicas)]
+    found = _by_replica(search, [dealt], batches)[0]
     return [float(found[number :: len(likeliest)].mean()) for number in range(len(likeliest))]
 
 
-def _by_replica(search: Any, architectures: list[np.ndarray]) -> torch.Tensor:
-    """`[replicas, batches]`: qualities of architectures that are dealt to the replicas in turn."""
+def qualities_of(search: Any, architectures: Sequence[Architecture], batches: int) -> np.ndarray:
+    """`[N]`: quality of each architecture with the shared weights as they are, on the same examples for all: `batches`
+    of as many as a step of the search measures on, the same each time."""
+    dealt = [[architecture] * search.plan.replicas for architecture in architectures]
+    return _by_replica(search, dealt, batches).mean(axis=(1, 2))
+
+
+def _by_replica(search: Any, dealt: Sequence[Sequence[Architecture]], batches: int) -> np.ndarray:
+    """`[N, replicas, batches]`: qualities of N times one architecture for each replica, each on its own examples."""
     plan, task, world = search.plan, search.task, search.world
-    indices = np.stack([architectures[replica % len(architectures)] for replica in range(plan.replicas)])
-    batch = plan.valid_share * plan.replicas
-    shard = (world.rank, world.size)
+    indices = np.array([[architecture.indices for architecture in row] for row in dealt])
+    batch, shard = plan.valid_share * plan.replicas, (world.rank, world.size)
     stream = task.share_stream("valid", batch, len(search.local_replicas), seed=search.config.seed, shard=shard)
+    found = []
     with ended(stream):
-        count = max(1, task.size("valid") // batch)
-        qualities = [search.qualities(indices, next(stream), plan.valid_share) for _ in range(count)]
-    return world.gather(torch.stack(qualities, 1)).cpu().double()
+        for _ in range(batches):
+            examples = next(stream)
+            found.append(torch.stack([search.qualities(row, examples, plan.valid_share) for row in indices], 1))
+    gathered: np.ndarray = world.gather(torch.stack(found, 2)).cpu().double().numpy()
+    return gathered.swapaxes(0, 1)
 
 
 class Scoring:
