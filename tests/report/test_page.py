@@ -54,8 +54,9 @@ def written_study(directory):
 
 
 def written_design(directory, exports):
+    comparison = {"random": {"mean": 0.85, "count": 3}, "searched": {"mean": 0.87, "count": 1}}
     row = {"name": "small", "target": 7e3, "predicted": 7.1e3, "measured": 0.5, "quality": 0.9, "file_quality": 0.89,
-           "comparison": {"random": {"mean": 0.85}}, "indices": "0:1", "complaint": None}  # fmt: skip
+           "comparison": comparison, "indices": "0:1", "complaint": None}  # fmt: skip
     document = {"rows": [row], "unit": "MACs", "quality_name": "accuracy", "ssd": TINY, "split": "test",
                 "seconds": 90.0, "other_device": None}  # fmt: skip
     shutil.copytree(exports, directory / "export" / "small")
@@ -144,6 +145,7 @@ def test_a_study_a_ranking_and_exports_are_shown_with_their_figures(page, runs):
     design = numbers[str(runs[5])]["What was designed"]
     assert design["rows"][0]["quality"] == 0.9 and str(runs[5] / "export" / "small") in numbers
     text = own_text(page)
+    assert "3 random ones of the same cost" in text and "<td>0.8700</td>" in text
     assert "FAILED" in text and "75.00%" in text and "search = random trainings" in text
 
 

@@ -51,7 +51,8 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
     if not paths:
         raise InputError("name at least one run directory, study, exported model or cost model to report on")
     runs = [(str(part), _sections(part)) for path in paths for part in parts_of(Path(path))]
-    page = Page(f"tunas: {', '.join(Path(name).name for name, _ in runs)}", runs, _side_by_side(runs))
+    names = dict.fromkeys(Path(path).resolve().name for path in paths)
+    page = Page(f"tunas: {', '.join(names)}", runs, _side_by_side(runs))
     numbers = {name: {section.title: section.numbers for section in sections} for name, sections in runs}
     make_directory(out.parent)
     with writing_to(out.parent):

@@ -70,6 +70,7 @@ class Section:
         header, rows: of a table.
         layers: drawing of an architecture.
         command: to copy.
+        is_folded: whether only the title is shown until it is clicked at.
         numbers: what the section shows, for the file beside the page.
     """
 
@@ -80,4 +81,5 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     layers: Sequence[Layer] = ()
     command: str = ""
+    is_folded: bool = False
     numbers: Any = None

@@ -278,7 +278,7 @@ def _drawing(rows: Sequence[Sequence[str]], shares: dict[str, float], total: flo
 
 def _parameters(params: dict[str, Any]) -> Section:
     rows = [(name, json.dumps(value)) for name, value in sorted(params.items()) if not isinstance(value, dict | list)]
-    return Section("Parameters", header=("flag", "value"), rows=rows, numbers=params)
+    return Section("Parameters", header=("flag", "value"), rows=rows, numbers=params, is_folded=True)
 
 
 def _command(params: dict[str, Any]) -> Section:
