@@ -1,17 +1,15 @@
 """What learned a task of one's own is exported like a classifier of images, and checked by its own quality."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 import tunas
+from support.jobs import OWN_PROGRAM
 from tunas import export
 from tunas.cli import main
 
-OWN = Path(__file__).parents[1] / "own_program.py"
-TOLD = (f"--ssd={OWN}:space", f"--task={OWN}:task")
+TOLD = (f"--ssd={OWN_PROGRAM}:space", f"--task={OWN_PROGRAM}:task")
 
 
 @pytest.fixture(scope="module")
@@ -57,4 +55,6 @@ def test_what_means_nothing_for_a_task_is_refused_in_one_sentence(trained, tmp_p
     assert "no image files" in said(capsys, 2, "predict", str(tmp_path), f"--model={trained}")
     assert not list(tmp_path.rglob("*.onnx"))
     assert main(["export", run, to, "--max_accuracy_drop=0.1"]) == 0
+    assert main(["report", str(tmp_path / "out"), f"--out={tmp_path / 'page.html'}"]) == 0
+    assert "64 examples of valid" in (tmp_path / "page.html").read_text()
     assert "no image files" in said(capsys, 2, "predict", str(tmp_path), f"--model={tmp_path / 'out' / 'onnxruntime'}")

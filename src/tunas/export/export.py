@@ -190,6 +190,8 @@ def _written(
             "passed": complaint is None,
             "complaint": complaint,
             "split": source.inputs.eval_split,
+            "unit": unit,
+            "quality": quality_name,
             unit: check.examples,
             quality_name: check.quality,
             f"torch_{quality_name}": check.torch_quality,

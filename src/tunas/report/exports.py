@@ -12,7 +12,7 @@ from tunas.export.directory import ABOUT, FAILED, FORMAT
 from tunas.report.section import Figure, Section
 from tunas.run.directory import read_json_object
 
-HEADER = ("artifact", "checked", "accuracy", "in torch", "same answer", "ms", "MB", "predicted")
+HEADER = ("artifact", "checked", "quality", "in torch", "same answer", "ms", "MB", "predicted")
 
 
 def exported_models(path: Path) -> list[Path]:
@@ -28,19 +28,23 @@ def export_sections(paths: Sequence[Path]) -> list[Section]:
     """
     documents = {path.name: _document(path) for path in paths}
     rows = [_row(name, document) for name, document in documents.items()]
-    points = [(name, found["latency"]["milliseconds"], found["check"]["accuracy"]) for name, found in documents.items()]
-    names, times, accuracies = zip(*points, strict=True)
-    trace = {"type": "scatter", "mode": "markers+text", "textposition": "top center",
-             "x": times, "y": accuracies, "text": names}  # fmt: skip
-    figure = Figure("Accuracy and time of the files", [trace], x="ms, one image", y="accuracy", comparable=True)
+    names, times = list(documents), [found["latency"]["milliseconds"] for found in documents.values()]
+    qualities = [found["check"][_quality_of(found)] for found in documents.values()]
     first = next(iter(documents.values()))
+    quality = _quality_of(first)
+    trace = {"type": "scatter", "mode": "markers+text", "textposition": "top center",
+             "x": times, "y": qualities, "text": names}  # fmt: skip
+    figure = Figure(
+        f"{quality.capitalize()} and time of the files", [trace], x="ms, one at a time", y=quality, comparable=True
+    )
+    unit = first["check"].get("unit", "images")
     facts = [
         ("space", first["ssd"]),
         ("architecture", first["indices"]),
-        ("image size", str(first["image_size"])),
+        *([("image size", str(first["image_size"]))] if "image_size" in first else []),
         ("parameters", f"{first['parameters']:,}"),
         ("timed on", str(first["latency"]["device"])),
-        ("checked on", f"{first['check']['images']} images of {first['check']['split']}"),
+        ("checked on", f"{first['check'][unit]} {unit} of {first['check']['split']}"),
     ]
     complaints = [f"{name}: {found['check']['complaint']}" for name, found in documents.items()
                   if found["check"]["complaint"]]  # fmt: skip
@@ -58,15 +62,20 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
+def _quality_of(document: dict[str, Any]) -> str:
+    """What the check counted; before tasks of one's own were exported, always the accuracy."""
+    return document["check"].get("quality", "accuracy")
+
+
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
     check, cost = found["check"], found["predicted_cost"]
     size = sum(file["bytes"] for file in found["files"].values()) / 2**20
     return (
         name.removesuffix(FAILED),
         "passed" if check["passed"] else "FAILED",
-        f"{check['accuracy']:.4f}",
-        f"{check['torch_accuracy']:.4f}",
-        f"{check['agreement']:.2%}",
+        f"{check[_quality_of(found)]:.4f}",
+        f"{check[f'torch_{_quality_of(found)}']:.4f}",
+        "" if check["agreement"] is None else f"{check['agreement']:.2%}",
         f"{found['latency']['milliseconds']:.3g}",
         f"{size:.1f}",
         with_unit(cost["cost"], cost["unit"]) if cost else "",
