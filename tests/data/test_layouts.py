@@ -17,6 +17,7 @@ from support.rendered import (
     NAMED,
     Picture,
     Rendered,
+    everything,
     opened,
     parts_of,
     write_array_record,
@@ -31,11 +32,6 @@ from support.rendered import (
 )
 from tunas import InputError
 from tunas.data.images import decode
-
-
-def everything(data, split):
-    batches = list(data.once(split, 7))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 def same_images(data, other, split="full_train"):

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from support.rendered import opened
+from support.runs import ALONE
 from tunas import InputError
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.data.images import decode
 from tunas.errors import TemporaryError
 from tunas.run.checkpoint import checkpoints
-from tunas.run.device import World
 from tunas.run.loop import Run, carry_out
 from tunas.run.session import Stopped, ended
 
@@ -97,7 +97,7 @@ def test_a_run_that_waits_obeys_signals(datasets, slow, monkeypatch, tmp_path):
             saved.extend(path.name for path in checkpoints(tmp_path))
 
     with pytest.raises(Stopped, match="stopped by SIGTERM after step 3"):
-        carry_out(Waiting(), tmp_path, World(0, 1, torch.device("cpu")))
+        carry_out(Waiting(), tmp_path, ALONE)
     assert saved == ["checkpoint-0000000003.safetensors"]
 
 

@@ -20,6 +20,7 @@ from support.rendered import (
     WRITERS,
     Rendered,
     add_member,
+    everything,
     opened,
     write_folder,
     write_tfds,
@@ -31,11 +32,6 @@ from tunas.data.webdataset import expand_braces
 
 LAYOUTS = tuple(WRITERS)
 TOTAL = TRAIN_PER_CLASS * len(CLASS_NAMES)
-
-
-def everything(data, split):
-    batches = list(data.once(split, 7))
-    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
 
 
 def names_file(path: Path, pictures: Rendered, count: int = 5) -> str:

@@ -37,6 +37,14 @@ def words(config: DesignConfig) -> list[str]:
     return ["design", *said]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def little_is_timed():
+    """A plan times steps for some seconds; here for as few steps as it can."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunas.design.pace.LIMIT", 0.0)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("design") / "out"

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from support.jobs import TINY
+from support.runs import ALONE
 from tunas import InputError, TrainConfig, build_network, get_space, train
 from tunas.recipe.finetune import drop_paths_by_depth, parameter_groups, set_learning_rates
 from tunas.recipe.lesson import Lesson
-from tunas.run.device import World
 from tunas.task.opening import open_task
 from tunas.train.evaluation import Evaluation, trouble
 from tunas.train.plan import plan_training
@@ -66,7 +66,7 @@ def test_while_the_classifier_learns_alone_nothing_else_changes():
     plan = plan_training(config, task.size("train"))
     assert (plan.head_steps, plan.steps) == (16, 33)
     net = network()
-    training = Training(net, Lesson(task, plan.used_recipe), plan, config, World(0, 1, torch.device("cpu")))
+    training = Training(net, Lesson(task, plan.used_recipe), plan, config, ALONE)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     batch = next(task.stream("train", 64, seed=0))
     training.step(plan.head_steps - 1, batch)

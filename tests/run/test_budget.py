@@ -5,15 +5,12 @@ import json
 import time
 
 import pytest
-import torch
 
 from support.jobs import SEARCH, TRAIN, Job, finished, killed_and_restarted
+from support.runs import ALONE
 from tunas import InputError, TrainConfig
 from tunas.run.budget import Trial, epochs_of, steps_within, within_minutes
-from tunas.run.device import World
 from tunas.train.plan import plan_training
-
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 def trial(step=lambda place: None, eval_examples=0, eval_steps=None):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.runs import ALONE
 from tunas import InputError
 from tunas.errors import DivergedError
 from tunas.files import write_whole
@@ -16,9 +17,6 @@ from tunas.run.checkpoint import (
     resumed_checkpoint,
     save_checkpoint,
 )
-from tunas.run.device import World
-
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 def state(step: int) -> dict[str, torch.Tensor]:

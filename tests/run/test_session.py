@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.runs import ALONE
 from tunas.run.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.run.loop import Run, carry_out
 from tunas.run.session import STREAMS, Stopped, generator, stop_requests
-
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 class Count(Run):

@@ -117,8 +117,8 @@ def test_a_winner_that_holds_is_measured_once(space, fitted, tmp_path):
     assert timed.measured == pytest.approx(parameters(space, 10).estimate(result.architecture) / 1e3, rel=1e-6)
 
 
-def words(fitted, directory):
-    flags = {"ssd": SSD, "cost_model": fitted, "checkpoint_dir": directory, "image_size": 16, "epochs": 0.75}
+def words(fitted, directory, epochs=0.75):
+    flags = {"ssd": SSD, "cost_model": fitted, "checkpoint_dir": directory, "image_size": 16, "epochs": epochs}
     flags |= {"train_batch_size": 64, "replicas": 2, "device": "cpu"}
     return ["search", *(f"--{name}={value}" for name, value in flags.items())]
 
@@ -133,11 +133,11 @@ def test_a_cap_that_no_winner_keeps_is_missed(space, fitted, board, tmp_path, ca
 
 def test_a_winner_that_is_over_is_searched_again_until_it_holds(space, fitted, board, tmp_path, capsys):
     cap = quantile(fitted, space, 0.6)
-    first = tunas.search(config(fitted, tmp_path / "first", at_most=cap))
+    first = tunas.search(config(fitted, tmp_path / "first", at_most=cap, epochs=1.5))
     every = parameters(space, 10).estimate(space.sample(np.random.default_rng(0), 2000))
     board["steady"] = {int(size) for size in every} - {int(parameters(space, 10).estimate(first.architecture))}
     board["slower"] = 1.05 * cap / first.cost
-    assert main([*words(fitted, tmp_path / "run"), f"--at_most={cap}", "--verify"]) == 0
+    assert main([*words(fitted, tmp_path / "run", 1.5), f"--at_most={cap}", "--verify"]) == 0
     printed = capsys.readouterr().out
     document = json.loads((tmp_path / "run" / "result.json").read_text())
     measured = document["measured"]

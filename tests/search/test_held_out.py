@@ -1,6 +1,5 @@
 """Held-out quality of the most likely architecture during a search."""
 
-import csv
 import json
 import shutil
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from support.jobs import SEARCH, finished, killed_and_restarted
+from support.runs import scores
 from tunas import SearchConfig, SuperNet, get_space
 from tunas.data import normalize, open_data
 from tunas.run.checkpoint import newest_checkpoint
@@ -16,11 +16,6 @@ from tunas.run.events import read_events
 from tunas.search.plan import plan_search
 
 WORDS = (*SEARCH, "--epochs=1.5", "--eval-every=0.5", "--seed=3", "--rl-batch-size-multiplier=2")
-
-
-def rows(directory):
-    with open(directory / "summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +26,7 @@ def run(tmp_path_factory):
 
 
 def test_the_most_likely_architecture_is_scored_on_held_out_images_with_the_shared_weights(run):
-    found = rows(run)
+    found = scores(run)
     assert [int(row["step"]) for row in found] == [12, 23, 33]
     scalars, _ = read_events(run)
     assert all(
@@ -104,7 +99,7 @@ def test_a_search_chooses_among_its_likeliest_architectures_by_the_whole_held_ou
 
 def test_two_processes_score_as_one_does(run, tmp_path):
     finished([*WORDS, f"--checkpoint-dir={tmp_path}"], 2)
-    for one, two in zip(rows(run), rows(tmp_path), strict=True):
+    for one, two in zip(scores(run), scores(tmp_path), strict=True):
         assert float(one["eval_accuracy"]) == pytest.approx(float(two["eval_accuracy"]), abs=0.02)
 
 

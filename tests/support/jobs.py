@@ -46,8 +46,9 @@ TRAIN = (
 TIMEOUT = 300.0
 """Seconds after which a job counts as hanging."""
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+FORKING = multiprocessing.get_context("forkserver")
+"""Starts processes that have imported what a search and a training need."""
+FORKING.set_forkserver_preload(
     ["tunas.search.loop", "tunas.train.loop", "tunas.cli", "sklearn.datasets", "tyro", "rich.table"]
 )
 
@@ -59,7 +60,7 @@ class Job:
         self.outputs = [Path(tempfile.mkstemp(prefix="tunas-job-")[1]) for _ in range(ranks)]
         port = _free_port()
         self.processes = [
-            _context.Process(target=_run, args=(list(words), rank, ranks, port, str(output)), daemon=True)
+            FORKING.Process(target=_run, args=(list(words), rank, ranks, port, str(output)), daemon=True)
             for rank, output in enumerate(self.outputs)
         ]
         for process in self.processes:
@@ -139,7 +140,7 @@ class Program(Job):
     def __init__(self, file: Path, *arguments: str, directory: Path | None = None):
         self.outputs = [Path(tempfile.mkstemp(prefix="tunas-job-")[1])]
         given = ([str(file), *arguments], str(directory or Path.cwd()), str(self.outputs[0]))
-        self.processes = [_context.Process(target=_run_program, args=given, daemon=True)]
+        self.processes = [FORKING.Process(target=_run_program, args=given, daemon=True)]
         self.processes[0].start()
 
     def result(self) -> str:

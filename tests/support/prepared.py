@@ -1,10 +1,8 @@
 """A search before its first step, to be taken step by step."""
 
-import torch
-
 from support.jobs import TINY
+from support.runs import ALONE
 from tunas import SearchConfig, get_space
-from tunas.run.device import World
 from tunas.run.session import generator
 from tunas.search.objective import search_objectives
 from tunas.search.plan import plan_search
@@ -34,9 +32,7 @@ class Prepared:
         objectives = search_objectives(
             self.config, self.plan.rl_cost_model_exponent, self.space, self.task.cost_arguments
         )
-        self.search = Search(
-            self.space, self.task, self.plan, self.config, objectives, World(0, 1, torch.device("cpu"))
-        )
+        self.search = Search(self.space, self.task, self.plan, self.config, objectives, ALONE)
 
     def batches(self, step):
         plan = self.plan

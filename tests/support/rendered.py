@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from tunas.data import Data, DataConfig, open_data
 from tunas.data.crc32c import crc32c_by_table
@@ -297,3 +299,9 @@ def opened(directory: Path | str, cache: Path | None = None, **settings: object)
     """The dataset at 32 pixels, decoded by this process, unless told otherwise."""
     config = {"image_size": 32, "num_workers": 0, "cache_dir": str(cache) if cache else None} | settings
     return open_data(DataConfig(dataset_dir=str(directory), **config))  # type: ignore[arg-type]
+
+
+def everything(data: Data, split: str) -> tuple[Tensor, Tensor]:
+    """All images of a split, and their labels."""
+    batches = list(data.once(split, 7))
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])

@@ -11,18 +11,17 @@ from torch.utils.data import TensorDataset
 
 import tunas
 from support.jobs import DOTS, TINY, Job, finished
+from support.runs import ALONE, result
 from tunas import InputError, Metric, OneOf, Task
 from tunas.errors import DivergedError
 from tunas.nn import ops
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.device import World
 from tunas.space import FILTERS, chosen, widest
 from tunas.train.evaluation import evaluate
 from tunas.train.network import network_as_told
 from tunas.train.plan import plan_training
 
 TASK = f"{DOTS}:dots"
-ALONE = World(0, 1, torch.device("cpu"))
 SEARCH = (
     "search",
     f"--ssd={TINY}",
@@ -44,10 +43,6 @@ TRAIN = (
     "--epochs=4",
     "--log-every=1",
 )
-
-
-def result(directory):
-    return json.loads((directory / "result.json").read_text())
 
 
 def same_weights(one, two, close=None):

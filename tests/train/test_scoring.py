@@ -1,6 +1,5 @@
 """Held-out accuracy during a training, the best weights, the average of the weights, and what loads them."""
 
-import csv
 import json
 
 import pytest
@@ -8,9 +7,9 @@ import torch
 
 import tunas
 from support.jobs import TRAIN, Job, finished, killed_and_restarted
+from support.runs import ALONE, scores
 from tunas import InputError, TrainConfig
 from tunas.data import normalize, open_data
-from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.run.scores import is_due
 from tunas.task.opening import open_task
@@ -20,7 +19,6 @@ from tunas.train.scoring import best_checkpoint
 from tunas.train.trained import trained_weights
 
 RUN = (*TRAIN, "--epochs=1.5", "--base-learning-rate=0.05", "--ema-decay=0.9999", "--eval-every=0.25")
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +28,13 @@ def run(tmp_path_factory):
     return directory
 
 
-def rows(directory):
-    with open(directory / "summary.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_scorings_are_due_after_so_many_epochs_and_at_the_end():
     assert [done for done in range(1, 11) if is_due(done, 10, 2.5)] == [3, 5, 8, 10]
     assert [done for done in range(1, 11) if is_due(done, 10, None)] == [10]
 
 
 def test_the_held_out_accuracy_is_in_the_summary_and_in_the_events(run):
-    found = rows(run)
+    found = scores(run)
     assert [int(row["step"]) for row in found] == [6, 12, 17, 23, 29, 33]  # 22.4 steps are an epoch
     scalars, _ = read_events(run)
     for row in found:
@@ -52,7 +45,7 @@ def test_the_held_out_accuracy_is_in_the_summary_and_in_the_events(run):
 
 
 def test_the_best_weights_are_kept_and_score_what_the_summary_says(run):
-    best = max(rows(run), key=lambda row: float(row["eval_accuracy"]))
+    best = max(scores(run), key=lambda row: float(row["eval_accuracy"]))
     assert (
         len(list(run.glob("best-*"))) == 1 and best_checkpoint(run).name == f"best-{int(best['step']):010d}.safetensors"
     )
@@ -112,9 +105,9 @@ def test_a_running_training_is_followed_until_its_last_checkpoint(tmp_path):
     follower.until_output("waiting for the next checkpoint")
     finished(words)
     assert follower.wait() == [0], follower.output()
-    steps = [int(row["step"]) for row in rows(tmp_path / "run" / "eval")]
+    steps = [int(row["step"]) for row in scores(tmp_path / "run" / "eval")]
     assert steps[-1] == 33 and set(steps) <= {11, 22, 33}
-    assert rows(tmp_path / "run" / "eval")[-1]["eval_accuracy"] == rows(tmp_path / "run")[-1]["eval_accuracy"]
+    assert scores(tmp_path / "run" / "eval")[-1]["eval_accuracy"] == scores(tmp_path / "run")[-1]["eval_accuracy"]
     assert "step 33/33: valid accuracy" in follower.output()
     assert json.loads((tmp_path / "run" / "eval" / "result.json").read_text())["step"] == 33
     finished(words)  # which the follower's files do not disturb

@@ -1,18 +1,17 @@
 """Trainings over one and several processes (gloo), resumed and evaluated."""
 
 import dataclasses
-import json
 import shutil
 
 import pytest
 import torch
 
 from support.jobs import TINY, TRAIN, Job, finished
+from support.runs import ALONE, result
 from tunas import InputError, TrainConfig, get_space, train
 from tunas.errors import DivergedError
 from tunas.recipe.lesson import Lesson
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.device import World
 from tunas.run.events import read_events
 from tunas.task.opening import open_task
 from tunas.train.evaluation import evaluate
@@ -21,11 +20,6 @@ from tunas.train.plan import plan_training
 from tunas.train.step import Training
 
 SHORT = (*TRAIN, "--epochs=0.9", "--base-learning-rate=0.05")  # 20 steps
-ALONE = World(0, 1, torch.device("cpu"))
-
-
-def result(directory):
-    return json.loads((directory / "result.json").read_text())
 
 
 @pytest.fixture(scope="module")
