@@ -10,6 +10,8 @@ from tunas.design.config import DesignConfig
 if TYPE_CHECKING:
     from tunas.design.outcome import Outcome
 
+ACCURACY = "accuracy"
+
 
 def run(config: DesignConfig) -> int:
     from tunas.design.design import design
@@ -41,7 +43,7 @@ def show(found: Outcome) -> None:
         cells = [with_unit(row.target, found.unit), with_unit(row.predicted, found.unit), off]
         if found.exports:
             cells.append(_measured(row.measured, row.at_speed_of_then))
-        cells.append(f"{row.quality:.2%}")
+        cells.append(_quality(row.quality, found.quality_name))
         if row.file_quality is not None:
             cells.append(f"{row.file_quality:.2%}" + (" (failed its check)" if row.complaint else ""))
         table.add_row(*cells)
@@ -71,6 +73,7 @@ def _comparison(found: Outcome) -> Any:
 
     seeds = f", {found.seeds} seeds each" if found.seeds > 1 else ""
     table = Table(title=f"against random architectures of the same cost, trained alike{seeds}")
+    in_percent = found.quality_name == ACCURACY
     for column in ("target", "architectures", "mean", "best", "random better", "search = random trials", "their best"):
         table.add_column(column, justify="left" if column == "architectures" else "right")
     for row in found.rows:
@@ -81,19 +84,26 @@ def _comparison(found: Outcome) -> Any:
         table.add_row(
             row.name,
             "searched",
-            _mean(searched["mean"], error),
-            f"{searched['best']:.2%}",
+            _mean(searched["mean"], error, in_percent),
+            _quality(searched["best"], found.quality_name),
             f"{searched['probability_that_random_is_better']:.0%}",
             f"{searched['random_trainings_for_one_search']:.1f}",
-            f"{searched['expected_best_of_so_many']:.2%}",
+            _quality(searched["expected_best_of_so_many"], found.quality_name),
         )
-        mean = _mean(random["mean"], random.get("standard_error"))
-        table.add_row("", f"{random['count']} random", mean, f"{random['best']:.2%}")
+        mean = _mean(random["mean"], random.get("standard_error"), in_percent)
+        table.add_row("", f"{random['count']} random", mean, _quality(random["best"], found.quality_name))
     return table
 
 
-def _mean(mean: float, error: float | None) -> str:
-    return f"{100 * mean:.2f} ± {100 * error:.2f} %" if error is not None else f"{mean:.2%}"
+def _mean(mean: float, error: float | None, in_percent: bool) -> str:
+    if error is None:
+        return f"{mean:.2%}" if in_percent else f"{mean:.4f}"
+    return f"{100 * mean:.2f} ± {100 * error:.2f} %" if in_percent else f"{mean:.4f} ± {error:.4f}"
+
+
+def _quality(value: float, name: str) -> str:
+    """In percent, where it is a part of the examples."""
+    return f"{value:.2%}" if name == ACCURACY else f"{value:.4f}"
 
 
 def _measured(milliseconds: float | None, then: float | None) -> str:

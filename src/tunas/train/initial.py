@@ -1,4 +1,5 @@
-"""Weights that a training starts from (`--init_from`): a training's, timm's, or a search's shared ones."""
+"""Weights that a training starts from (`--init_from`): a training's, timm's, also in the space around one of its
+models, or a search's shared ones."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from tunas.errors import InputError
 from tunas.nn import SuperNet, build_network
+from tunas.nn.timm_space import around_of
 from tunas.nn.timm_weights import from_timm
 from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint, newest_checkpoint
 from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
@@ -128,6 +130,8 @@ def _from_file(path: Path, config: TrainConfig, architecture: Architecture) -> F
         raise InputError(f"--init_from: {path} holds no weights of {architecture.space.name}")
     if config.filters_multiplier != 1:
         raise InputError("--init_from takes a timm checkpoint for networks of full width, without --filters_multiplier")
+    if (around := around_of(architecture.space.structure)) is not None:
+        return Found(around.inherited(architecture, tensors))
     return Found(from_timm(tensors, architecture), config.timm_model or timm_name(architecture))
 
 
