@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.jobs import TINY, killed_and_restarted
+from support.jobs import OWN_PROGRAM, TINY, killed_and_restarted
 from tunas import CostModel, InputError, get_space
 from tunas.cli import main
 from tunas.design.config import DesignConfig
@@ -164,6 +164,18 @@ def test_a_design_that_is_killed_goes_on_to_the_same_result(finished, tmp_path):
     for name in ("search", "train/1500"):
         first, second = result(config.out, name), result(whole.out, name)
         assert {**first, "checksum": "", "init_from": None} == {**second, "checksum": "", "init_from": None}
+
+
+def test_a_model_and_a_task_of_ones_own_are_designed_with_and_measured(tmp_path, capsys):
+    own = {"ssd": f"{OWN_PROGRAM}:space", "task": f"{OWN_PROGRAM}:task", "image_size": None, "train": ("epochs=1",)}
+    known = dataclasses.replace(SMALL, **own, latency=(160.0,), random=1, out=str(tmp_path / "known"), tolerance=0.2)
+    (row,) = design(known).rows
+    assert row.predicted == 161 and row.file is None and row.quality == result(known.out, "train/160")["explained"]
+    assert "width 16, activation relu" in (tmp_path / "known/report.html").read_text()
+    assert main(words(known)) == 0 and f"{row.quality:.4f}" in capsys.readouterr().out
+    measured = dataclasses.replace(known, cost_model=None, latency=(), random=0, measure=("num_architectures=6",))
+    with pytest.raises(InputError, match="num_architectures=6 are too few to fit"):
+        design(dataclasses.replace(measured, out=str(tmp_path / "measured")))
 
 
 def test_a_plan_writes_nothing(tmp_path, capsys):

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 
-from tunas import InputError
+from tunas import InputError, Space, get_space, space_around
 from tunas.design.budget import FILLED, seconds_of, within
 from tunas.design.estimate import Estimate
+from tunas.design.pretrained import initial_weights
 from tunas.design.sizes import Sizes, chosen_side
+from tunas.nn import timm_space
 
 SIZES = Sizes(
     image_size=96,
@@ -86,3 +88,28 @@ def test_too_little_time_for_anything_is_refused_with_what_is_needed():
 def test_images_are_as_large_as_their_number_and_their_own_size_make_sensible(images, own, side, reason):
     chosen, why = chosen_side(images, own)
     assert chosen == side and reason in why
+
+
+class Photographs:
+    name, data = "photos", object()
+
+    def __init__(self, size):
+        self.count = size
+
+    def size(self, split):
+        return self.count
+
+
+def test_few_images_start_from_the_weights_that_the_space_is_around_where_these_are_here(tmp_path, monkeypatch):
+    space = Space("mine", space_around("tinynet_e").tower)
+    few, many = Photographs(720), Photographs(200_000)
+    monkeypatch.setattr(timm_space, "local_weights", lambda name: None)
+    nothing, why = initial_weights(None, space, few)
+    assert nothing is None and "weights of timm's tinynet_e" in why and "are not on this machine" in why
+    monkeypatch.setattr(timm_space, "local_weights", lambda name: tmp_path / name)
+    found, why = initial_weights(None, space, few)
+    assert found == str(tmp_path / "tinynet_e")
+    assert why == "720 training images are few, and networks of mine inherit from timm's tinynet_e"
+    assert initial_weights(None, space, many) == (None, "")
+    assert initial_weights("none", space, few)[0] is None and initial_weights("x.pth", space, many)[0] == "x.pth"
+    assert "no weights are known" in initial_weights(None, get_space("proxylessnas_search"), few)[1]

@@ -11,7 +11,7 @@ from torch import nn
 
 import tunas
 from tunas import InputError, OneOf, Space, build_network, space_around
-from tunas.nn.timm_space import named_by_order
+from tunas.nn.timm_space import around_of, local_weights, named_by_order
 from tunas.nn.timm_weights import from_timm
 from tunas.space import Residual, structure_from_json, structure_to_json
 
@@ -143,6 +143,27 @@ def test_weights_of_other_classes_or_another_space_are_refused():
     with pytest.raises(InputError, match="the supernet is of s, not of the space around tinynet_e"):
         other = space_around("tinynet_e", kernels=())
         around.load(tunas.SuperNet(Space("s", other.tower), CLASSES), timm_network("tinynet_e").state_dict())
+
+
+def test_a_stand_alone_network_of_the_space_inherits_the_originals_weights():
+    around = space_around("tinynet_e", kernels=(5,), expansions=(), skips=False)
+    assert around_of(space_around("tinynet_e", kernels=(5,), expansions=(), skips=False).tower) is around
+    space, theirs = Space("s", around.tower), timm_network("tinynet_e").state_dict()
+    found = around.inherited(space.architecture(around.indices), theirs)
+    wanted = from_timm(theirs, around.original)
+    learned = {name for name in wanted if not name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name].float()) for name in learned)
+    assert around_of(tunas.get_space("mobilenet_v2").structure) is None
+
+
+def test_weights_on_this_machine_are_found_without_the_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert local_weights("tinynet_e") is None
+    (tmp_path / "checkpoints").mkdir()
+    url = timm.models.get_pretrained_cfg("tinynet_e").url
+    file = tmp_path / "checkpoints" / Path(url).name
+    file.touch()
+    assert local_weights("tinynet_e") == file
 
 
 BOATHOUSE, DAISY = 449, 985
