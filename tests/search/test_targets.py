@@ -101,7 +101,7 @@ def test_weights_make_what_all_drew_a_sample_of_each_distribution():
 
 def test_a_target_with_one_replica_still_has_a_baseline():
     assert baseline_momentum(0.0, 4, 4) == 0.9 and baseline_momentum(0.95, 4, 32) == 0.95
-    assert baseline_momentum(0.0, 1, 4) == 0.0
+    assert baseline_momentum(0.0, 1, 4) == 0.0 and baseline_momentum(0.0, 1, 1) == 0.9
 
 
 def test_each_target_is_met_and_read_back(files, tmp_path):

@@ -13,13 +13,13 @@ import numpy as np
 from tunas.search.controller import Controller, Samples
 
 BASELINE_REPLICAS = 10
-"""Rewards that the baseline of one of several targets remembers at the least: a target may have one replica a step,
-whose reward is no baseline for itself."""
+"""Rewards that a baseline remembers at the least where a target may have one replica a step, whose reward is no
+baseline for itself: nothing would be left of what it says."""
 
 
 def baseline_momentum(momentum: float, targets: int, replicas: int) -> float:
     """The momentum of each baseline of so many targets that share so many replicas."""
-    if targets == 1:
+    if targets == 1 and replicas > 1:
         return momentum
     return max(momentum, 1 - replicas / targets / BASELINE_REPLICAS)
 
