@@ -8,7 +8,6 @@ from torch.utils.data import TensorDataset
 import tunas
 from tunas import space as s
 from tunas.nn import NetworkOptions, TowerModule, ops
-from tunas.study.quickstart import quickstart
 
 
 class Network(nn.Module):
@@ -53,4 +52,6 @@ space = tunas.register_space("segmenter", segmenter, network=Network)
 data = (shapes(count, seed) for seed, count in enumerate((1024, 256, 512)))
 task = tunas.Task(*data, loss=F.cross_entropy, quality=mean_iou, quality_name="mean_iou")
 if __name__ == "__main__":
-    quickstart("runs/segmentation", "segmenter", 1e6, task=task, tolerance=0.01, search_epochs=12, train_epochs=8)
+    wanted = {"cost_model": "macs", "latency": (1e6,), "random": 8, "out": "runs/segmentation"}
+    length = {"search": ("epochs=12",), "train": ("epochs=8",)}
+    tunas.design(tunas.DesignConfig(ssd="segmenter", **wanted, **length), task)

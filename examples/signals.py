@@ -9,8 +9,6 @@ from torch.utils.data import TensorDataset
 import tunas
 from tunas.nn import for_each_choice, ops
 from tunas.space import FILTERS, OP, OneOf, chosen, widest
-from tunas.study.quickstart import quickstart
-from tunas.task import accuracy
 
 
 class Layer(nn.Module):
@@ -55,6 +53,8 @@ def vibrations(count, seed):  # signals [count, 1, 512], and which of the two fa
 widths, layers = OneOf((8, 12, 16, 20, 24), FILTERS), (OneOf((3, 7, 15, None), OP),) * 3
 space = tunas.register_space("signals", lambda: ((widths, layers),) * 3, network=Network)
 splits = (vibrations(count, seed) for seed, count in enumerate((4096, 1024, 2048)))
-task = tunas.Task(*splits, loss=F.cross_entropy, quality=accuracy, quality_name="accuracy")
+task = tunas.Task(*splits, loss=F.cross_entropy, quality=tunas.task.accuracy, quality_name="accuracy")
 if __name__ == "__main__":
-    quickstart("runs/signals", "signals", 4e5, task=task, tolerance=0.01, search_epochs=12, train_epochs=8)
+    wanted = {"cost_model": "macs", "latency": (4e5,), "random": 8, "out": "runs/signals"}
+    length = {"search": ("epochs=12",), "train": ("epochs=8",)}
+    tunas.design(tunas.DesignConfig(ssd="signals", **wanted, **length), task)

@@ -9,7 +9,6 @@ from torch import nn
 import tunas
 from tunas.nn import for_each_choice, ops
 from tunas.space import FILTERS, OP, OneOf, chosen, widest
-from tunas.study.quickstart import quickstart
 
 WIDTH, PATCH, PLACES = 48, 8, 16
 
@@ -56,4 +55,6 @@ def transformer():
 
 space = tunas.register_space("transformer", transformer, network=Network)
 if __name__ == "__main__":
-    quickstart("runs/transformer", "transformer", 1.2e6, tolerance=0.01, search_epochs=40, train_epochs=12)
+    wanted = {"cost_model": "macs", "latency": (1.2e6,), "random": 8, "out": "runs/transformer"}
+    length = {"search": ("epochs=40",), "train": ("epochs=12",)}
+    tunas.design(tunas.DesignConfig(ssd="transformer", **wanted, **length))

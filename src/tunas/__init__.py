@@ -33,6 +33,8 @@ _HOME = {
     "load_network": "tunas.train.trained",
     "ExportConfig": "tunas.export.config",
     "export": "tunas.export.export",
+    "DesignConfig": "tunas.design.config",
+    "design": "tunas.design.design",
     "PredictConfig": "tunas.export.predict_config",
     "predict": "tunas.export.predict",
 }

@@ -31,6 +31,7 @@ from tunas.design.sizes import (
     search_epochs,
     train_epochs,
 )
+from tunas.design.table import show
 from tunas.design.timed import Timed, timed
 from tunas.design.way import CACHE, Way, runtime_of
 from tunas.errors import InputError
@@ -55,7 +56,7 @@ SPARE = 1.2
 
 
 def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
-    """Goes the whole way from a dataset and a device to a checked file, or on with it.
+    """Goes the whole way from a dataset and a device to a checked file, or on with it, and prints what came of it.
 
     Args:
         config: what the design is told.
@@ -89,7 +90,9 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
         record.save(out)
         for part in todo:
             _carry_out(part, record, out, todo)
-        return outcome_of(way, _seconds(record))
+        found = outcome_of(way, _seconds(record))
+    show(found)
+    return found
 
 
 def _seconds(record: Record) -> float:
