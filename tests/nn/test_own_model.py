@@ -180,8 +180,10 @@ def test_a_tuple_is_a_structure_too():
     structure = ((OneOf((8, 16), FILTERS), (3, 5)), Mixer(1, 6), None)
     assert structure_from_json(structure_to_json(structure)) == structure
     assert Space("pair", structure).num_choices == 1
+    chosen = ((8, (3, 5, None)), 2)  # as one is once everything is chosen
+    assert structure_from_json(structure_to_json(chosen)) == chosen
     with pytest.raises(InputError, match="model must be a Tower, not tuple"):
-        structure_from_json(structure_to_json((1, 2)))
+        structure_from_json(structure_to_json(()))
 
 
 def test_an_architecture_of_it_prints_its_fields():

@@ -11,6 +11,7 @@ import torch
 import tunas
 from support.tiny_space import tiny
 from tunas import InputError, Space
+from tunas.nn import ops
 from tunas.runtime import Conversion, Runtime, Session, get_runtime, register_runtime, registry, runtime_names
 from tunas.runtime.pytorch import module_on
 
@@ -171,3 +172,13 @@ def test_torchs_own_exporters_say_nothing_about_our_layers(same_padding, tmp_pat
         session = pytest.importorskip("onnxruntime").InferenceSession(tmp_path / "n.onnx")
         logits = session.run(None, {session.get_inputs()[0].name: other.numpy()})[0]
         np.testing.assert_allclose(logits, network(other), rtol=0, atol=1e-5)
+
+
+@named("onnxruntime")
+def test_attention_of_sliceable_heads_runs_on_a_device(name):
+    attention, places = ops.MultiheadAttention(8, 2, 4).eval(), torch.randn(1, 5, 8)
+    runtime = runtime_here(name)
+    with torch.no_grad():
+        artifact = runtime.convert(attention, (places,), Conversion(inputs=("places",), output="mixed"))
+        found = runtime.open(artifact, 1)(places.numpy())
+        np.testing.assert_allclose(found, attention(places).numpy(), atol=1e-5)

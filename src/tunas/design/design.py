@@ -134,7 +134,7 @@ def _give_example(space: Space, task: Task) -> None:
         return
     example = task.cost_arguments.get("example")
     if example is not None:
-        space.example = lambda: example
+        space.example = example if callable(example) else lambda: example
 
 
 def _cache(config: DesignConfig, out: Path) -> str | None:

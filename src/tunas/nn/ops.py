@@ -392,7 +392,7 @@ class MultiheadAttention(Sliceable):
         weight = self._leading("in_weight", 3 * inside, _at_most(shape_of(x)[-1], self.channels, "inputs"))
         bias = None if self.in_bias is None else self._leading("in_bias", 3 * inside)
         split = F.linear(x, weight, bias).unflatten(-1, (heads, 3, self.head_size))
-        queries, keys, values = split.movedim(-2, 0).transpose(-2, -3)
+        queries, keys, values = (part.transpose(-2, -3) for part in split.unbind(-2))
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=causal)
         out_weight = self._leading("out_weight", width, inside)
         out_bias = None if self.out_bias is None else self._leading("out_bias", width)

@@ -70,7 +70,7 @@ def structure_from_json(text: str, *, stand_ins: bool = False) -> Any:
         structure = _decode(document.get("model"), "model", types, stand_ins=True)
     if isinstance(structure, Tower):
         check_tower("model", structure)
-    elif is_own(structure):
+    elif is_own(structure) or (isinstance(structure, tuple) and structure):  # of plain values, once all is chosen
         check_structure("model", structure)
     else:
         raise InputError(f"the model spec's model must be a Tower, not {type(structure).__name__}")
