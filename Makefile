@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: `make quickstart` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that test side by side; auto: as many as there are processors.
+WORKERS ?= auto
 
 .PHONY: install quickstart test coverage lint types docs wheel bench clean
 
@@ -22,7 +24,7 @@ quickstart: $(if $(wildcard $(VENV)/installed),install,$(VENV)/usable)
 	$(VENV)/bin/tunas design --cost_model=pixel1 --latency=84 --random=3 --workers=2 --out=runs/quickstart
 
 test: install
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal  # a thread each: more would take the cores from each other
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal  # a thread each: more would take the cores from each other
 
 coverage: install
 	$(VENV)/bin/python -m pytest --cov=tunas --cov-report=term-missing:skip-covered

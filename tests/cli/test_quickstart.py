@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from tunas.cli import design
+from tunas import DesignConfig, design
 from tunas.cli.quickstart import QuickstartConfig, run
-from tunas.design.config import DesignConfig
 
 
 def test_the_quickstart_is_a_design_for_a_pixel_1_compared_with_random_architectures(monkeypatch):

@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.jobs import OWN_PROGRAM, TINY, killed_and_restarted
-from tunas import CostModel, InputError, get_space
+from tunas import CostModel, DesignConfig, InputError, design, get_space
 from tunas.cli import main
-from tunas.design.config import DesignConfig
-from tunas.design.design import design
 from tunas.study import jobs
 
 SMALL = DesignConfig(

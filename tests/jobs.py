@@ -1,1 +1,0 @@
-from support.jobs import *  # noqa: F403

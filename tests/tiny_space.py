@@ -1,1 +1,0 @@
-from support.tiny_space import *  # noqa: F403
