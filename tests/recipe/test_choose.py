@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tunas import InputError, SearchConfig, TrainConfig
@@ -12,8 +14,8 @@ from tunas.search.plan import plan_search, search_recipe
 from tunas.train.plan import plan_training
 
 
-def recipe(size=2_000, image_size: int | None = 32, mirrors=None, given=None, **flags):
-    return chosen_recipe(RecipeConfig(**flags), size, image_size, mirrors=mirrors, given=given)
+def recipe(size=2_000, image_size: int | None = 32, mirrors=None, given=None, epochs=0.0, **flags):
+    return chosen_recipe(RecipeConfig(**flags), size, image_size, mirrors=mirrors, given=given, epochs=epochs)
 
 
 def test_a_hundred_thousand_examples_get_the_published_recipe_and_fewer_the_one_for_small_data():
@@ -49,6 +51,18 @@ def test_the_probe_decides_on_mirroring_where_nothing_else_does():
     for flags in ({"hflip": 0.3}, {"recipe": "published"}, {"augment": "gentle"}):
         recipe(mirrors=mirrors, **flags)
     assert len(asked) == 2
+
+
+def test_gentle_views_of_a_long_training_are_turned_and_slanted_too_and_the_reason_says_so():
+    short, long = (plan_training(TrainConfig(epochs=epochs, image_size=32), 2_000) for epochs in (39, 40))
+    assert short.used_recipe.augmentation == GENTLE and "slanted" not in short.used_recipe.reason
+    assert long.used_recipe.augmentation == dataclasses.replace(GENTLE, rotate=15.0, shear=15.0)
+    assert "crops are turned and slanted, as 40 epochs are at least 40" in long.used_recipe.reason
+    assert recipe(epochs=90, rotate=0.0).augmentation == dataclasses.replace(GENTLE, shear=15.0)
+    for same in (recipe(epochs=90, augment="gentle"), recipe(recipe="small")):
+        assert same.augmentation == GENTLE
+    assert recipe(epochs=90, image_size=224).augmentation == PHOTOGRAPHS
+    assert recipe(epochs=90, recipe="modern").augmentation == recipe(recipe="modern").augmentation
 
 
 def test_flags_win_over_the_recipe():

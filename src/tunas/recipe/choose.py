@@ -20,6 +20,9 @@ LARGE_IMAGES = 96
 GENTLE = Augmentation(crop_scale=(0.6, 1.0), crop_ratio=(0.9, 1.1), hflip=0.0)
 """Around the evaluation crop's 0.77 of a square image's area."""
 PHOTOGRAPHS = Augmentation(crop_scale=(0.35, 1.0), hflip=0.5)
+LONG_EPOCHS = 40
+"""Epochs from which on gentle views of a training vary more: by then the crops alone are known by heart."""
+LONG_GENTLE = dataclasses.replace(GENTLE, rotate=15.0, shear=15.0)
 NOTHING = Augmentation(crop_scale=None, crop_ratio=(1.0, 1.0), shift=0.0, hflip=0.0)
 """The evaluation view."""
 
@@ -140,6 +143,7 @@ def chosen_recipe(
     given: dict[str, float | None] | None = None,
     mirrors: Mirrors | None = None,
     coupled: bool = False,
+    epochs: float = 0.0,
 ) -> Recipe:
     """The recipe that the configuration asks for, or that fits the data.
 
@@ -152,6 +156,7 @@ def chosen_recipe(
         mirrors: whether mirroring does no harm, and a sentence that says why; asked only where nothing else decides.
             None leaves images as they are.
         coupled: weight decay is part of the gradient, whatever the optimiser.
+        epochs: how often one network sees every example; 0 where that is not what happens, as in a search.
 
     Raises:
         InputError: where a value is out of range, means nothing for this task, or has no default.
@@ -166,8 +171,8 @@ def chosen_recipe(
     recipe = RECIPES[name]
     augmentation = None
     if image_size is not None:
-        augmentation, why = _augmentation(config, recipe, image_size, mirrors)
-        reason = "; ".join(part for part in (reason, why) if part)
+        augmentation, reasons = _augmentation(config, recipe, image_size, mirrors, epochs)
+        reason = "; ".join([reason, *reasons])
     own = {key: value for key in _OWN if (value := getattr(config, key)) is not None}
     values: dict[str, Any] = {**own, **{key: value for key, value in (given or {}).items() if value is not None}}
     optimizer = config.optimizer or recipe.optimizer
@@ -198,23 +203,28 @@ def _rates(optimizer: str, values: dict[str, Any], coupled: bool) -> dict[str, A
 
 
 def _augmentation(
-    config: RecipeConfig, recipe: Recipe, image_size: int, mirrors: Mirrors | None
-) -> tuple[Augmentation, str]:
+    config: RecipeConfig, recipe: Recipe, image_size: int, mirrors: Mirrors | None, epochs: float
+) -> tuple[Augmentation, list[str]]:
     """What happens to training images, and why, where that has to be said."""
+    reasons = []
     fixed = {"published": PUBLISHED, "gentle": GENTLE, "none": NOTHING}.get(config.augment)
     augmentation = fixed or recipe.augmentation or PUBLISHED
     if fixed is None and recipe.name != "published" and image_size >= LARGE_IMAGES:
         augmentation = dataclasses.replace(
             augmentation, crop_scale=PHOTOGRAPHS.crop_scale, crop_ratio=PHOTOGRAPHS.crop_ratio, hflip=PHOTOGRAPHS.hflip
         )
+    if fixed is None and augmentation == GENTLE and epochs >= LONG_EPOCHS:
+        augmentation = LONG_GENTLE
+        if config.rotate is None or config.shear is None:
+            reasons.append(f"crops are turned and slanted, as {epochs:g} epochs are at least {LONG_EPOCHS}")
     given = {name: value for name in CHANGES if (value := getattr(config, name)) is not None}
     if "crop_scale" in given and "shift" not in given:
         given["shift"] = None
-    why = ""
     if fixed is None and recipe.name != "published" and "hflip" not in given and mirrors is not None:
         does_no_harm, why = mirrors()
+        reasons += [why] if why else []
         given["hflip"] = PUBLISHED.hflip if does_no_harm else 0.0
-    return dataclasses.replace(augmentation, **given), why
+    return dataclasses.replace(augmentation, **given), reasons
 
 
 def _check(config: RecipeConfig, image_size: int | None) -> None:

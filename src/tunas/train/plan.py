@@ -71,6 +71,10 @@ def splits(config: TrainConfig) -> tuple[str, str]:
     return ("full_train", "test") if config.use_held_out_test_set else ("train", "valid")
 
 
+def epochs_of(config: TrainConfig) -> float:
+    return config.epochs or (TEST_EPOCHS if config.use_held_out_test_set else EPOCHS)
+
+
 def training_recipe(
     config: TrainConfig, train_size: int, image_size: int | None, mirrors: Mirrors | None = None
 ) -> Recipe:
@@ -84,7 +88,13 @@ def training_recipe(
         "path_dropout_by_depth": config.path_dropout_by_depth,
     }
     recipe = chosen_recipe(
-        config, train_size, image_size, bf16=config.precision == "bf16", given=given, mirrors=mirrors
+        config,
+        train_size,
+        image_size,
+        bf16=config.precision == "bf16",
+        given=given,
+        mirrors=mirrors,
+        epochs=epochs_of(config),
     )
     if config.init_from is None or config.base_learning_rate is not None:
         return recipe
@@ -122,7 +132,7 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
         if value is not None and not 0 <= value < 1:
             raise InputError(f"{name} must be at least 0 and below 1, not {value}")
     train_split, eval_split = splits(config)
-    epochs = config.epochs or (TEST_EPOCHS if config.use_held_out_test_set else EPOCHS)
+    epochs = epochs_of(config)
     recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
     is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
     batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
