@@ -32,43 +32,43 @@ def tree_of(module: str) -> ast.Module | None:
 
 
 @functools.cache
-def offered(package: str) -> frozenset[str]:
-    """The names of `__all__`, written out or taken from the keys of `_HOME`."""
-    values = {
-        target.id: node.value
-        for node in getattr(tree_of(package), "body", ())
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    words = [values[name] for name in ("__all__", "_HOME") if name in values]
-    return frozenset(
-        node.value
-        for value in words
-        for node in ast.walk(ast.Tuple([*value.keys]) if isinstance(value, ast.Dict) else value)
-        if isinstance(node, ast.Constant)
-    )
+def names_of(module: str) -> dict[str, str]:
+    """Each name at a file's top, with the module that it is taken from; of what is defined there, the file itself."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree_of(module) or ast.Module([], [])):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.name: node.module or "" for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names[node.name] = module
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names[node.id] = module
+    return names | homes_of(module)
 
 
 @functools.cache
-def defined(module: str) -> frozenset[str]:
-    """What a file defines at its top, and the modules of a package."""
-    names = set()
-    for node in ast.walk(tree_of(module) or ast.Module([], [])):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return frozenset(names | {path.stem for path in (SOURCE / module.replace(".", "/")).glob("[a-z]*")})
+def homes_of(package: str) -> dict[str, str]:
+    """What a package imports when it is first used: name -> module, as its `_HOME` says."""
+    for node in getattr(tree_of(package), "body", ()):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_HOME":
+            return ast.literal_eval(node.value)
+    return {}
+
+
+@functools.cache
+def origin_of(module: str, name: str) -> str:
+    """The file that defines a name; empty where none of the package's does."""
+    if tree_of(f"{module}.{name}") is not None and name not in homes_of(module):
+        return module
+    source = names_of(module).get(name, "")
+    return source if source == module or not source.startswith("tunas") else origin_of(source, name)
 
 
 def place_of(module: str, name: str) -> str:
-    """Where a test should import `name` from, instead of from `module`; empty: it is nowhere defined."""
-    parts = module.split(".")
-    packages = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
-    return next(
-        (package for package in packages if name in offered(package)), module if name in defined(module) else ""
-    )
+    """Where a test should import `name` from, instead of from `module`: the outermost package that offers the same."""
+    origin = origin_of(module, name)
+    parts = origin.split(".")
+    packages = [".".join(parts[:count]) for count in range(1, len(parts))]
+    return next((each for each in packages if origin_of(each, name) == origin), origin)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(TESTS)))

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.cli import COMMANDS, main
-from tunas.cli.flags import parsed
+from tunas.cli import COMMANDS, main, parsed
 
 EXAMPLE_84_MS = (
     "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:0:0:0:0:1:0:"

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from tunas import DesignConfig, design
+from tunas import DesignConfig
+from tunas.cli import design
 from tunas.cli.quickstart import QuickstartConfig, run
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas import CostModel, InputError, OneOf, export
+from tunas import CostModel, InputError, OneOf
 from tunas.cli.measure import run as cli_run
 from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
@@ -23,6 +23,7 @@ from tunas.cost.measure import (
     MEANT_FOR,
     MeasureConfig,
     compare,
+    export,
     interleaved_times,
     measure,
     network_and_inputs,

@@ -173,7 +173,7 @@ def test_too_large_a_drop_or_difference_is_a_complaint():
 
 def test_what_did_not_pass_is_kept_under_a_name_that_says_so(trained, tmp_path, monkeypatch, capsys):
     pytest.importorskip("onnxruntime")
-    from tunas import export as module
+    from tunas.export import export as module
 
     honest = module.checked
 
