@@ -20,6 +20,8 @@ from tunas.space import Architecture
 from tunas.train.plan import plan_training
 
 REPORT_SECONDS, REPORT_BYTES = 0.6, 5_000_000
+OPENING_SECONDS = 0.5
+"""Of a file and what lies beside it, to time it."""
 NUMBER_BYTES = 4
 LOSES = 20.0
 """Seconds of work that a killed run loses at most, where that does not take too much writing."""
@@ -157,4 +159,4 @@ def _timing(way: Way, found: Timed) -> Estimate:
     """Of the file, which is there, and of some of the networks that were measured, which are made again."""
     references = REFERENCES if way.measures and way.runtime.interleaves else 0
     runs = found.run * _runs_of_network(way.timing_config()) * (references + 1)
-    return Estimate(found.prepare * references + runs, 2_000)
+    return Estimate(OPENING_SECONDS + found.prepare * references + runs, 2_000)
