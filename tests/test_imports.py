@@ -35,13 +35,14 @@ def tree_of(module: str) -> ast.Module | None:
 def names_of(module: str) -> dict[str, str]:
     """Each name at a file's top, with the module that it is taken from; of what is defined there, the file itself."""
     names: dict[str, str] = {}
-    for node in ast.walk(tree_of(module) or ast.Module([], [])):
+    for node in getattr(tree_of(module), "body", ()):
         if isinstance(node, ast.ImportFrom):
             names |= {alias.name: node.module or "" for alias in node.names}
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             names[node.name] = module
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names[node.id] = module
+        else:
+            stored = (each for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+            names |= {each.id: module for each in stored}
     return names | homes_of(module)
 
 
