@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas.cli import COMMANDS, main, parsed
+from tunas.cli import COMMANDS, main
+from tunas.cli.flags import parsed
 
 EXAMPLE_84_MS = (
     "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:0:0:0:0:1:0:"

@@ -15,7 +15,8 @@ from PIL import Image
 import tunas
 from support.jobs import TINY
 from tunas import InputError
-from tunas.cli import COMMANDS, imported, main, parsed
+from tunas.cli import COMMANDS, imported, main
+from tunas.cli.flags import parsed
 from tunas.data import DataConfig, normalize, open_data
 
 SMALL = "--epochs=3 --device=cpu --num_workers=0"

@@ -11,7 +11,7 @@ import pytest
 
 from support.jobs import TINY
 from tunas import InputError, SearchConfig, TrainConfig, get_space, search, train
-from tunas.cli import parsed
+from tunas.cli.flags import parsed
 from tunas.export.directory import ABOUT, about_bytes
 from tunas.report.page import write_page
 from tunas.study.config import StudyConfig
