@@ -12,7 +12,9 @@ from tunas import InputError, SearchConfig, SuperNet, get_space
 from tunas.cli import main
 from tunas.data import normalize, open_data
 from tunas.run.checkpoint import checkpoints, load_checkpoint
-from tunas.study.rank import correlation, rank, stand_alone_qualities, task_of_run, top_regret
+from tunas.study.correlation import correlation, top_regret
+from tunas.study.rank import rank, task_of_run
+from tunas.study.stand_alone import stand_alone_qualities
 from tunas.study.study import RANDOM_CSV
 
 COLUMNS = ("ssd", "indices", "simulated_pixel1_time_ms", "90epoch_validation_accuracy", "360epoch_test_accuracy")

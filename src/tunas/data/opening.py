@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -201,61 +202,79 @@ def _what_is_there(directory: str) -> str:
 
 
 def _from_source(config: DataConfig, source: Source, cache_dir: Path, run: Identity | None) -> Data:
-    size = config.image_size or IMAGENET_SIZE
-    workers = default_workers() if config.num_workers is None else config.num_workers
-    bad_images = BadImages()
-    class_names = tuple(source.class_names)
-
-    def part(split: str, examples: Examples, indices: np.ndarray, *, kept: bool) -> FilePart:
-        decoder = Decoder(examples, indices, size, config.on_bad_image)
-        return FilePart(split, decoder, workers, bad_images, cache_dir if kept else None, source.name.replace("/", "-"))
-
-    def whole(split: str, examples: Examples, *, kept: bool) -> FilePart:
-        return part(split, examples, np.arange(len(examples)), kept=kept)
-
-    def alone(examples: Examples) -> Data:
-        identity = Identity(class_names, digest("alone", examples.identity()), 0)
-        parts = {"test": whole("test", examples, kept=True)}
-        return Data(source.name, class_names, size, parts, bad_images, identity=identity, alone=True)
-
+    reader = _Reader(config, source, cache_dir)
     if source.train is None:
         assert source.test is not None
         if run is None:
             raise InputError(
                 f"{config.dataset_dir} holds no training images; images to evaluate on alone do for --mode=eval"
             )
-        return alone(source.test)
+        return reader.alone(source.test)
     out = choose_held_out(source, config.valid_filenames, config.valid_fraction, config.test_fraction)
     train, out = _joined(source, out)
     examples, choice = digest(source.layout, train.identity()), digest(*(np.packbits(mask).tobytes() for mask in out))
-    identity = Identity(class_names, f"{examples}-{choice}", len(train))
+    identity = Identity(reader.class_names, f"{examples}-{choice}", len(train))
     if run is not None and not source.names_splits and not has_same_examples(identity, run):
-        return alone(source.train)
+        return reader.alone(source.train)
     if run is not None and has_same_examples(identity, run) and identity != run:
         raise InputError(
             "these are the images that the run was trained on, but others of them are held out than then: give the "
             "run's --valid_filenames, --valid_fraction and --test_fraction"
         )
-    kept = ~(out.valid | out.test)
-    parts = {
-        "train": part("train", train, np.flatnonzero(kept), kept=False),
-        "valid": part("valid", train, np.flatnonzero(out.valid), kept=True),
-        "full_train": part("full_train", train, np.flatnonzero(~out.test), kept=False),
-    }
-    if out.test.any():
-        parts["test"] = part("test", train, np.flatnonzero(out.test), kept=True)
-    elif source.test is not None and len(source.test):
-        parts["test"] = whole("test", source.test, kept=True)
-    if config.train_cache_size is not None:
-        cache = whole("full_train", train, kept=False).kept_whole(config.train_cache_size, cache_dir)
-        for split in ("train", "full_train", "valid"):
-            parts[split].decoder.train_cache = cache
+    parts = reader.parts(train, out)
     missing = {}
     if source.no_test and "test" in parts:
         log.warning("%s", source.no_test)
     elif source.no_test:
         missing["test"] = source.no_test
-    return Data(source.name, class_names, size, parts, bad_images, identity=identity, missing=missing)
+    return reader.data(parts, identity, missing=missing)
+
+
+class _Reader:
+    """Makes the splits of a dataset as the configuration says they are read."""
+
+    def __init__(self, config: DataConfig, source: Source, cache_dir: Path):
+        self.config, self.source, self.cache_dir = config, source, cache_dir
+        self.size = config.image_size or IMAGENET_SIZE
+        self.workers = default_workers() if config.num_workers is None else config.num_workers
+        self.bad_images = BadImages()
+        self.class_names = tuple(source.class_names)
+
+    def data(self, parts: dict[str, FilePart], identity: Identity, **facts: Any) -> Data:
+        return Data(self.source.name, self.class_names, self.size, parts, self.bad_images, identity=identity, **facts)
+
+    def alone(self, examples: Examples) -> Data:
+        """Images to evaluate on, with none to train on."""
+        identity = Identity(self.class_names, digest("alone", examples.identity()), 0)
+        return self.data({"test": self._whole("test", examples, kept=True)}, identity, alone=True)
+
+    def parts(self, train: Examples, out: HeldOut) -> dict[str, FilePart]:
+        """The splits of a dataset with training images."""
+        config, source = self.config, self.source
+        parts = {
+            "train": self._part("train", train, np.flatnonzero(~(out.valid | out.test)), kept=False),
+            "valid": self._part("valid", train, np.flatnonzero(out.valid), kept=True),
+            "full_train": self._part("full_train", train, np.flatnonzero(~out.test), kept=False),
+        }
+        if out.test.any():
+            parts["test"] = self._part("test", train, np.flatnonzero(out.test), kept=True)
+        elif source.test is not None and len(source.test):
+            parts["test"] = self._whole("test", source.test, kept=True)
+        if config.train_cache_size is not None:
+            whole = self._whole("full_train", train, kept=False)
+            cache = whole.kept_whole(config.train_cache_size, self.cache_dir)
+            for split in ("train", "full_train", "valid"):
+                parts[split].decoder.train_cache = cache
+        return parts
+
+    def _whole(self, split: str, examples: Examples, *, kept: bool) -> FilePart:
+        return self._part(split, examples, np.arange(len(examples)), kept=kept)
+
+    def _part(self, split: str, examples: Examples, indices: np.ndarray, *, kept: bool) -> FilePart:
+        """Some of the examples; `kept` says whether their evaluation views are written into the cache."""
+        decoder = Decoder(examples, indices, self.size, self.config.on_bad_image)
+        name, cache_dir = self.source.name.replace("/", "-"), self.cache_dir if kept else None
+        return FilePart(split, decoder, self.workers, self.bad_images, cache_dir, name)
 
 
 def _joined(source: Source, out: HeldOut) -> tuple[Examples, HeldOut]:

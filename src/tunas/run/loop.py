@@ -123,21 +123,7 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
     if (found := resumed_checkpoint(directory, world)) is not None:
         run.load(*found)
         start = found[1]["step"]
-    events = EventLog(directory, open_trackers(log_to, directory)) if world.is_main else None
-
-    def write(event: Event | None) -> None:
-        if events and event:
-            events.log(*event)
-
-    def keep(done: int) -> None:
-        assert events is not None
-        save_checkpoint(directory, done, run.tensors(), {**run.numbers(), "events": events.sizes()}, run.keep)
-        run.saved()
-
-    def save(done: int) -> None:
-        run.settle()
-        world.from_main(lambda: keep(done))
-
+    kept = _Kept(run, directory, world, log_to)
     try:
         with (
             run.reading(start),
@@ -153,23 +139,50 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
                     scalars = run.advance(step)
                 except WaitingStopped:
                     if scalars and world.size == 1:
-                        save(step)
+                        kept.save(step)
                     raise Stopped(stop.signal or signal.SIGTERM, step) from None
                 done = step + 1
-                if events and (step % run.log_every == 0 or done == run.steps):
-                    write(run.logged(step, scalars))
-                write(run.scored(done, scalars))
+                if world.is_main and (step % run.log_every == 0 or done == run.steps):
+                    kept.log(run.logged(step, scalars))
+                kept.log(run.scored(done, scalars))
                 now = time.perf_counter()
                 left.took(now - last)
                 last = now
                 progress.update(done, run.status(scalars, (done - start) / (now - began)), left.seconds())
                 stopping = votes.cast(stop.signal is not None)
                 if stopping or done % run.save_every == 0 or done == run.steps:
-                    save(done)
+                    kept.save(done)
                 if stopping and done < run.steps:
                     raise Stopped(stop.signal or signal.SIGTERM, done)
-        write(run.finished())
+        kept.log(run.finished())
     finally:
-        if events:
-            events.close()
+        kept.close()
     return start
+
+
+class _Kept:
+    """What a run leaves in its directory: event files and checkpoints, both written by the first process."""
+
+    def __init__(self, run: Run, directory: Path, world: World, log_to: Sequence[str]):
+        self._run, self._directory, self._world = run, directory, world
+        self._events = EventLog(directory, open_trackers(log_to, directory)) if world.is_main else None
+
+    def log(self, event: Event | None) -> None:
+        if self._events and event:
+            self._events.log(*event)
+
+    def save(self, done: int) -> None:
+        """A checkpoint after so many steps; called in every process."""
+        self._run.settle()
+        self._world.from_main(lambda: self._save(done))
+
+    def _save(self, done: int) -> None:
+        assert self._events is not None
+        run = self._run
+        numbers = {**run.numbers(), "events": self._events.sizes()}
+        save_checkpoint(self._directory, done, run.tensors(), numbers, run.keep)
+        run.saved()
+
+    def close(self) -> None:
+        if self._events:
+            self._events.close()

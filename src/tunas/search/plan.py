@@ -176,35 +176,17 @@ def plan_search(
         )
     multiplier = config.rl_batch_size_multiplier
     valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
-    samples = _cost_samples(config, steps)
-    if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
-        raise InputError(
-            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
-            "a cost model"
-        )
-    if config.choose_from > 1 and config.rl_cost_model_tolerance is None:
-        raise InputError(
-            "choose_from chooses among architectures within rl_cost_model_tolerance of the target; give that too, such "
-            "as 0.01"
-        )
     precision = search_precision(config, on_cuda)
     recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
-    exponent = config.rl_cost_model_exponent
-    if exponent is None:
-        exponent = SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
     momentum = _momentum(config.rl_baseline_momentum, BASELINE_MOMENTUM, steps, 0.0)
     beta2 = _momentum(config.rl_adam_beta2, ADAM_BETA2, steps, SHORTEST_BETA2)
-    delay = steps_of(config.rl_delay_steps_fraction, steps)
+    delay, measures_last = steps_of(config.rl_delay_steps_fraction, steps), config.rl_delay_validation == "last"
     return SearchPlan(
-        rl_cost_model_exponent=exponent,
+        rl_cost_model_exponent=_exponent(config, steps),
         rl_baseline_momentum=momentum,
         rl_adam_beta2=beta2,
-        unmeasured_steps=0
-        if config.rl_delay_validation == "all"
-        else schedule.unmeasured_steps(delay, momentum, beta2),
-        valid_precision=search_precision(config, on_cuda)
-        if config.valid_precision == "auto"
-        else config.valid_precision,
+        unmeasured_steps=schedule.unmeasured_steps(delay, momentum, beta2) if measures_last else 0,
+        valid_precision=precision if config.valid_precision == "auto" else config.valid_precision,
         steps=steps,
         batch=batch,
         replicas=replicas,
@@ -220,7 +202,7 @@ def plan_search(
         rl_delay_steps=delay,
         increase_ops_steps=steps_of(config.increase_ops_warmup_steps_fraction, steps),
         increase_filters_steps=steps_of(config.increase_filters_warmup_steps_fraction, steps),
-        num_cost_samples=samples,
+        num_cost_samples=_cost_samples(config, steps),
         precision=precision,
         log_every=config.log_every or max(1, min(100, steps // 200)),
         checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
@@ -257,6 +239,16 @@ def _check_values(config: SearchConfig) -> None:
         config.increase_filters_warmup_steps_fraction,
         config.rl_delay_steps_fraction,
     )
+    if config.rl_cost_model_tolerance is not None and (config.constraint or not config.enable_cost_model):
+        raise InputError(
+            "rl_cost_model_tolerance is about one cost with one target; leave it out with constraints, or without "
+            "a cost model"
+        )
+    if config.choose_from > 1 and config.rl_cost_model_tolerance is None:
+        raise InputError(
+            "choose_from chooses among architectures within rl_cost_model_tolerance of the target; give that too, such "
+            "as 0.01"
+        )
 
 
 def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int]:
@@ -291,6 +283,12 @@ def _cost_samples(config: SearchConfig, steps: int) -> int:
             "num_cost_samples works with the abs reward only, where the cost's part stands on its own; set it to 0"
         )
     return samples
+
+
+def _exponent(config: SearchConfig, steps: int) -> float:
+    if config.rl_cost_model_exponent is not None:
+        return config.rl_cost_model_exponent
+    return SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
 
 
 def _rl_learning_rate(config: SearchConfig, batch: int, steps: int) -> float:

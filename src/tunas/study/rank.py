@@ -3,24 +3,19 @@ trainings."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
-from torch import Tensor
 
 from tunas.cost.catalog import load_cost_model
 from tunas.data.identity import identity_of
-from tunas.data.storage import read_text
 from tunas.errors import InputError, check_positive
 from tunas.files import check_writable, make_directory, write_text, writing_to
 from tunas.flags import as_tuple
@@ -33,10 +28,11 @@ from tunas.run.session import Progress, ended, warn
 from tunas.search.objective import default_cost_model, median_cost
 from tunas.space import Architecture, Space, get_space, structure_from_json
 from tunas.study.config import StudyConfig
+from tunas.study.correlation import Correlation, correlation
 from tunas.study.jobs import check_engine, run_jobs
-from tunas.study.released import TEST, VALIDATION
 from tunas.study.sample import ALIKE, random_alike
-from tunas.study.study import RANDOM, RANDOM_CSV, SEARCHED_CSV, Entry, trained, training_jobs, write_rows
+from tunas.study.stand_alone import FEWEST, stand_alone_qualities
+from tunas.study.study import RANDOM, RANDOM_CSV, Entry, trained, training_jobs, write_rows
 from tunas.task.batches import as_float, on_device
 from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
@@ -46,34 +42,8 @@ RANK = "rank.json"
 """In the directory of a search, where nothing else is said."""
 TRAININGS = "rank"
 """Below the directory of a search: architectures that were trained for its ranking."""
-FEWEST = 5
-"""Architectures that a correlation takes."""
-RESAMPLES = 1000
-"""Of the architectures, with replacement, for the interval of Kendall's correlation."""
-CONFIDENCE = 0.95
-TOP = (1, 3, 10)
-"""Architectures, those that look best with shared weights, whose best one is compared with the best of all."""
-ACCURACY_COLUMNS = ("accuracy", VALIDATION, TEST)
-"""Of a study's CSV file: the first of them that is filled counts."""
 SHARED = "weights"
 """Name of the shared weights in a checkpoint of a search."""
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """How two rankings of the same architectures agree.
-
-    Args:
-        spearman, kendall: -1 to 1 (tau-b); None where all qualities of one side are equal.
-        interval: of Kendall's, at 95 %, by drawing the architectures again; None likewise.
-        regret: k -> best stand-alone quality of all minus the best among the k that look best with shared weights. Of
-            those that look equally good, the worst come first.
-    """
-
-    spearman: float | None
-    kendall: float | None
-    interval: tuple[float, float] | None
-    regret: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -170,32 +140,8 @@ def rank(
         check_writable(Path(out).expanduser())
     task = task_of_run(directory, params, dataset_dir, task)
     batches = _held_out_batches(task, params["valid_share"], examples, seed)
-    supernet = SuperNet(
-        space,
-        **task.network_arguments,
-        same_padding=params.get("padding") == "same",
-        aggressive_sharing=params.get("aggressive_sharing", True),
-    )
-    supernet.to(torch_device).eval()
-    weights = supernet.flatten()
-    indices = np.array([architecture.indices for architecture in architectures], np.int64)
-    rankings = []
-    total = len(paths) * len(batches) * len(indices)
-    with Progress("rank", total, 0, shown=True) as progress:
-        for number, path in enumerate(paths):
-            found = _shared_weights(path, weights)
-            if found is None:
-                continue
-            step, shared = found
-            with torch.no_grad():
-                weights.copy_(shared)
-            sums = np.zeros(len(indices))
-            for place, (row, quality) in enumerate(_qualities(supernet, task, batches, indices, params, torch_device)):
-                sums[row] += quality
-                done = number * len(batches) * len(indices) + place + 1
-                progress.update(done, f"step {step}")
-            means = sums / len(batches)
-            rankings.append(Ranking(step, means, correlation(means, stand_alone, seed)))
+    shared = _SharedNetwork(space, params, task, torch_device)
+    rankings = _rankings(paths, shared, batches, architectures, stand_alone, seed)
     if not rankings:
         raise InputError(f"no checkpoint in {directory} could be read; the newest is {paths[-1].name}")
     counted = len(batches) * params["valid_share"]
@@ -293,117 +239,69 @@ def _held_out_batches(task: Task, batch: int, examples: int, seed: int) -> list[
         return [next(stream) for _ in range(count)]
 
 
-def _shared_weights(path: Path, weights: Tensor) -> tuple[int, Tensor] | None:
-    """(step, shared weights) of a checkpoint; None, with a warning, where it is damaged or the search, still running,
-    has just removed it."""
-    try:
-        tensors, numbers = load_checkpoint(path)
-    except DamagedCheckpoint as error:
-        warn(f"passing over a checkpoint that cannot be read: {error}")
-        return None
-    shared = tensors.get(SHARED)
-    if shared is None or shared.shape != weights.shape:
-        raise InputError(f"{path} does not hold shared weights of this space")
-    return int(numbers["step"]), shared
-
-
-@torch.no_grad()
-def _qualities(
-    supernet: SuperNet,
-    task: Task,
+def _rankings(
+    paths: Sequence[Path],
+    shared: _SharedNetwork,
     batches: Sequence[Batch],
-    indices: np.ndarray,
-    params: dict[str, Any],
-    device: torch.device,
-) -> Iterator[tuple[int, float]]:
-    """(row of `indices`, quality) of every architecture on every batch, with the statistics of that batch."""
-    for batch in batches:
-        inputs, targets = on_device(batch, device)
-        seen = task.prepare(inputs)
-        for row, chosen in enumerate(indices):
-            with autocast(device, params.get("valid_precision", "fp32")):
-                outputs = supernet(seen, chosen)
-            yield row, float(task.quality(as_float(outputs), targets))
-
-
-def stand_alone_qualities(path: str, space: Space) -> tuple[list[Architecture], np.ndarray]:
-    """The architectures of `space` in a study's CSV files and their qualities `[N]`; the mean where one was trained
-    several times.
-
-    Args:
-        path: the directory of a study, or one CSV file.
-
-    Raises:
-        InputError: naming the file and line, where something cannot be read; where there are too few architectures.
-    """
-    found: dict[Architecture, list[float]] = {}
-    others = 0
-    for file in _csv_files(path):
-        reader = csv.DictReader(io.StringIO(read_text(str(file))))
-        columns = reader.fieldnames or ()
-        needed = next((name for name in ("ssd", "indices") if name not in columns), None)
-        if needed or not set(ACCURACY_COLUMNS) & set(columns):
-            missing = needed or f"one of {', '.join(ACCURACY_COLUMNS)}"
-            raise InputError(f"{file}: the first line must name the columns of a study; {missing} is missing")
-        for number, row in enumerate(reader, 2):
-            if row["ssd"] != space.name:
-                others += 1
+    architectures: Sequence[Architecture],
+    stand_alone: np.ndarray,
+    seed: int,
+) -> list[Ranking]:
+    """One for each checkpoint that can be read, in their order."""
+    rankings = []
+    indices = np.array([architecture.indices for architecture in architectures], np.int64)
+    each = len(batches) * len(indices)
+    with Progress("rank", len(paths) * each, 0, shown=True) as progress:
+        for number, path in enumerate(paths):
+            step = shared.load(path)
+            if step is None:
                 continue
-            try:
-                found.setdefault(space.architecture(str(row["indices"])), []).append(_quality(row))
-            except InputError as error:
-                raise InputError(f"{file}, line {number}: {error}") from None
-    if others:
-        warn(f"{others} architectures in {path} are of other spaces than {space.name}, and are not used")
-    if len(found) < FEWEST:
-        raise InputError(
-            f"a ranking takes at least {FEWEST} different architectures of {space.name}; {path} holds {len(found)}"
+            sums = np.zeros(len(indices))
+            for place, (row, quality) in enumerate(shared.qualities(batches, indices)):
+                sums[row] += quality
+                progress.update(number * each + place + 1, f"step {step}")
+            means = sums / len(batches)
+            rankings.append(Ranking(step, means, correlation(means, stand_alone, seed)))
+    return rankings
+
+
+class _SharedNetwork:
+    """The supernet of a search, with the weights of one checkpoint after the other."""
+
+    def __init__(self, space: Space, params: Mapping[str, Any], task: Task, device: torch.device):
+        self._task, self._device = task, device
+        self._precision = params.get("valid_precision", "fp32")
+        self._supernet = SuperNet(
+            space,
+            **task.network_arguments,
+            same_padding=params.get("padding") == "same",
+            aggressive_sharing=params.get("aggressive_sharing", True),
         )
-    return list(found), np.array([np.mean(values) for values in found.values()])
+        self._supernet.to(device).eval()
+        self._weights = self._supernet.flatten()
 
+    @torch.no_grad()
+    def load(self, path: Path) -> int | None:
+        """Takes the weights of a checkpoint; its step. None, with a warning, where it is damaged or the search, still
+        running, has just removed it."""
+        try:
+            tensors, numbers = load_checkpoint(path)
+        except DamagedCheckpoint as error:
+            warn(f"passing over a checkpoint that cannot be read: {error}")
+            return None
+        shared = tensors.get(SHARED)
+        if shared is None or shared.shape != self._weights.shape:
+            raise InputError(f"{path} does not hold shared weights of this space")
+        self._weights.copy_(shared)
+        return int(numbers["step"])
 
-def _csv_files(path: str) -> list[Path | str]:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        return [path]
-    files: list[Path | str] = [folder / name for name in (RANDOM_CSV, SEARCHED_CSV) if (folder / name).is_file()]
-    if not files:
-        raise InputError(
-            f"{folder} holds no {RANDOM_CSV}; name the --out directory of a `tunas study` that has ended, or a CSV file"
-        )
-    return files
-
-
-def _quality(row: dict[str, str | None]) -> float:
-    texts = [(row.get(name) or "").strip() for name in ACCURACY_COLUMNS]
-    text = next(filter(None, texts), "")
-    try:
-        accuracy = float(text)
-    except ValueError:
-        accuracy = math.nan
-    if not math.isfinite(accuracy):
-        raise InputError(f"the accuracy must be a number, not {text!r}")
-    return accuracy
-
-
-def correlation(shared: np.ndarray, alone: np.ndarray, seed: int = 0) -> Correlation:
-    """How the qualities `[N]` with shared weights rank the architectures, against those of stand-alone trainings."""
-    regret = {count: top_regret(shared, alone, count) for count in TOP if count < len(alone)}
-    if np.ptp(shared) == 0 or np.ptp(alone) == 0:
-        return Correlation(None, None, None, regret)
-    spearman, kendall = stats.spearmanr(shared, alone).statistic, _kendall(shared, alone)
-    rows = np.random.default_rng(seed).integers(len(alone), size=(RESAMPLES, len(alone)))
-    drawn = [_kendall(shared[each], alone[each]) for each in rows]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])  # nan: one architecture drawn N times over
-    return Correlation(float(spearman), kendall, (float(low), float(high)), regret)
-
-
-def _kendall(first: np.ndarray, second: np.ndarray) -> float:
-    return float(stats.kendalltau(first, second).statistic)
-
-
-def top_regret(shared: np.ndarray, alone: np.ndarray, count: int) -> float:
-    """Best of `alone` minus the best of it among the `count` with the most `shared`; of equal ones the worst first."""
-    looks_best = np.lexsort((alone, -shared))[:count]
-    return float(alone.max() - alone[looks_best].max())
+    @torch.no_grad()
+    def qualities(self, batches: Sequence[Batch], indices: np.ndarray) -> Iterator[tuple[int, float]]:
+        """(row of `indices`, quality) of every architecture on every batch, with the statistics of that batch."""
+        for batch in batches:
+            inputs, targets = on_device(batch, self._device)
+            seen = self._task.prepare(inputs)
+            for row, chosen in enumerate(indices):
+                with autocast(self._device, self._precision):
+                    outputs = self._supernet(seen, chosen)
+                yield row, float(self._task.quality(as_float(outputs), targets))

@@ -111,6 +111,43 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
     """
+    _check_values(config)
+    train_split, eval_split = splits(config)
+    epochs = epochs_of(config)
+    recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
+    is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
+    batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
+    steps = int(train_size * epochs // batch)
+    if steps < 1:
+        raise InputError(
+            f"{epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
+            f"smaller batches"
+        )
+    if config.head_epochs >= epochs:
+        raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
+    eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
+    return TrainPlan(
+        train_split=train_split,
+        eval_split=eval_split,
+        epochs=epochs,
+        steps=steps,
+        batch=batch,
+        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
+        warmup_steps=steps_of(recipe.warmup_fraction, steps),
+        weight_decay=recipe.weight_decay,
+        dropout_rate=_dropout_rate(config, epochs),
+        path_dropout_rate=recipe.path_dropout_rate,
+        bn_momentum=config.bn_momentum or bn_momentum_of(steps),
+        ema_decay=ema_decay_of(recipe, steps) if config.ema_decay is None else config.ema_decay or None,
+        used_recipe=recipe,
+        head_steps=int(train_size * config.head_epochs // batch),
+        log_every=config.log_every or max(1, min(100, steps // 200)),
+        checkpoint_every=config.checkpoint_every or max(1, min(1000, steps // 10)),
+        eval_steps=None if eval_every is None else eval_every * train_size / batch,
+    )
+
+
+def _check_values(config: TrainConfig) -> None:
     for name in (
         "epochs",
         "train_batch_size",
@@ -131,39 +168,12 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"{name} must be at least 0 and below 1, not {value}")
-    train_split, eval_split = splits(config)
-    epochs = epochs_of(config)
-    recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
-    is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
-    batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
-    steps = int(train_size * epochs // batch)
-    if steps < 1:
-        raise InputError(
-            f"{epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
-            f"smaller batches"
-        )
-    dropout = config.dropout_rate
-    if dropout is None:
-        dropout = 0.0 if epochs < DROPOUT_FROM_EPOCHS else V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE
-    if config.head_epochs >= epochs:
-        raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
-    eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
-    return TrainPlan(
-        train_split=train_split,
-        eval_split=eval_split,
-        epochs=epochs,
-        steps=steps,
-        batch=batch,
-        learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
-        warmup_steps=steps_of(recipe.warmup_fraction, steps),
-        weight_decay=recipe.weight_decay,
-        dropout_rate=dropout,
-        path_dropout_rate=recipe.path_dropout_rate,
-        bn_momentum=config.bn_momentum or bn_momentum_of(steps),
-        ema_decay=ema_decay_of(recipe, steps) if config.ema_decay is None else config.ema_decay or None,
-        used_recipe=recipe,
-        head_steps=int(train_size * config.head_epochs // batch),
-        log_every=config.log_every or max(1, min(100, steps // 200)),
-        checkpoint_every=config.checkpoint_every or max(1, min(1000, steps // 10)),
-        eval_steps=None if eval_every is None else eval_every * train_size / batch,
-    )
+
+
+def _dropout_rate(config: TrainConfig, epochs: float) -> float:
+    """Before the classifier."""
+    if config.dropout_rate is not None:
+        return config.dropout_rate
+    if epochs < DROPOUT_FROM_EPOCHS:
+        return 0.0
+    return V3_DROPOUT_RATE if config.ssd in V3_FAMILY else DROPOUT_RATE
