@@ -21,18 +21,10 @@ from scipy.stats import spearmanr
 
 import tunas
 from tunas.cost.fit import fit_samples
-from tunas.cost.measure import (
-    CLOCKS,
-    MeasureConfig,
-    artifact_and_inputs,
-    interleaved_times,
-    measured_with_references,
-    progress_bar,
-    settle_allocator,
-    setup_of,
-    summary,
-)
+from tunas.cost.measure import artifact_and_inputs, measured_with_references, setup_of
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import Sample, append_samples, draw_architectures, read_samples, references_of
+from tunas.cost.timing import CLOCKS, interleaved_times, progress_bar, settle_allocator, summary
 from tunas.runtime import Runtime, get_runtime
 from tunas.space import Architecture
 

@@ -313,7 +313,7 @@ def test_other_parameters_are_refused_with_the_differences(
 def test_what_is_measured_next_is_enough_for_a_fit(tmp_path: Path) -> None:
     from support.jobs import TINY as SPACE
     from tunas.cli.measure import next_line
-    from tunas.cost.measure import MeasureConfig
+    from tunas.cost.measure_config import MeasureConfig
 
     config = MeasureConfig(SPACE, out=f"{tmp_path}/a b.csv", image_size=32, num_architectures=4, rounds=3)
     assert next_line(config, 40) == f"next: tunas fit '--samples={tmp_path}/a b.csv' --ssd={SPACE} --out=my_device.json"

@@ -17,18 +17,10 @@ import tunas
 from tunas import CostModel, InputError, OneOf
 from tunas.cli.measure import run as cli_run
 from tunas.cost.additive import parameters
+from tunas.cost.elsewhere import export
 from tunas.cost.fit import FitConfig, fit
-from tunas.cost.measure import (
-    CLOCKS,
-    MEANT_FOR,
-    MeasureConfig,
-    compare,
-    export,
-    interleaved_times,
-    measure,
-    network_and_inputs,
-    summary,
-)
+from tunas.cost.measure import compare, measure, network_and_inputs
+from tunas.cost.measure_config import MEANT_FOR, MeasureConfig
 from tunas.cost.samples import (
     HEADER,
     Sample,
@@ -38,6 +30,7 @@ from tunas.cost.samples import (
     read_samples,
     references_of,
 )
+from tunas.cost.timing import CLOCKS, interleaved_times, summary
 from tunas.runtime import Conversion, Runtime, Session, register_runtime, registry, runtime_names
 from tunas.runtime.onnx_file import onnx_bytes
 from tunas.space import (

@@ -6,7 +6,8 @@ import pytest
 import tunas
 from tunas import OneOf
 from tunas.cost.fit import FitConfig, fit
-from tunas.cost.measure import MeasureConfig, measure
+from tunas.cost.measure import measure
+from tunas.cost.measure_config import MeasureConfig
 from tunas.space import (
     FILTERS,
     OP,

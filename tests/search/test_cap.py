@@ -13,8 +13,10 @@ from tunas import CostModel, InputError
 from tunas.cli import main
 from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
-from tunas.cost.measure import CLOCKS, MeasureConfig, measure
+from tunas.cost.measure import measure
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import references_of
+from tunas.cost.timing import CLOCKS
 from tunas.errors import NOT_AS_ASKED
 from tunas.runtime import Runtime, Session, register_runtime, registry
 from tunas.search.cap import ATTEMPTS, OVER, capped_target, margin

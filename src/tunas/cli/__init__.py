@@ -36,7 +36,7 @@ COMMANDS = {
     "cost": Command("what an architecture costs", "tunas.cli.cost:CostConfig"),
     "spaces": Command("list search spaces, or print one or one of its architectures", "tunas.cli.spaces:SpacesConfig"),
     "measure": Command(
-        "time architectures on a device", "tunas.cost.measure:MeasureConfig", "tunas.cost.measure:of_run"
+        "time architectures on a device", "tunas.cost.measure_config:MeasureConfig", "tunas.cost.measure_config:of_run"
     ),
     "fit": Command("fit a cost model to measured times", "tunas.cost.fit:FitConfig"),
     "export": Command(

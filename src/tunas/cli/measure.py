@@ -6,13 +6,14 @@ import dataclasses
 from pathlib import Path
 from shlex import quote
 
-from tunas.cost.measure import MeasureConfig
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.model import with_unit
 from tunas.flags import as_told
 
 
 def run(config: MeasureConfig) -> None:
-    from tunas.cost.measure import compare, export, measure
+    from tunas.cost.elsewhere import export
+    from tunas.cost.measure import compare, measure
 
     if config.export is not None:
         manifest = export(config)

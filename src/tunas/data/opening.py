@@ -20,7 +20,8 @@ from tunas.data.folder import counted, extensions_in, has_class_folders, has_spl
 from tunas.data.formats import IMAGE_EXTENSIONS
 from tunas.data.huggingface import looks_like_saved, open_parquet, open_saved, parquet_files
 from tunas.data.identity import Identity, has_same_examples
-from tunas.data.loader import BadImages, Data, FilePart, PixelPart
+from tunas.data.loader import Data
+from tunas.data.parts import BadImages, FilePart, PixelPart
 from tunas.data.shared import scratch_directory
 from tunas.data.splits import HeldOut, choose_held_out
 from tunas.data.storage import is_remote, write_whole

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tunas.cost.measure import CLOCKS, MeasureConfig, interleaved_times, run_of, settle_allocator, slowdown_of, summary
+from tunas.cost.measure import run_of, slowdown_of
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import references_of
+from tunas.cost.timing import CLOCKS, interleaved_times, settle_allocator, summary
 from tunas.errors import InputError
 from tunas.export.camera import as_taken
 from tunas.export.directory import read_about, read_files

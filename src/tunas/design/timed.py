@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from tunas.cost.catalog import load_cost_model
-from tunas.cost.measure import OUTPUT, MeasureConfig, network_and_inputs, random_inputs, run_of, settle_allocator
+from tunas.cost.measure import OUTPUT, network_and_inputs, random_inputs, run_of
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import draw_architectures
+from tunas.cost.timing import settle_allocator
 from tunas.design.pace import Pace, pace_beside, pace_of
 from tunas.design.sizes import Sizes
 from tunas.design.way import Way

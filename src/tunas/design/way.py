@@ -11,7 +11,8 @@ from typing import Any
 
 from tunas.cost.catalog import load_cost_model
 from tunas.cost.fit import FitConfig
-from tunas.cost.measure import MeasureConfig, setup_changes, setup_of
+from tunas.cost.measure import setup_changes, setup_of
+from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.model import with_unit
 from tunas.cost.range import cost_range
 from tunas.design.config import DesignConfig

@@ -12,7 +12,7 @@ import torch
 
 import tunas
 from tunas.cost.catalog import has_pixel1, load_cost_model
-from tunas.cost.measure import interleaved_times, progress_bar, settle_allocator, summary
+from tunas.cost.timing import interleaved_times, progress_bar, settle_allocator, summary
 from tunas.errors import InputError
 from tunas.export.check import Check, Reference, checked
 from tunas.export.config import ExportConfig

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tunas.cost.measure import progress_bar
+from tunas.cost.timing import progress_bar
 from tunas.data.examples import BadImageError
 from tunas.data.images import EVALUATION_CROP, decode, evaluation_view, normalize
 from tunas.errors import InputError

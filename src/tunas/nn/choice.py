@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tunas.errors import InputError
-from tunas.nn.ops import mixture
+from tunas.nn.used_kernels import mixture
 from tunas.space.choice import ALL, OneOf
 
 INDICES = "indices"

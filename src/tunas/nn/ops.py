@@ -11,11 +11,8 @@ backward adds into place: no full-size gradient is allocated, zero-filled or add
 
 from __future__ import annotations
 
-import contextlib
 import math
-import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.nn.cuda_depthwise import depthwise_at_once
 from tunas.nn.depthwise import depthwise_conv, reach
+from tunas.nn.used_kernels import kernel_used
 
 BN_EPSILON = 1e-3
 """docs/algorithm.md#search-spaces."""
@@ -37,43 +35,6 @@ TRUNCATED_NORMAL_STD = 0.87962566103423978
 """Standard deviation of a unit normal truncated at ±2, which truncated he-normal initialisation divides by."""
 
 
-class UsedKernels:
-    """The convolution kernels of a forward pass, or slices of them, which L2 counts.
-
-    Attributes:
-        kernels: in the order of use.
-        shares: of the mixture that each took part with: 1, or under op warmup the product of the 1/n of every enabled
-            OneOf around it (docs/algorithm.md#weight-training).
-    """
-
-    def __init__(self) -> None:
-        self.kernels: list[Tensor] = []
-        self.shares: list[float] = []
-        self._share = 1.0
-
-    def add(self, kernel: Tensor) -> None:
-        self.kernels.append(kernel)
-        self.shares.append(self._share)
-
-    @contextlib.contextmanager
-    def mixed(self, choices: int) -> Iterator[None]:
-        """Within the context, kernels belong to one of `choices` that all run."""
-        outer, self._share = self._share, self._share / choices
-        try:
-            yield
-        finally:
-            self._share = outer
-
-
-class _Recording(threading.local):
-    """What the forward pass of this thread notes its kernels in."""
-
-    used: UsedKernels | None = None
-
-
-_recording = _Recording()
-
-
 def shape_of(x: Tensor) -> torch.Size | tuple[int, ...]:
     """`x.shape` in plain integers, also while torch traces: widths are the architecture's, not the input's."""
     if not torch.jit.is_tracing():
@@ -81,22 +42,6 @@ def shape_of(x: Tensor) -> torch.Size | tuple[int, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return tuple(map(int, x.shape))
-
-
-@contextlib.contextmanager
-def recording_kernels() -> Iterator[UsedKernels]:
-    """Within the context, every convolution of this thread notes the (slice of the) kernel that it used."""
-    outer, used = _recording.used, UsedKernels()
-    _recording.used = used
-    try:
-        yield used
-    finally:
-        _recording.used = outer
-
-
-def mixture(choices: int) -> contextlib.AbstractContextManager[None]:
-    """The context in which all of `choices` run and their mean is taken."""
-    return contextlib.nullcontext() if _recording.used is None else _recording.used.mixed(choices)
 
 
 class Sliceable(nn.Module):
@@ -129,12 +74,6 @@ class Sliceable(nn.Module):
             leaf.grad = parameter.grad[region]
         assert self._leaves is not None
         return self._leaves.setdefault((name, key), leaf)  # another thread may have been faster
-
-
-def kernel_used(kernel: Tensor) -> None:
-    """Notes that a forward pass used a kernel, which L2 then counts."""
-    if _recording.used is not None:
-        _recording.used.add(kernel)
 
 
 def _same_padded(x: Tensor, kernel: int, stride: int) -> Tensor:

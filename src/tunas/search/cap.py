@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunas.cost.measure import MeasureConfig, compare
+from tunas.cost.measure import compare
+from tunas.cost.measure_config import MeasureConfig
 from tunas.run.session import ended
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 import tunas
-from tunas.cost.measure import MeasureConfig, as_fitted
+from tunas.cost.measure import as_fitted
+from tunas.cost.measure_config import MeasureConfig
 from tunas.errors import InputError
 from tunas.flags import as_told
 from tunas.nn.supernet import SuperNet

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunas.nn.ops import UsedKernels
+from tunas.nn.used_kernels import UsedKernels
 
 T = TypeVar("T")
 R = TypeVar("R")

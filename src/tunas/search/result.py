@@ -15,7 +15,7 @@ from tunas.search.objective import is_within
 from tunas.space import Architecture
 
 if TYPE_CHECKING:
-    from tunas.cost.measure import MeasureConfig
+    from tunas.cost.measure_config import MeasureConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tunas.errors import DivergedError, InputError
 from tunas.nn.cuda_depthwise import is_long
-from tunas.nn.ops import UsedKernels
 from tunas.nn.supernet import SuperNet
+from tunas.nn.used_kernels import UsedKernels
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.optimizer import RMSPROP, clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
