@@ -33,7 +33,25 @@ def load_named(name: str, what: str) -> Any:
         raise InputError(f"cannot load {what} {name!r}: {error}") from None
 
 
-def _module_of_file(location: str) -> ModuleType:
+class LoadedFiles:
+    """The files that were run here. Unpickled in another process, it runs them there: what is pickled after it may be
+    of classes that they define."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _run_files, (dict(_files),)
+
+
+_files: dict[str, str] = {}
+"""Path of each module that is a file."""
+
+
+def _run_files(files: dict[str, str]) -> LoadedFiles:
+    for name, path in files.items():
+        _module_of_file(path, name)
+    return LoadedFiles()
+
+
+def _module_of_file(location: str, name: str | None = None) -> ModuleType:
     path = Path(location).expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(location)
@@ -41,7 +59,8 @@ def _module_of_file(location: str) -> ModuleType:
         origin = getattr(module, "__file__", None)
         if origin is not None and origin == str(path):
             return module
-    name = path.stem if path.stem not in sys.modules else f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name is None:
+        name = path.stem if path.stem not in sys.modules else f"{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -51,4 +70,5 @@ def _module_of_file(location: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _files[name] = str(path)
     return module

@@ -30,6 +30,7 @@ from tunas.data.pixel_cache import PixelCache
 from tunas.data.shared import SharedArrays
 from tunas.data.storage import DamagedFileError, reason, storage_error
 from tunas.errors import InputError, TemporaryError
+from tunas.named import LoadedFiles
 
 CHUNK = 64
 """Images that a process decodes before it hands them on: enough to hide the hand-over, few enough that a batch is
@@ -261,7 +262,7 @@ def chunks(
         return
     # The map-style loader takes its "indices" from any iterable and keeps their order: here, the jobs.
     loader = DataLoader(
-        decoder,
+        _Carried(LoadedFiles(), decoder),
         batch_size=None,
         sampler=_Once(jobs),
         num_workers=workers,
@@ -276,6 +277,17 @@ def chunks(
         yield from _checked(_told(made))
     finally:
         _end(made)
+
+
+@dataclass
+class _Carried:
+    """A decoder on its way to another process, where the files that define its classes come first."""
+
+    files: LoadedFiles
+    decoder: Decoder
+
+    def __getitem__(self, job: Job) -> Chunk:
+        return self.decoder[job]
 
 
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
