@@ -26,6 +26,9 @@ HEAD = "head"
 """Path and description of the classifier, which every network ends with."""
 CACHE_MEGABYTES = (0.25, 1, 2, 4, 8, 16)
 """Sizes of float32 tensors at which caches and allocators change their speed."""
+CHANNEL_BLOCKS = (16, 32)
+"""Channels that kernels compute together, of INT8 twice or four times as many as of float32: where a layer's are no
+multiple, the last block is filled up, or computed by slower code."""
 FINE_MARK = "->"
 """Stands in the names of quantities that are split by kernel size and resolution."""
 
@@ -248,6 +251,11 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
         add(f"macs {kind}", operation.macs)
         add(f"moved {kind}", read + written)
         add("weights", operation.parameters)
+        for block in CHANNEL_BLOCKS if kind != "pool" else ():
+            full = operation.macs * _filled_up(operation.outputs, block)
+            grouped = operation.groups > 1
+            add(f"macs {kind} in blocks of {block}", full if grouped else full * _filled_up(operation.inputs, block))
+            add(f"no blocks of {block} {kind}", (operation.outputs % block > 0) + (operation.inputs % block > 0))
         for threshold in CACHE_MEGABYTES:
             large = sum(numbers for numbers in (read, written) if numbers * 4 > threshold * 2**20)
             add(f"moved beyond {threshold} MB", large)
@@ -264,6 +272,11 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
         add(f"moved {fine}", read + written)
         add(f"calls {fine}", 1)
     return found
+
+
+def _filled_up(channels: int, block: int) -> float:
+    """How many times as many channels there are in whole blocks."""
+    return -(-channels // block) * block / channels
 
 
 def _work_kind(operation: Operation) -> str:
