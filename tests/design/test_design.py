@@ -136,7 +136,7 @@ def test_the_device_is_measured_and_the_winner_timed_beside_its_networks(tmp_pat
         out=str(tmp_path / "out"),
         cost_model=None,
         latency=(),
-        measure=("num_architectures=24", "rounds=2", "repeats=1", "warmup=1"),
+        measure=("num_architectures=32", "rounds=2", "repeats=1", "warmup=1"),
         force=True,
     )
     found = design(config)
@@ -145,7 +145,7 @@ def test_the_device_is_measured_and_the_winner_timed_beside_its_networks(tmp_pat
     assert "held-out mean error" in capsys.readouterr().out
     path = tmp_path / "out/cost_model.json"
     model = CostModel.load(path, get_space(TINY))
-    assert model.provenance["image_size"] == 16 and model.provenance["samples"] == 24
+    assert model.provenance["image_size"] == 16 and model.provenance["samples"] == 32
     provenance = {**model.provenance, "held_out_mean_relative_error": 0.3}
     CostModel(model.space, model.bias, model.terms, model.unit, model.device, provenance).save(path)
     with pytest.raises(InputError, match=r"too noisy to search for: .* 30.0% off .*--force"):

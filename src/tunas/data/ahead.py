@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
@@ -60,9 +61,10 @@ def one_ahead(items: Generator[T], left: Callable[[], object] = lambda: None) ->
             yield item
     finally:
         wanted.put(False)
-        thread.join(CLOSING)
-        if thread.is_alive():
-            left()
+        if not sys.is_finalizing():  # when the interpreter ends, daemons do not run any more
+            thread.join(CLOSING)
+            if thread.is_alive():
+                left()
 
 
 class _Ended:
