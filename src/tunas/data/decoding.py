@@ -280,7 +280,7 @@ def chunks(
 
 
 @dataclass
-class _Carried:
+class _Carried(Dataset[Chunk]):
     """A decoder on its way to another process, where the files that define its classes come first."""
 
     files: LoadedFiles
