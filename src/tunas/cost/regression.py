@@ -234,14 +234,8 @@ def ridge_dual(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def left_out_residuals(gram: np.ndarray, target: np.ndarray) -> np.ndarray:
     """For each sample, target minus what ridge regression on all the others predicts; exact, by one inversion."""
-    matrix = gram + np.eye(len(gram))
-    factor, failed = linalg.lapack.dpotrf(matrix, lower=1)
-    if failed:
-        inverse = linalg.inv(matrix, check_finite=False)
-        return (inverse @ target) / np.diag(inverse)
-    solved, _ = linalg.lapack.dpotrs(factor, target, lower=1)
-    half_inverse, _ = linalg.lapack.dpotri(factor, lower=1)
-    return solved / np.diag(half_inverse)
+    half = _lower_inverse(gram + np.eye(len(gram)))
+    return linalg.blas.dsymv(1.0, half, target, lower=1) / np.diag(half)
 
 
 def chosen_strengths(designs: list[sparse.csr_matrix], target: np.ndarray) -> tuple[float, ...]:
@@ -288,9 +282,12 @@ def residuals_along(
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
     """Of a symmetric positive definite matrix, at half the cost of a general one."""
+    lower = np.tril(_lower_inverse(matrix))
+    return lower + np.tril(lower, -1).T
+
+
+def _lower_inverse(matrix: np.ndarray) -> np.ndarray:
+    """The same, of which only the lower triangle counts."""
     factor, failed = linalg.lapack.dpotrf(matrix, lower=1)
     inverse, failed = linalg.lapack.dpotri(factor, lower=1) if not failed else (factor, failed)
-    if failed:
-        return linalg.inv(matrix, check_finite=False)
-    lower = np.tril(inverse)
-    return lower + np.tril(lower, -1).T
+    return linalg.inv(matrix, check_finite=False) if failed else inverse

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunas.allocator import keep_freed_memory
 from tunas.cost.fit import fewest_samples
 from tunas.design import parts
 from tunas.design.budget import seconds_of, within
@@ -38,9 +37,9 @@ from tunas.errors import InputError
 from tunas.export.config import ExportConfig
 from tunas.export.export import exportable
 from tunas.files import make_directory
-from tunas.primitives import keep_primitives
 from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.run.directory import locked
+from tunas.run.job import keep_between_steps
 from tunas.search.config import SearchConfig
 from tunas.search.plan import plan_search
 from tunas.space import Space, Tower, get_space
@@ -70,8 +69,7 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
         DivergedError: where a training failed again and again.
         Stopped: where SIGTERM or SIGINT asked for it; the same command goes on.
     """
-    keep_freed_memory()  # before the first network runs here, or searches and trainings of this process do without
-    keep_primitives()
+    keep_between_steps()  # before the first network runs here, or searches and trainings of this process do without
     check_engine(config.workers, config.engine)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a design starts its own processes: give --workers or --engine=ray, without torchrun")

@@ -68,7 +68,6 @@ def estimates(way: Way, sizes: Sizes, found: Timed) -> dict[str, Estimate]:
     parts["train"] = _trainings(way, trainings(way, sizes), sizes.train_epochs, found)
     if way.exports:
         parts["export"] = _exporting(way, found).times(targets)
-    if way.exports:
         parts["time"] = _timing(way, found).times(targets)
     parts["report"] = Estimate(REPORT_SECONDS, REPORT_BYTES)
     return parts

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from threading import BrokenBarrierError
 from typing import Any
 
-from tunas.allocator import keep_freed_memory
-from tunas.primitives import keep_primitives
 from tunas.run.budget import Trial, seconds_for, seconds_per_step
 from tunas.run.device import joined_world
+from tunas.run.job import keep_between_steps
 from tunas.search.config import SearchConfig
 from tunas.space import get_space
 from tunas.study.jobs import shared_threads
@@ -94,8 +93,7 @@ def _begin(together: Any) -> None:
 
 def _beside(config: Any, begun: float) -> Pace:
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (what is said is said by the run itself)
-    keep_freed_memory()
-    keep_primitives()
+    keep_between_steps()
     return _pace(config, None, begun, _wait)
 
 

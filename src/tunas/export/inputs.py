@@ -15,7 +15,7 @@ from tunas.data.images import EVALUATION_CROP, MEAN, STD, normalize
 from tunas.data.loader import Data
 from tunas.errors import InputError
 from tunas.export.camera import Camera, Input, as_taken
-from tunas.export.check import Reference, reference_of
+from tunas.export.check import BATCH, Reference, reference_of
 from tunas.export.directory import LABELS, PROGRAM, labels_bytes
 from tunas.export.standalone import predict_program
 from tunas.nn.flat import flat_network
@@ -24,7 +24,6 @@ from tunas.runtime.registry import Arrays
 from tunas.task.metric import accuracy
 from tunas.task.task import Task
 
-BATCH = 64
 PREPARED = "prepared"
 """What files take that are given what a task prepares."""
 WHOLE = ("digits",)

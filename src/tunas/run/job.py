@@ -23,7 +23,12 @@ def long_job(device: str, log_to: Sequence[str]) -> Iterator[World]:
         InputError: where the device or a tracker is not there.
     """
     check_trackers(log_to)
-    keep_freed_memory()
-    keep_primitives()
+    keep_between_steps()
     with joined_world(device) as world:
         yield world
+
+
+def keep_between_steps() -> None:
+    """Keeps memory and compiled primitives, from now on and for as long as the process lives."""
+    keep_freed_memory()
+    keep_primitives()

@@ -54,7 +54,7 @@ def chosen(search: Any, aim: Aim, winner: Architecture, tolerance: float) -> lis
     eighth of these on all held-out ones.
 
     Args:
-        search: a `tunas.search.loop.Search` after its last step, in every process.
+        search: a `tunas.search.step.Search` after its last step, in every process.
         aim: whose controller names the candidates.
         winner: the likeliest architecture; a candidate too if it is within the tolerance, or nothing is.
         tolerance: relative to the target.
