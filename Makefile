@@ -32,6 +32,7 @@ coverage: install
 lint: install
 	$(VENV)/bin/ruff check src tests benchmarks examples tools
 	$(VENV)/bin/ruff format --check src tests benchmarks examples tools
+	$(VENV)/bin/python tools/prose.py --check
 
 types: install
 	$(VENV)/bin/mypy

@@ -1,8 +1,9 @@
-"""Every Python block in the documentation runs, page by page, in a fresh directory."""
+"""Every Python block in the documentation runs, page by page, in a fresh directory; its references and lines hold."""
 
 import re
 from pathlib import Path
 
+import prose
 import pytest
 
 from support.jobs import Program
@@ -36,3 +37,7 @@ def test_every_reference_to_what_is_computed_leads_to_a_heading() -> None:
         if path.suffix in (".py", ".md"):
             for anchor in re.findall(r"algorithm\.md#([\w-]+)", path.read_text()):
                 assert anchor in anchors, f"{path} refers to #{anchor}"
+
+
+def test_no_prose_goes_beyond_120_columns() -> None:
+    assert [page.name for page in prose.pages() if prose.wrapped(page.read_text()) != page.read_text()] == []
