@@ -24,7 +24,8 @@ quickstart: $(if $(wildcard $(VENV)/installed),install,$(VENV)/usable)
 	$(VENV)/bin/tunas design --cost_model=pixel1 --latency=84 --random=3 --workers=2 --out=runs/quickstart
 
 test: install
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal  # a thread each: more would take the cores from each other
+# A thread for each process: more would take the cores from each other.
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 coverage: install
 	$(VENV)/bin/python -m pytest --cov=tunas --cov-report=term-missing:skip-covered
@@ -47,11 +48,14 @@ wheel: install  # into dist/; installed alone beside the dependencies, it runs t
 	$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		> "$$($(VENV)-wheel/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
 	$(VENV)-wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
-	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/support/tiny_space.py:tiny --cost_model=params --train=epochs=1 --random=1
+	cd $(VENV)-wheel && bin/tunas quickstart --ssd=$(CURDIR)/tests/support/tiny_space.py:tiny --cost_model=params \
+		--train=epochs=1 --random=1
 	rm -rf $(VENV)-wheel
 
 bench: install
-	for script in supernet_step controller_speed controller_regret input_pipeline; do $(VENV)/bin/python benchmarks/$$script.py || exit 1; done
+	for script in supernet_step controller_speed controller_regret input_pipeline; do \
+		$(VENV)/bin/python benchmarks/$$script.py || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) runs site

@@ -23,6 +23,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,7 @@ def measure(root: Path, images: int, workers: int, rounds: int) -> None:
     training: dict[str, Callable[[], Iterator[int]]] = {
         "plain torchvision": lambda: plain(root / "folder" / "train", workers, total, training=True),
         "bare decoding (limit)": lambda: bare(root / "folder" / "train", workers, total),
-        **{f"tunas, {name}": lambda data=data: ours(data, "train", augment=True) for name, data in sources.items()},  # type: ignore[misc]
+        **{f"tunas, {name}": partial(ours, data, "train", augment=True) for name, data in sources.items()},
         "tunas, folder, normalised here": lambda: ours(sources["folder"], "train", augment=True, normalized=True),
         "tunas, train_cache_size=256": lambda: ours(kept, "train", augment=True),
     }

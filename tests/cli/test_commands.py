@@ -14,13 +14,10 @@ import numpy as np
 import pytest
 
 import tunas
+from support.published import EXAMPLE_PROXYLESS
 from tunas.cli import COMMANDS, main
 from tunas.cli.flags import parsed
 
-EXAMPLE_84_MS = (
-    "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:0:0:0:0:1:0:"
-    "0:0:2:1:0:0:0"
-)
 TINY = """
 from tunas.space import FILTERS, OP, RELU, Block, Conv, GlobalAveragePool, InvertedBottleneck
 from tunas.space import OneOf, Residual, Times, Tower, Zero
@@ -96,7 +93,7 @@ def test_spaces_lists_every_space(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_spaces_prints_the_layers_of_an_architecture(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["spaces", "proxylessnas_search", "--indices", EXAMPLE_84_MS]) == 0
+    assert main(["spaces", "proxylessnas_search", "--indices", EXAMPLE_PROXYLESS]) == 0
     text = capsys.readouterr().out
     assert text.count("InvertedBottleneck") + text.count("skip") == 21
     assert main(["spaces", "mobilenet_v3_large"]) == 0
@@ -104,11 +101,11 @@ def test_spaces_prints_the_layers_of_an_architecture(capsys: pytest.CaptureFixtu
 
 
 def test_cost_prints_milliseconds_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_84_MS}"]) == 0
+    assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_PROXYLESS}"]) == 0
     text = capsys.readouterr().out
     assert "estimated cost: 84.0166" in text and " ms (Pixel 1" in text
     assert "parameters: 3,932,560" in text
-    assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_84_MS}", "--cost_model=params"]) == 0
+    assert main(["cost", "--ssd=proxylessnas_search", f"--indices={EXAMPLE_PROXYLESS}", "--cost_model=params"]) == 0
     assert capsys.readouterr().out.startswith("estimated cost: 3,932,560 parameters")
 
 
@@ -267,7 +264,7 @@ BAD = {
     "missing indices": (["train", "--ssd=proxylessnas_search"], "name one of its architectures with --indices"),
     "wrong length": (["train", "--ssd=proxylessnas_search", "--indices=0:1"], "takes 73 indices, but 2 were given"),
     "out of range": (
-        ["cost", "--ssd=proxylessnas_search", "--indices=" + EXAMPLE_84_MS.replace("0:0:0:1", "0:7:0:1", 1)],
+        ["cost", "--ssd=proxylessnas_search", "--indices=" + EXAMPLE_PROXYLESS.replace("0:0:0:1", "0:7:0:1", 1)],
         "index 7 at position 1 (blocks/1/layers/0) of proxylessnas_search is out of range: there are 3 choices, 0 to 2",
     ),
     "not integers": (["cost", "--ssd=proxylessnas_search", "--indices=a:b"], "'a' is not an integer"),

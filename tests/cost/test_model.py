@@ -13,20 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
+from support.published import EXAMPLE_PROXYLESS, EXAMPLE_V3
 from tunas import CostModel, InputError, OneOf, Space, load_cost_model
 from tunas.cost import CostTerm
 from tunas.cost.catalog import conditions_note
 from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, Residual, Times, Tower, Zero
 
 SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
-BEST_V3 = (
-    "0:0:1:1:1:3:1:0:0:1:1:0:0:0:1:0:0:0:1:2:2:4:1:0:2:1:0:0:1:0:0:0:2:0:0:3:2:5:1:0:2:0:0:0:1:0:0:1:1:1:0:4:1:5:1:0:0:0:1:0:"
-    "1:1:0:0:0:1:0:3:1:5:1:2:1:1:0:2:1:1:0:2:1:1:0:2:6:6"
-)
-PROXYLESS_84 = (
-    "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:"
-    "0:0:0:0:1:0:0:0:2:1:0:0:0"
-)
 
 
 def small_space(name="small"):
@@ -73,7 +66,7 @@ def test_pixel1_prices_the_published_checks_as_published(ssd):
 
 @pytest.mark.parametrize(
     "ssd, indices, milliseconds",
-    [("mobilenet_v3_like_search", BEST_V3, 56.575), ("proxylessnas_search", PROXYLESS_84, 84.017)],
+    [("mobilenet_v3_like_search", EXAMPLE_V3, 56.575), ("proxylessnas_search", EXAMPLE_PROXYLESS, 84.017)],
 )
 def test_pixel1_prices_the_worked_examples_of_the_specification(ssd, indices, milliseconds):
     architecture = tunas.get_space(ssd).architecture(indices)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,8 @@ def test_every_class_is_held_out_in_proportion(in_order):
 def test_a_class_of_two_has_one_and_a_class_of_one_is_named(caplog):
     sizes = (1, 2, 3, 30)
     ids = [(label, f"{label}_{k}") for label, size in enumerate(sizes) for k in range(size)]
-    some = Source("some", "folder", ["owl", "cat", "dog", "ant"], Table(ids), None, names_splits=False)  # type: ignore[arg-type]
+    table: Any = Table(ids)
+    some = Source("some", "folder", ["owl", "cat", "dog", "ant"], table, None, names_splits=False)
     valid, test = choose_held_out(some)
     labels = np.array([label for label, _ in ids])
     assert np.bincount(labels[valid], minlength=4).tolist() == [0, 1, 1, 3]
@@ -87,7 +89,8 @@ def test_fractions_that_cannot_be_are_refused():
 def test_the_choice_does_not_depend_on_the_order_of_the_files():
     one = source(500)
     order = np.random.default_rng(0).permutation(500)
-    other = Source("many", "webdataset", one.class_names, Table([one.train.file_ids()[k] for k in order]), None)  # type: ignore[arg-type]
+    table: Any = Table([one.train.file_ids()[k] for k in order])
+    other = Source("many", "webdataset", one.class_names, table, None)
     assert np.array_equal(held_out(one, None)[order], held_out(other, None))
     assert 0.1 < np.flatnonzero(held_out(one, None)).mean() / 500 < 0.9
 

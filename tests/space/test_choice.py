@@ -5,18 +5,10 @@ import dataclasses
 import pytest
 
 import tunas
+from support.published import EXAMPLE_PROXYLESS, EXAMPLE_V3
 from tunas import OneOf
 from tunas.space import FILTERS, OP, InvertedBottleneck, Residual, SeparableConv, Times, Zero, active_positions
 from tunas.space.choice import choice_points, numbered, resolved
-
-V3_EXAMPLE = (
-    "0:0:1:1:1:3:1:0:0:1:1:0:0:0:1:0:0:0:1:2:2:4:1:0:2:1:0:0:1:0:0:0:2:0:0:3:2:5:1:0:2:0:0:0:1:0:0:1:1:1:0:4:1:5:1:0:0:0:1:0:1:1:0:0:"
-    "0:1:0:3:1:5:1:2:1:1:0:2:1:1:0:2:1:1:0:2:6:6"
-)
-PROXYLESS_EXAMPLE = (
-    "0:0:0:1:0:0:0:0:1:0:0:1:0:0:1:0:1:1:0:1:0:0:1:0:0:0:0:0:0:2:1:0:1:1:0:2:1:0:2:1:0:0:1:1:0:0:0:0:1:0:0:1:0:0:0:1:1:0:2:0:0:0:0:0:"
-    "1:0:0:0:2:1:0:0:0"
-)
 
 
 def bottlenecks(layers):
@@ -32,8 +24,8 @@ def bottlenecks(layers):
 
 
 def test_the_v3_example_of_the_release_read_index_by_index():
-    take = map(int, V3_EXAMPLE.split(":")).__next__
-    tower = tunas.get_space("mobilenet_v3_like_search").architecture(V3_EXAMPLE).tower
+    take = map(int, EXAMPLE_V3.split(":")).__next__
+    tower = tunas.get_space("mobilenet_v3_like_search").architecture(EXAMPLE_V3).tower
 
     stem = tower.blocks[0].layers
     assert stem[0].kernel == (3, 5)[take()]
@@ -61,15 +53,15 @@ def test_the_v3_example_of_the_release_read_index_by_index():
 
 
 def test_the_v3_example_in_plain_numbers():
-    tower = tunas.get_space("mobilenet_v3_like_search").architecture(V3_EXAMPLE).tower
+    tower = tunas.get_space("mobilenet_v3_like_search").architecture(EXAMPLE_V3).tower
     assert [block.filters for block in tower.blocks] == [16, 24, 40, 80, 128, 192, 1024, 2048]
     assert bottlenecks(tower.blocks[1].layers) == [(5, 4.0, True, 2), None, None, None]
     assert bottlenecks(tower.blocks[4].layers) == [(5, 6.0, True, 1), None, (3, 2.0, True, 1), (3, 1.0, True, 1)]
 
 
 def test_the_proxyless_example_of_the_release_read_index_by_index():
-    take = map(int, PROXYLESS_EXAMPLE.split(":")).__next__
-    tower = tunas.get_space("proxylessnas_search").architecture(PROXYLESS_EXAMPLE).tower
+    take = map(int, EXAMPLE_PROXYLESS.split(":")).__next__
+    tower = tunas.get_space("proxylessnas_search").architecture(EXAMPLE_PROXYLESS).tower
     assert take() == 0  # the only width
     assert tower.blocks[1].layers[0] == SeparableConv((3, 5, 7)[take()])
     assert take() == 0
@@ -87,7 +79,7 @@ def test_the_proxyless_example_of_the_release_read_index_by_index():
 
 
 def test_an_index_string_is_what_it_was_read_from():
-    for name, text in [("mobilenet_v3_like_search", V3_EXAMPLE), ("proxylessnas_search", PROXYLESS_EXAMPLE)]:
+    for name, text in [("mobilenet_v3_like_search", EXAMPLE_V3), ("proxylessnas_search", EXAMPLE_PROXYLESS)]:
         assert tunas.get_space(name).architecture(text).text == text
 
 
@@ -143,7 +135,7 @@ def test_a_oneof_without_choices_or_with_a_foreign_tag_is_refused():
 
 def test_only_oneofs_on_the_path_taken_are_active():
     space = tunas.get_space("mobilenet_v3_like_search")
-    indices = list(space.architecture(V3_EXAMPLE).indices)
+    indices = list(space.architecture(EXAMPLE_V3).indices)
     active = active_positions(space, indices)
     assert active[:8] == [
         True,
@@ -161,7 +153,7 @@ def test_only_oneofs_on_the_path_taken_are_active():
 
 def test_pruning_forgets_the_indices_of_what_is_skipped_and_nothing_else():
     space = tunas.get_space("mobilenet_v3_like_search")
-    indices = list(space.architecture(V3_EXAMPLE).indices)
+    indices = list(space.architecture(EXAMPLE_V3).indices)
     indices[1] = 2
     architecture = space.architecture(indices)
     assert architecture.pruned().indices[1] == 0

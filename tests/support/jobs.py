@@ -188,7 +188,7 @@ def _redirect(output: str) -> None:
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     # Its own processes start as everywhere on this system, and not each from a fork server that imports all this again.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # or it could not start data workers
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may start data workers
     import torch
 
     torch.set_num_threads(1)
