@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tunas
+from support.published import SEARCH_SPACES
 from tunas import InputError, OneOf, Space, load_cost_model
 from tunas.cost.additive import NAMED, flash, flash_int8, macs, named_cost, parameters, peak_memory
 from tunas.cost.catalog import DEVICE_FREE
@@ -32,7 +33,6 @@ from tunas.space import (
     Zero,
 )
 
-SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 REFERENCES = ("mobilenet_v2", "mnasnet_b1", "mobilenet_v3_large", "mobilenet_multi_max")
 
 

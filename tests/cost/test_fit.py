@@ -8,6 +8,7 @@ import pytest
 from scipy import sparse
 
 import tunas
+from support.towers import small_tower
 from tunas import CostModel, InputError, OneOf, Space, load_cost_model
 from tunas.cost import CostTerm
 from tunas.cost.additive import macs, parameters
@@ -26,31 +27,11 @@ from tunas.cost.regression import (
 )
 from tunas.cost.samples import Sample, draw_architectures
 from tunas.space import (
-    FILTERS,
     OP,
-    RELU,
-    Block,
-    Conv,
-    GlobalAveragePool,
-    InvertedBottleneck,
-    Residual,
-    Times,
-    Tower,
-    Zero,
 )
 
-
-def small_tower():
-    bottleneck = InvertedBottleneck(
-        OneOf((3, 5, 7), OP), OneOf((Times(2.0), Times(4.0)), FILTERS), OneOf((False, True), OP), stride=2
-    )
-    skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-    widths = [OneOf((8, 16, 24), FILTERS), OneOf((16, 32), FILTERS)]
-    blocks = [Block((bottleneck, skippable, skippable), width) for width in widths]
-    return Tower((Block((Conv(3, stride=2), RELU), 8), *blocks, Block((Conv(1), RELU, GlobalAveragePool()), 64)))
-
-
-SPACE = Space("small_to_fit", small_tower())
+TOWER = small_tower((8, 16, 24), (16, 32), se=OneOf((False, True), OP))
+SPACE = Space("small_to_fit", TOWER)
 
 
 def drawn(space, count, seed=0):
@@ -287,7 +268,7 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_the_written_model_is_a_cost_model_with_its_provenance_and_picture(tmp_path):
-    space = tunas.register_space("small_to_fit", small_tower)
+    space = tunas.register_space("small_to_fit", lambda: TOWER)
     indices = drawn(space, 60)
     times = physical_time(space)(indices)
     with open(tmp_path / "s.csv", "w", newline="") as file:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas import CostModel, InputError, OneOf
+from support.towers import small_tower
+from tunas import CostModel, InputError
 from tunas.cli.measure import run as cli_run
 from tunas.cost.additive import parameters
 from tunas.cost.elsewhere import export
@@ -33,34 +34,9 @@ from tunas.cost.samples import (
 from tunas.cost.timing import CLOCKS, interleaved_times, summary
 from tunas.runtime import Conversion, Runtime, Session, register_runtime, registry, runtime_names
 from tunas.runtime.onnx_file import onnx_bytes
-from tunas.space import (
-    FILTERS,
-    OP,
-    RELU,
-    Block,
-    Conv,
-    GlobalAveragePool,
-    InvertedBottleneck,
-    Residual,
-    Times,
-    Tower,
-    Zero,
-)
 
 SPACE = "tiny_to_measure"
-
-
-def tiny_tower():
-    bottleneck = InvertedBottleneck(OneOf((3, 5), OP), OneOf((Times(2.0), Times(4.0)), FILTERS), stride=2)
-    skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-    widths = OneOf((8, 16, 24), FILTERS)
-    return Tower(
-        (
-            Block((Conv(3, stride=2), RELU), 8),
-            Block((bottleneck, skippable), widths),
-            Block((Conv(1), RELU, GlobalAveragePool()), 32),
-        )
-    )
+TOWER = small_tower((8, 16, 24), kernels=(3, 5), skippable=1, head=32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,7 +49,7 @@ def little_to_collect():
 
 @pytest.fixture
 def space():
-    return tunas.register_space(SPACE, tiny_tower)
+    return tunas.register_space(SPACE, lambda: TOWER)
 
 
 @pytest.fixture

@@ -13,13 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
-from support.published import EXAMPLE_PROXYLESS, EXAMPLE_V3
+from support.published import EXAMPLE_PROXYLESS, EXAMPLE_V3, SEARCH_SPACES
 from tunas import CostModel, InputError, OneOf, Space, load_cost_model
 from tunas.cost import CostTerm
 from tunas.cost.catalog import conditions_note
 from tunas.space import ALL, FILTERS, OP, Block, Conv, InvertedBottleneck, Residual, Times, Tower, Zero
-
-SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 
 
 def small_space(name="small"):
@@ -53,7 +51,7 @@ def checks():
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("ssd", SPACES)
+@pytest.mark.parametrize("ssd", SEARCH_SPACES)
 def test_pixel1_prices_the_published_checks_as_published(ssd):
     rows = [row for row in checks() if row["ssd"] == ssd]
     assert len(rows) == 40
@@ -90,13 +88,13 @@ def test_proxylessnas_mobile_written_in_the_search_space_costs_what_it_does_alon
     assert load_cost_model("pixel1", space).estimate(architecture) == pytest.approx(84.416, abs=6e-4)
 
 
-@pytest.mark.parametrize("ssd, median", list(zip(SPACES, (91, 110, 74), strict=True)))
+@pytest.mark.parametrize("ssd, median", list(zip(SEARCH_SPACES, (91, 110, 74), strict=True)))
 def test_half_of_uniform_architectures_cost_less_than_the_published_median(ssd, median):
     costs = load_cost_model("pixel1", ssd).estimate(tunas.get_space(ssd).sample(np.random.default_rng(0), 20_000))
     assert np.median(costs) == pytest.approx(median, abs=1.5)
 
 
-@pytest.mark.parametrize("ssd", SPACES)
+@pytest.mark.parametrize("ssd", SEARCH_SPACES)
 def test_a_batch_costs_what_its_rows_cost(ssd):
     model = load_cost_model("pixel1", ssd)
     architectures = model.space.sample(np.random.default_rng(1), 5000)  # more than are priced at a time
@@ -110,7 +108,7 @@ def test_a_batch_costs_what_its_rows_cost(ssd):
     assert model.estimate(architectures[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("ssd", SPACES)
+@pytest.mark.parametrize("ssd", SEARCH_SPACES)
 def test_pixel1_indices_inside_a_skipped_layer_cost_nothing(ssd):
     model = load_cost_model("pixel1", ssd)
     architecture = model.space.sample(np.random.default_rng(2))
@@ -143,7 +141,7 @@ def test_all_of_a_skippable_layer_costs_half_of_the_layer():
     assert model.estimate(indices)[0] == pytest.approx(0.5 * 2.5)
 
 
-@pytest.mark.parametrize("ssd", SPACES)
+@pytest.mark.parametrize("ssd", SEARCH_SPACES)
 def test_pixel1_with_everything_enabled_is_the_mean_over_op_choices(ssd):
     model = load_cost_model("pixel1", ssd)
     rng = np.random.default_rng(3)

@@ -4,36 +4,17 @@ import numpy as np
 import pytest
 
 import tunas
-from tunas import OneOf
+from support.towers import small_tower
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import measure
 from tunas.cost.measure_config import MeasureConfig
-from tunas.space import (
-    FILTERS,
-    OP,
-    RELU,
-    Block,
-    Conv,
-    GlobalAveragePool,
-    InvertedBottleneck,
-    Residual,
-    Times,
-    Tower,
-    Zero,
-)
 
-
-def tower() -> Tower:
-    bottleneck = InvertedBottleneck(OneOf((3, 5, 7), OP), OneOf((Times(2.0), Times(6.0)), FILTERS), stride=2)
-    skippable = Residual(OneOf((bottleneck.with_stride(1), Zero()), OP))
-    widths = [OneOf((16, 24, 32), FILTERS), OneOf((32, 48, 64), FILTERS)]
-    blocks = [Block((bottleneck, skippable, skippable), width) for width in widths]
-    return Tower((Block((Conv(3, stride=2), RELU), 16), *blocks, Block((Conv(1), RELU, GlobalAveragePool()), 128)))
+TOWER = small_tower((16, 24, 32), (32, 48, 64), expansions=(2.0, 6.0), stem=16, head=128)
 
 
 @pytest.mark.slow
 def test_a_search_for_this_processor_lands_within_a_tenth_of_its_target(tmp_path) -> None:
-    space = tunas.register_space("searched_for_this_processor", tower)
+    space = tunas.register_space("searched_for_this_processor", lambda: TOWER)
     settings = {"ssd": space.name, "image_size": 128, "num_classes": 10, "clock": "processor"}
     measure(MeasureConfig(out=str(tmp_path / "samples.csv"), num_architectures=60, group=60, **settings))
     model, report = fit(

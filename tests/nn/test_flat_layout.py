@@ -8,9 +8,9 @@ import torch
 from timm.optim.rmsprop_tf import RMSpropTF
 from torch import nn
 
+from support.published import SEARCH_SPACES
 from support.supernets import (
     CLASSES,
-    SEARCH_SPACES,
     images,
     outputs_and_gradients,
     random_indices,

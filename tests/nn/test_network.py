@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import tunas
+from support.published import SEARCH_SPACES
 from tunas import InputError, OneOf, Space
 from tunas.nn import NetworkOptions
 from tunas.nn.layers import ResidualLayer
@@ -36,7 +37,6 @@ REFERENCES = (
     "mobilenet_multi_avg",
     "mobilenet_multi_max",
 )
-SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 
 
 def reference(name):

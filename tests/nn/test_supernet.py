@@ -10,9 +10,9 @@ from torch import nn
 
 import tunas
 from support.masked_oracle import masked_logits
+from support.published import SEARCH_SPACES
 from support.supernets import (
     CLASSES,
-    SEARCH_SPACES,
     bneck,
     images,
     outputs_and_gradients,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tunas
+from support.published import SEARCH_SPACES
 from tunas import Architecture, InputError, OneOf, Space
 from tunas.space import (
     FILTERS,
@@ -25,8 +26,6 @@ from tunas.space import (
     Tower,
     Zero,
 )
-
-SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from tunas.space import (
     Zero,
 )
 
-SEARCH_SPACES = ("proxylessnas_search", "proxylessnas_enlarged_search", "mobilenet_v3_like_search")
 CLASSES = 5
 
 
