@@ -24,6 +24,7 @@ from torch import Tensor
 
 import tunas
 from tunas.nn import SuperNet
+from tunas.search.replicas import gradients_of
 from tunas.space import Architecture
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -68,7 +69,7 @@ def compare(
     alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
 
     def shared_step() -> None:
-        F.cross_entropy(supernet(images, architecture), labels).backward()
+        gradients_of(F.cross_entropy(supernet(images, architecture), labels)).add()
 
     def alone_step() -> None:
         F.cross_entropy(alone(images), labels).backward()

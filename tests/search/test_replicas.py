@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from support.prepared import Prepared
-from tunas.search.replicas import InOrder, Lanes, gradients_of, lanes_for
+from tunas.search.replicas import Gradients, InOrder, Lanes, gradients_of, lanes_for
 
 
 @pytest.mark.parametrize("step", [0, 12])
@@ -28,17 +28,36 @@ def test_gradients_are_added_in_the_order_of_the_replicas():
     weight.grad = torch.zeros(1000)
     total = InOrder()
     for number in (3, 1, 0, 2):
-        total.add(number, [(weight, pieces[number])])
+        total.add(number, Gradients([(weight, pieces[number])]))
     expected = torch.zeros(1000)
     for one in pieces:
         expected += one
     assert torch.equal(weight.grad, expected)
 
 
+def test_a_replica_leaves_its_gradients_to_the_one_that_is_adding():
+    total, added = InOrder(), []
+
+    class Noted(Gradients):
+        def add(self):
+            added.append(1)
+
+    class Interrupted(Gradients):
+        def add(self):
+            other = threading.Thread(target=total.add, args=(1, Noted([])))
+            other.start()
+            other.join(timeout=30)
+            assert not other.is_alive() and added == []
+            added.append(0)
+
+    total.add(0, Interrupted([]))
+    assert added == [0, 1]
+
+
 def test_gradients_of_leaves_what_backward_would_add():
     used, unused = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
     scale = torch.nn.Parameter(torch.tensor(2.0))
-    found = dict(gradients_of((used * used * scale).sum() + 0 * used.sum()))
+    found = dict(gradients_of((used * used * scale).sum() + 0 * used.sum()).tensors)
     assert used.grad is None and unused not in found
     assert torch.equal(found[used], torch.full((3,), 4.0)) and found[scale] == 3
 

@@ -6,7 +6,9 @@ it is the ordinary torch module that it inherits from, and a stand-alone network
 
 Gradients. By default a slice is an ordinary autograd slice. After `share_gradients` (see `SuperNet.flatten`) every
 parameter has a permanent `.grad`, and a slice becomes a leaf tensor whose own `.grad` is the same slice of it, so that
-backward adds into place: no full-size gradient is allocated, zero-filled or added up for each slice.
+backward adds into place: no full-size gradient is allocated, zero-filled or added up for each slice. Where a kernel's
+gradient is a product of matrices it is never a tensor of its own (see `product.py`), and `torch.autograd.grad` does not
+give it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.nn.cuda_depthwise import depthwise_at_once
 from tunas.nn.depthwise import depthwise_conv, reach
+from tunas.nn.product import adds_in_place, pointwise
 from tunas.nn.used_kernels import kernel_used
 
 BN_EPSILON = 1e-3
@@ -115,9 +118,12 @@ class Conv2d(Sliceable, nn.Conv2d):
         bias = None if self.bias is None else self._leading("bias", width)
         kernel_used(weight)
         if self.kernel_size == (1, 1) and not torch.jit.is_tracing():
-            if shape_of(x)[2:] == (1, 1):
-                return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
-            if self.stride == (1, 1) and _is_faster_as_product(x):
+            is_one_place = shape_of(x)[2:] == (1, 1)
+            if is_one_place or (self.stride == (1, 1) and _is_faster_as_product(x)):
+                if self._leaves is not None and adds_in_place(x, weight):
+                    return pointwise(x, weight, bias)
+                if is_one_place:
+                    return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
                 return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
         if self.same:
             x = _same_padded(x, self.kernel_size[0], self.stride[0])

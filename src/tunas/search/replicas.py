@@ -11,12 +11,14 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tunas.nn.product import Factors, kept_factors
 from tunas.nn.used_kernels import UsedKernels
 
 T = TypeVar("T")
@@ -74,25 +76,60 @@ class InOrder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._waiting: dict[int, Gradients] = {}
         self._next = 0
+        self._is_adding = False
 
-    @torch.no_grad()
-    def add(self, number: int, gradients: list[tuple[Tensor, Tensor]]) -> None:
-        """(weight, its gradient) of replica `number`; each weight has a `.grad` to add to."""
+    def add(self, number: int, gradients: Gradients) -> None:
+        """Adds those of replica `number`, and of all whose turn it is then, or leaves them to a thread that is adding
+        already, so that none waits for another."""
         with self._lock:
             self._waiting[number] = gradients
-            while (ready := self._waiting.pop(self._next, None)) is not None:
-                for weight, gradient in ready:
-                    assert weight.grad is not None
-                    weight.grad.add_(gradient)
+            if self._is_adding:
+                return
+            self._is_adding = True
+        while (ready := self._following()) is not None:
+            ready.add()
+
+    def _following(self) -> Gradients | None:
+        with self._lock:
+            ready = self._waiting.pop(self._next, None)
+            if ready is None:
+                self._is_adding = False
+            else:
                 self._next += 1
+            return ready
 
 
-def gradients_of(loss: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(weight, gradient) of every weight, or slice of one, that the loss depends on; `.grad` is left alone."""
+@dataclass(frozen=True)
+class Gradients:
+    """What a backward pass found.
+
+    Attributes:
+        tensors: (weight, gradient) of weights, or slices of them, that the loss depends on.
+        factors: of those kernels whose gradients are products of matrices.
+    """
+
+    tensors: list[tuple[Tensor, Tensor]]
+    factors: list[Factors] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Adds them to the `.grad` that each weight has."""
+        for weight, gradient in self.tensors:
+            assert weight.grad is not None
+            weight.grad.add_(gradient)
+        for each in self.factors:
+            each.add()
+
+
+def gradients_of(loss: Tensor) -> Gradients:
+    """Of every weight, or slice of one, that the loss depends on; `.grad` is left alone."""
     weights = weights_behind(loss)
-    return list(zip(weights, torch.autograd.grad(loss, weights), strict=True))
+    with kept_factors() as factors:
+        found = torch.autograd.grad(loss, weights, allow_unused=True)
+    tensors = [(weight, one) for weight, one in zip(weights, found, strict=True) if one is not None]
+    return Gradients(tensors, factors)
 
 
 def weights_behind(loss: Tensor) -> list[Tensor]:
