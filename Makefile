@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Processes that test side by side; auto: as many as there are processors.
 WORKERS ?= auto
+# What is tested, such as tests/search; nothing: everything.
+TESTS ?=
 
 .PHONY: install quickstart test coverage lint types docs wheel bench clean
 
@@ -25,10 +27,12 @@ quickstart: $(if $(wildcard $(VENV)/installed),install,$(VENV)/usable)
 
 test: install
 # A thread for each process: more would take the cores from each other.
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
 
-coverage: install
-	$(VENV)/bin/python -m pytest --cov=tunas --cov-report=term-missing:skip-covered
+coverage: install  # also in the processes that the tests start
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS) \
+		--cov --cov-report=term-missing:skip-covered
+	rm -f .coverage.*  # of processes that ended after the tests
 
 lint: install
 	$(VENV)/bin/ruff check src tests benchmarks examples tools
