@@ -50,6 +50,7 @@ from tunas.study.study import (
     RANDOM,
     Entry,
     Trained,
+    candidate_jobs,
     compared,
     search_jobs,
     trained,
@@ -203,6 +204,7 @@ class Bench:
             num_workers=0,
             use_held_out_test_set=True,
             repeats=options.repeats,
+            candidates=options.candidates,
             train=(
                 f"device={options.device}",
                 f"epochs={options.train_epochs}",
@@ -263,7 +265,8 @@ class Bench:
         self.do(first[mine], "random architectures")
         for job in searches:
             self.do([job], "search")
-            self.do(training_jobs(self.study, [winner(self.out, job, self.space)]), "winner")
+            self.do(self.candidates(job), "candidates")
+            self.do(training_jobs(self.study, [winner(self.study, self.out, job, self.space, self.model)]), "winner")
         for job in searches:
             self.do(training_jobs(self.study, self.without(job)), "what it was without the last choice")
         for job in searches:
@@ -288,6 +291,12 @@ class Bench:
     def seconds(self, name: str) -> float:
         path = self.out / name / TIME
         return float(read_json_object(path)["seconds"]) if path.is_file() else 0.0
+
+    def candidates(self, job: Job) -> list[Job]:
+        """Brief trainings among which a search has its winner."""
+        if self.study.candidates == 1 or not is_done(self.out / job.name):
+            return []
+        return candidate_jobs(self.study, self.out, job, self.space, self.model)
 
     def without(self, job: Job) -> list[Entry]:
         """What a search would have come to without `choose_from`, where it had that."""
@@ -323,6 +332,9 @@ class Bench:
     def timed(self, row: Trained) -> Trained:
         again = f"-again-{row.seed - self.study.seed}" if row.seed > self.study.seed else ""
         search = self.seconds(f"search-{row.name.removesuffix('-likeliest')}")
+        if not row.kind.startswith(WITHOUT):
+            numbers = range(self.study.candidates if self.study.candidates > 1 else 0)
+            search += sum(self.seconds(f"train-{row.name}-candidate-{number}") for number in numbers)
         return dataclasses.replace(row, seconds=self.seconds(f"train-{row.name}{again}"), search_seconds=search)
 
     def table(self) -> Iterator[str]:
@@ -333,7 +345,7 @@ class Bench:
         winners = {}
         for variant in self.options.variants:
             jobs = [job for job in self.searches(variant) if is_done(self.out / job.name)]
-            winners[variant] = self.done([winner(self.out, job, self.space) for job in jobs])
+            winners[variant] = self.done([winner(self.study, self.out, job, self.space, self.model) for job in jobs])
             winners[WITHOUT + variant] = self.done([entry for job in jobs for entry in self.without(job)])
         figures = compared([*rows, *(row for each in winners.values() for row in each)])
         write_text(self.out / "figures.json", json.dumps(figures, indent=1) + "\n")
@@ -400,6 +412,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--searches", nargs="+", type=_count, default=[], metavar="VARIANT=N", help="3 of each")
+    parser.add_argument("--candidates", type=int, default=1, help="trained for each search, the best goes on")
     parser.add_argument("--train-epochs", type=float, default=1)
     parser.add_argument("--search-epochs", type=float, default=2)
     parser.add_argument("--workers", type=int, default=1)

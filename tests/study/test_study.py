@@ -1,9 +1,11 @@
 """Searched against random: the figures, and the runs behind them."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,6 +122,27 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
     assert study(config) == figures
 
 
+def test_the_winner_among_candidates_is_the_best_on_held_out_examples(finished, tmp_path):
+    config, _ = finished
+    shutil.copytree(config.out, tmp_path, dirs_exist_ok=True)  # the search is done
+    for name in ("train-searched-0", "train-random-0", "train-random-1", "study.json"):
+        path = tmp_path / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    figures = study(
+        dataclasses.replace(config, out=str(tmp_path), random=1, candidates=3, ablation=(), use_held_out_test_set=True)
+    )
+    found = sorted(tmp_path.glob("train-searched-0-candidate-*"))
+    results = [json.loads((each / "result.json").read_text()) for each in found]
+    assert len({result["indices"] for result in results}) == len(results) > 1
+    assert {result["split"] for result in results} == {"valid"}
+    best = max(results, key=lambda result: result["accuracy"])
+    winner = json.loads((tmp_path / "train-searched-0" / "result.json").read_text())
+    assert (winner["indices"], winner["split"]) == (best["indices"], "test")
+    seconds = sum(jobs.seconds_of(each) for each in (*found, tmp_path / "search-searched-0"))
+    trials = seconds / jobs.seconds_of(tmp_path / "train-random-0")
+    assert figures["searched"]["random_trainings_for_one_search"] == pytest.approx(trials)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -135,6 +158,8 @@ def test_what_is_finished_is_not_run_again(finished, monkeypatch):
         ({"random": 0}, "random must be a positive number"),
         ({"repeats": 0}, "repeats must be a positive number"),
         ({"workers": 0}, "workers must be at least 1"),
+        ({"candidates": 0}, "candidates must be a positive number"),
+        ({"candidates": 2}, "chosen on held-out examples, which would then compare them .* --use_held_out_test_set"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(tmp_path, monkeypatch, changes, said):

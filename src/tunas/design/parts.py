@@ -20,12 +20,10 @@ from tunas.errors import InputError
 from tunas.export.directory import ABOUT, FAILED
 from tunas.export.export import export
 from tunas.files import write_text, writing_to
-from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.directory import RESULT, quality_in, read_json_object, read_params, read_result
-from tunas.search.candidates import likeliest
-from tunas.search.controller import Controller
-from tunas.search.places import STATE, places
+from tunas.run.directory import RESULT, quality_in, read_json_object, read_result
+from tunas.search.places import places
 from tunas.space import Architecture
+from tunas.study.finalists import best_of, finalists
 from tunas.study.jobs import Job, is_done, run_jobs
 from tunas.study.sample import ALIKE, random_alike
 
@@ -163,22 +161,16 @@ def searched(way: Way, target: Target) -> Architecture:
 
 
 def candidates_of(way: Way, target: Target) -> list[Architecture]:
-    """The architectures that are trained briefly: the likeliest of the search within the tolerance."""
-    directory = way.search_directory
-    controller = Controller(way.space, temperature=float(read_params(directory).get("rl_temperature", 1.0)))
-    newest = newest_checkpoint(directory)
-    if newest is None:
-        raise InputError(f"the search in {directory} has no checkpoint any more, so its candidates are not known")
-    place = places(len(way.targets))[way.targets.index(target)]
-    controller.logits = newest[0][f"{STATE}{place}logits"].double().numpy()
-    return likeliest(
-        controller,
-        searched(way, target),
+    """The architectures that are trained briefly."""
+    return finalists(
+        way.search_directory,
+        way.space,
         way.cost_model(),
-        aimed_at(way, target),
-        way.config.tolerance,
-        way.sizes.candidates,
-        way.config.seed,
+        _found(way, target),
+        tolerance=way.config.tolerance,
+        count=way.sizes.candidates,
+        seed=way.config.seed,
+        place=places(len(way.targets))[way.targets.index(target)],
     )
 
 
@@ -213,7 +205,7 @@ def _candidates(way: Way) -> None:
     _run_jobs(way, jobs, way.out / TRAININGS, "candidates")
     for target in way.targets:
         rows = _candidate_rows(way, target)
-        print(f"{target.name}: " + ", ".join(f"{quality:.4f}" for _, quality in rows) + f"; {_best(rows)} goes on")
+        print(f"{target.name}: " + ", ".join(f"{quality:.4f}" for _, quality in rows) + f"; {best_of(rows)} goes on")
 
 
 def _candidate_rows(way: Way, target: Target) -> list[tuple[str, float]]:
@@ -225,17 +217,12 @@ def _candidate_rows(way: Way, target: Target) -> list[tuple[str, float]]:
     return rows
 
 
-def _best(rows: list[tuple[str, float]]) -> int:
-    """Number of the best; of equals the likeliest."""
-    return max(range(len(rows)), key=lambda number: (rows[number][1], -number))
-
-
 def winner(way: Way, target: Target) -> Architecture:
     """What is trained and shipped for a target."""
     if way.sizes.candidates == 1:
         return searched(way, target)
     rows = _candidate_rows(way, target)
-    return way.space.architecture(rows[_best(rows)][0])
+    return way.space.architecture(rows[best_of(rows)][0])
 
 
 def training_name(target: Target, seed: int, random: int | None = None) -> str:

@@ -46,6 +46,10 @@ class StudyConfig(TaskConfig):
     searches: int = 3
     """Searches, with seeds 0, 1, 2, …, each for the middle of the range."""
 
+    candidates: int = 1
+    """So many architectures of each search within the range are trained like all others, but on the training split, and
+    the one that is best on held-out examples is its winner. Their time counts as the search's."""
+
     ablation: tuple[Literal["no_warmup", "no_sharing", "mnas"], ...] = ()
     """As many searches more without the warmups, without aggressive sharing, or with the mnas reward; may be given
     several times."""

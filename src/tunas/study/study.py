@@ -24,6 +24,7 @@ from tunas.search.objective import default_cost_model
 from tunas.search.plan import plan_search
 from tunas.space import Architecture, Space, get_space
 from tunas.study.config import ABLATIONS, StudyConfig
+from tunas.study.finalists import best_of, finalists
 from tunas.study.flags import with_flags
 from tunas.study.jobs import Job, check_engine, run_jobs, seconds_of
 from tunas.study.released import COLUMNS
@@ -62,7 +63,8 @@ class Trained:
         cost: predicted.
         accuracy: on held-out or test examples, 0 to 1; of a task of one's own its quality.
         epochs, seed: of the training.
-        seconds: of the training, and for a winner of its search.
+        seconds: of the training.
+        search_seconds: of the search that found it, with the trainings of its candidates.
     """
 
     name: str
@@ -86,6 +88,12 @@ def study(config: StudyConfig) -> dict[str, Any]:
     check_positive("random", config.random)
     check_positive("repeats", config.repeats)
     check_positive("searches", config.searches)
+    check_positive("candidates", config.candidates)
+    if config.candidates > 1 and not config.use_held_out_test_set:
+        raise InputError(
+            "candidates are chosen on held-out examples, which would then compare them with the random architectures "
+            "too: add --use_held_out_test_set"
+        )
     check_engine(config.workers, config.engine)
     out = make_directory(Path(config.out).expanduser())
     space = get_space(config.ssd)
@@ -97,7 +105,10 @@ def study(config: StudyConfig) -> dict[str, Any]:
     searches = search_jobs(config, low, high)
     check_plans([*searches, *training_jobs(config, entries[:1])], task)
     run_jobs(searches, out, workers=config.workers, engine=config.engine, label="searches")
-    entries += [winner(out, job, space) for job in searches]
+    if config.candidates > 1:
+        jobs = [job for search in searches for job in candidate_jobs(config, out, search, space, model)]
+        run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="candidates")
+    entries += [winner(config, out, job, space, model) for job in searches]
     jobs = training_jobs(config, entries)
     run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="trainings")
     rows = trained(config, out, entries, model)
@@ -162,11 +173,38 @@ def search_jobs(config: StudyConfig, low: float, high: float) -> list[Job]:
     return jobs
 
 
-def winner(out: Path, job: Job, space: Space) -> Entry:
-    """What one of the `search_jobs` found, once it is done."""
-    name = job.name.removeprefix("search-")
-    found = space.architecture(str(read_json_object(out / job.name / RESULT)["indices"]))
-    return Entry(name, name.rpartition("-")[0], found)
+def candidate_jobs(config: StudyConfig, out: Path, search: Job, space: Space, model: Any) -> list[Job]:
+    """The trainings on the training split among which one of the `search_jobs`, once it is done, has its winner."""
+    assert isinstance(search.config, SearchConfig)
+    found = finalists(
+        out / search.name,
+        space,
+        model,
+        read_json_object(out / search.name / RESULT),
+        tolerance=search.config.rl_cost_model_tolerance or 0.0,
+        count=config.candidates,
+        seed=config.seed,
+    )
+    entries = [Entry(_candidate_name(search.name, number), SEARCHED, each) for number, each in enumerate(found)]
+    return training_jobs(dataclasses.replace(config, repeats=1, use_held_out_test_set=False), entries)
+
+
+def _candidate_name(search: str, number: int) -> str:
+    return f"{search.removeprefix('search-')}-candidate-{number}"
+
+
+def winner(config: StudyConfig, out: Path, search: Job, space: Space, model: Any) -> Entry:
+    """What one of the `search_jobs` found, once it and its candidates are done."""
+    name = search.name.removeprefix("search-")
+    if config.candidates == 1:
+        indices = str(read_json_object(out / search.name / RESULT)["indices"])
+    else:
+        documents = [
+            read_json_object(out / job.name / RESULT) for job in candidate_jobs(config, out, search, space, model)
+        ]
+        rows = [(str(document["indices"]), quality_in(document)) for document in documents]
+        indices = rows[best_of(rows)][0]
+    return Entry(name, name.rpartition("-")[0], space.architecture(indices))
 
 
 def training_jobs(config: StudyConfig, entries: Sequence[Entry]) -> list[Job]:
@@ -204,7 +242,7 @@ def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any
     """
     rows = []
     for entry in entries:
-        search_seconds = 0.0 if entry.kind == RANDOM else seconds_of(out / f"search-{entry.name}")
+        search_seconds = 0.0 if entry.kind == RANDOM else _search_seconds(config, out, entry)
         for repeat in range(config.repeats):
             directory = out / _training_name(entry, repeat)
             result = read_json_object(directory / RESULT)
@@ -226,6 +264,14 @@ def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any
                 )
             )
     return rows
+
+
+def _search_seconds(config: StudyConfig, out: Path, entry: Entry) -> float:
+    """Of a search and the trainings of its candidates."""
+    search = f"search-{entry.name}"
+    numbers = range(config.candidates if config.candidates > 1 else 0)
+    candidates = [f"train-{_candidate_name(search, number)}" for number in numbers]
+    return sum(seconds_of(out / name) for name in (search, *candidates))
 
 
 def compared(rows: Sequence[Trained]) -> dict[str, Any]:
