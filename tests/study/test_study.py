@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.jobs import FORKING, TINY
+from support.jobs import TINY
 from tunas import InputError, SearchConfig, TrainConfig, get_space
 from tunas.cli import main
 from tunas.errors import DivergedError
@@ -194,8 +194,7 @@ def test_jobs_on_a_ray_cluster_give_what_they_give_here(tmp_path):
     assert jobs.seconds_of(tmp_path / "there" / "job") > 0
 
 
-def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda method: FORKING)  # which has imported torch already
+def test_a_job_with_bad_input_ends_the_others_with_its_sentence(tmp_path):
     bad = Job("bad", SearchConfig(ssd=TINY, dataset_dir=str(tmp_path / "nowhere"), device="cpu"))
     with pytest.raises(InputError, match=r"bad: .*nowhere"):
         run_jobs([bad, Job("good", training(0))], tmp_path / "jobs", workers=2)

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from tunas.study.processes import IMPORTED  # sets what a server imports, and has to come first
+
 TINY = f"{Path(__file__).parent / 'tiny_space.py'}:tiny"
 """The search space of `tiny_space.py`, as --ssd takes it."""
 INDICES = "1:0:1:0:0:0:0:1"
@@ -48,9 +50,7 @@ TIMEOUT = 300.0
 
 FORKING = multiprocessing.get_context("forkserver")
 """Starts processes that have imported what a search and a training need."""
-FORKING.set_forkserver_preload(
-    ["tunas.search.loop", "tunas.train.loop", "tunas.cli", "sklearn.datasets", "tyro", "rich.table"]
-)
+FORKING.set_forkserver_preload([*IMPORTED, "tunas.cli", "sklearn.datasets", "tyro", "rich.table"])
 
 
 class Job:

@@ -19,7 +19,7 @@ from tunas.design.estimate import Estimate, checkpoints, estimates, search_steps
 from tunas.design.outcome import Outcome, outcome_of, report
 from tunas.design.parts import Part, parts_of
 from tunas.design.pretrained import initial_weights
-from tunas.design.record import Record, check_out, read_record, settings_of, task_identity
+from tunas.design.record import RECORD, Record, check_out, read_record, settings_of, task_identity
 from tunas.design.sizes import (
     BRIEFLY,
     NETWORKS,
@@ -45,6 +45,7 @@ from tunas.search.plan import plan_search
 from tunas.space import Space, Tower, get_space
 from tunas.study.flags import with_flags
 from tunas.study.jobs import check_engine
+from tunas.study.processes import start_importing
 from tunas.task import Task
 from tunas.task.opening import open_task
 from tunas.train.config import TrainConfig
@@ -103,6 +104,8 @@ def _opened(config: DesignConfig, out: Path, given: Task | None, began: float) -
     if not space.num_choices:
         raise InputError(f"{config.ssd} is one fixed architecture, there is nothing to search")
     runtime = runtime_of(config)
+    if config.workers > 1 and not (out / RECORD).is_file():
+        start_importing()  # by the time that trainings are timed side by side it is done
     opened = open_task(dataclasses.replace(config, cache_dir=config.cache_dir or _cache(config, out)), None, task=given)
     _give_example(space, opened)
     record = read_record(out, config, opened)

@@ -21,7 +21,7 @@ from tunas.run.device import joined_world
 from tunas.run.job import keep_between_steps
 from tunas.search.config import SearchConfig
 from tunas.space import get_space
-from tunas.study.jobs import shared_threads
+from tunas.study.processes import begin, context, shared_threads, wait_until_ready
 from tunas.task import Task
 from tunas.task.opening import open_task
 
@@ -29,6 +29,8 @@ PLACES = 5
 """Parts of a search that its steps are timed at, at least: its first quarter is several times as slow as the rest."""
 LIMIT = 5.0
 """Seconds after which no further step is timed."""
+SHARE = 0.02
+"""Part of the run after which none is either: a short one deserves no long timing."""
 PATIENCE = 60.0
 """Seconds that a process waits for the others to be ready, so that all are timed at the same time."""
 
@@ -66,17 +68,20 @@ def pace_of(config: Any, given: Task | None) -> Pace:
     return _pace(config, given, time.time())
 
 
-def pace_beside(configs: Sequence[Any], sharing: int) -> Pace:
+def pace_beside(configs: Sequence[Any], sharing: int, *, forked: bool = True) -> Pace:
     """Of runs side by side, a process for each: their mean.
 
     Args:
         sharing: processes that the threads are dealt to.
+        forked: begin as those of `tunas.study.jobs` do; otherwise each imports everything first.
     """
     count = len(configs)
-    context = multiprocessing.get_context("spawn")
-    together = context.Barrier(count)
+    how = context() if forked else multiprocessing.get_context("spawn")
+    together = how.Barrier(count)
+    if forked:
+        wait_until_ready()
     try:
-        with shared_threads(sharing), ProcessPoolExecutor(count, context, _begin, (together,)) as pool:
+        with shared_threads(sharing), ProcessPoolExecutor(count, how, _begin, (together, dict(os.environ))) as pool:
             begun = time.time()
             found = list(pool.map(_beside, configs, [begun] * count))
     except BrokenProcessPool:  # too little memory for so many, perhaps
@@ -86,9 +91,10 @@ def pace_beside(configs: Sequence[Any], sharing: int) -> Pace:
     return dataclasses.replace(found[0], **mean)
 
 
-def _begin(together: Any) -> None:
+def _begin(together: Any, environment: dict[str, str]) -> None:
     global _together
     _together = together
+    begin(environment)
 
 
 def _beside(config: Any, begun: float) -> Pace:
@@ -108,7 +114,8 @@ def _pace(config: Any, given: Task | None, begun: float, wait: Any = lambda: Non
         start = time.time() - begun
         with trial.ended:
             wait()
-            seconds = seconds_per_step(trial, LIMIT, world, PLACES)
+            steps = trial.examples * config.epochs / trial.batch
+            seconds = seconds_per_step(trial, lambda step: min(LIMIT, SHARE * step * steps), world, PLACES)
     return Pace(dataclasses.replace(trial, step=_nothing, ended=contextlib.nullcontext()), seconds, start)
 
 

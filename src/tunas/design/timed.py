@@ -136,13 +136,15 @@ def _pace_of_search(way: Way) -> Pace:
     # Cost models that are not there yet price in no time: any other one stands for them.
     name = "macs" if way.measures else way.cost_model_name
     config = way.search_config(cost_model=name, rl_cost_model_target=None)
-    return pace_of(config, way.given) if way.config.engine == "local" else pace_beside([config], _processors())
+    if way.config.engine == "ray":  # whose processes begin from nothing
+        return pace_beside([config], _processors(), forked=False)
+    return pace_of(config, way.given)
 
 
 def _pace_of_trainings(way: Way, architecture: Architecture, count: int) -> Pace:
     config = way.train_config(architecture)
     if way.config.engine == "ray":  # which gives each one processor
-        return pace_beside([config] * count, _processors())
+        return pace_beside([config] * count, _processors(), forked=False)
     return pace_of(config, way.given) if count == 1 else pace_beside([config] * count, count)
 
 

@@ -80,7 +80,8 @@ def within_minutes(
         return dataclasses.replace(config, epochs=kept.get("epochs"))
     tried = trial(config)
     with tried.ended:
-        seconds = seconds_per_step(tried, 60 * config.minutes * TRIAL_SHARE, world)
+        limit = 60 * config.minutes * TRIAL_SHARE
+        seconds = seconds_per_step(tried, lambda step: limit, world)
     left = 60 * config.minutes - (time.monotonic() - began)
     steps = world.from_main(lambda: steps_within(left, seconds, tried))
     if steps < 1:
@@ -126,11 +127,11 @@ def seconds_for(steps: int, seconds: float, trial: Trial) -> float:
     return steps * seconds + scorings * scoring
 
 
-def seconds_per_step(trial: Trial, limit: float, world: World, fewest: int = FEWEST_PLACES) -> float:
+def seconds_per_step(trial: Trial, limit: Callable[[float], float], world: World, fewest: int = FEWEST_PLACES) -> float:
     """Mean over the whole run; the first steps, in which caches fill, are not counted.
 
     Args:
-        limit: seconds after which no further step is timed.
+        limit: seconds after which no further step is timed, where a step takes so many.
         fewest: places at which steps are timed all the same.
     """
     for _ in range(2):
@@ -141,7 +142,8 @@ def seconds_per_step(trial: Trial, limit: float, world: World, fewest: int = FEW
         start = time.monotonic()
         trial.step(place)
         found.setdefault(place, []).append(time.monotonic() - start)
-        if number + 1 >= fewest and world.any(time.monotonic() - began > limit):
+        passed = time.monotonic() - began
+        if number + 1 >= fewest and world.any(passed > limit(passed / (number + 1))):
             break
     places = sorted(found)
     return float(np.interp(np.linspace(0, 1, 101), places, [np.median(found[place]) for place in places]).mean())

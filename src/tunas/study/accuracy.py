@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import KFold, cross_val_predict
 
 from tunas.cost.catalog import load_cost_model
 from tunas.cost.model import CostModel, CostTerm
@@ -49,6 +46,10 @@ def fitted_accuracy(space: Space, indices: np.ndarray, accuracies: np.ndarray) -
     Raises:
         InputError: where there are too few architectures.
     """
+    from scipy.stats import spearmanr
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold, cross_val_predict
+
     if len(indices) < FEWEST:
         raise InputError(
             f"a model of accuracy takes at least {FEWEST} trained architectures of {space.name}, not {len(indices)}"

@@ -26,6 +26,7 @@ from tunas.run.session import Stopped
 from tunas.run.settings import Kind, changes, in_words
 from tunas.search.config import SearchConfig
 from tunas.study.config import Engine
+from tunas.study.processes import begin, context, shared_threads
 from tunas.task import Task
 from tunas.train.config import TrainConfig
 
@@ -193,13 +194,12 @@ def _in_processes(configs: Iterable[Any], workers: int, label: str) -> list[str]
     total, done = len(waiting), 0
     failed: list[str] = []
     running: dict[int, tuple[Any, Any, int]] = {}
-    context = multiprocessing.get_context("spawn")
     began = time.perf_counter()
     with shared_threads(workers), _ended(running):
         while waiting or running:
             while waiting and len(running) < workers:
                 config, attempt = waiting.pop(0)
-                process = context.Process(target=_logged, args=(config,))
+                process = context().Process(target=_logged, args=(config, dict(os.environ)))
                 process.start()
                 running[process.sentinel] = (process, config, attempt)
             for sentinel in wait(list(running)):
@@ -218,19 +218,6 @@ def _in_processes(configs: Iterable[Any], workers: int, label: str) -> list[str]
                 left = (time.perf_counter() - began) / max(1, done) * (total - done)
                 print(f"{label}: {done} of {total} done, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
     return failed
-
-
-@contextlib.contextmanager
-def shared_threads(workers: int) -> Iterator[None]:
-    """Within the context new processes share the processors: more threads would take them from each other."""
-    threads = str(max(1, len(os.sched_getaffinity(0)) // workers)) if hasattr(os, "sched_getaffinity") else "1"
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    os.environ.update(dict.fromkeys(before, threads))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 @contextlib.contextmanager
@@ -256,11 +243,12 @@ def _log_of(config: Any) -> Path:
     return directory.parent / LOGS / f"{directory.name}.txt"
 
 
-def _logged(config: Any) -> None:
+def _logged(config: Any, environment: dict[str, str]) -> None:
     """The whole work of a process; what it prints goes to the job's log."""
     log = open(_log_of(config), "a", buffering=1)  # noqa: SIM115 (open as long as the process lives)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    begin(environment)
     _end_with_parent()
     try:
         run_one(config)
