@@ -8,12 +8,12 @@ import pytest
 
 from tunas.cli import COMMANDS, imported, main
 
-SCREEN = 50
+SCREEN, COLUMNS = 50, 80
 
 
 @pytest.fixture(autouse=True)
-def terminal_of_100_columns(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
+def terminal_of_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(COLUMNS))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -23,7 +23,8 @@ def test_help_fits_a_screen_and_says_no_default_that_is_none(name, capsys):
     assert len(page.splitlines()) <= SCREEN
     assert "None" not in page
     assert "(default: )" not in page
-    about = page.split("\n\n")[1].replace("\n", " ").strip()
+    assert max(map(len, page.splitlines())) <= COLUMNS
+    about = page.split("\n\n")[1].replace("\n ", " ").strip()
     assert about and "  " not in about
 
 
@@ -73,3 +74,9 @@ def test_bash_completes_commands_and_flags(tmp_path, capsys):
 
     assert completed("tunas", "sea") == ["search"]
     assert "--rl-cost-model-target" in completed("tunas", "search", "--rl-cost")
+
+
+def test_help_shows_what_has_to_be_said_first(capsys):
+    for command, flag in [("design", "--latency"), ("teach", "--teacher"), ("export", "--runtime")]:
+        main([command, "--help"])
+        assert flag in capsys.readouterr().out

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for (a firm tolerance missed, a run that could only be read in part), 75 where starting again may help (a storage
     that does not answer, a process that the system ended), 128 + signal where stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ("-h", "--help", "--help-all", "help"):
         print(usage())
         return 0
     if words[0] in ("-V", "--version", "version"):
@@ -93,7 +93,8 @@ def usage() -> str:
             "commands:",
             *lines,
             "",
-            "`tunas COMMAND --help` explains the flags that people set first, `--help-all` all; - and _ are the same.",
+            "`tunas COMMAND --help` explains the flags that people set first, `--help-all` all of them;",
+            "in their names - and _ are the same. `tunas --version` says which version this is.",
         ]
     )
 

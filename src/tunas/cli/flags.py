@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import shutil
 import textwrap
 import types
 import typing
@@ -21,11 +22,12 @@ from tunas.flags import as_tuple
 GROUPS: dict[str, str] = {
     "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
         min_cost max_cost num_samples count output_format out samples study random repeats searches
-        ablation search train workers engine examples""",
+        ablation search train workers engine examples model num_architectures plan runtime""",
     "data": """dataset_dir data_format image_size valid_filenames valid_fraction test_fraction use_held_out_test_set
         cache_dir train_cache_size on_bad_image allow_empty_classes num_workers num_classes task""",
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
-        choose_from rl_reward_function constraint enable_cost_model at_most verify num_cost_samples""",
+        choose_from rl_reward_function constraint enable_cost_model at_most verify num_cost_samples
+        latency tolerance""",
     "views of training images": """augment hflip crop_scale crop_ratio shift rotate shear randaugment
         random_erasing mixup cutmix""",
     "recipe and teacher": """recipe optimizer scheduler clip_grad layer_decay head_epochs bn_momentum ema_decay
@@ -35,10 +37,25 @@ GROUPS: dict[str, str] = {
 """Title -> its flags. A flag of no group is shown under `schedule and more`."""
 OTHERS = "schedule and more"
 MARKERS = (tyro.conf.UseAppendAction, tyro.conf.OmitArgPrefixes)
-METAVARS = {"int | None": "INT", "float | None": "FLOAT", "str | None": "TEXT", "<class 'str'>": "TEXT"}
+METAVARS = {
+    "int | None": "INT",
+    "float | None": "FLOAT",
+    "str | None": "TEXT",
+    "<class 'str'>": "TEXT",
+    "tuple[str, ...]": "TEXT",
+}
 FIRST = """from_run ssd indices checkpoint_dir dataset_dir image_size cost_model rl_cost_model_target
     rl_cost_model_tolerance epochs device min_cost max_cost dirname mode checkpoint samples out"""
 """Flags that `--help` shows; `--help-all` shows every one. So does the help of a command of few flags."""
+FIRST_OF = {
+    "teach": "teacher logits_dir",
+    "measure": "num_architectures",
+    "export": "runtime",
+    "design": "latency minutes plan random",
+    "quickstart": "latency minutes plan random",
+    "study": "random searches train",
+}
+"""Further ones of a command."""
 FEW = 12
 FROM = "from_run"
 """Is `--from` on the command line: a field cannot have that name."""
@@ -67,22 +84,24 @@ def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | N
     shown = names
     description = " ".join((config_type.__doc__ or "").split())
     if wants_help and not everything and len(names) > FEW:
-        shown = [
-            field.name
-            for field in dataclasses.fields(config_type)
-            if field.name in FIRST.split() or _is_required(field)
-        ]
+        first = [*FIRST.split(), *FIRST_OF.get(prog.split()[-1], "").split()]
+        shown = [field.name for field in dataclasses.fields(config_type) if field.name in first or _is_required(field)]
         description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
     of_that_run = {} if wants_help or of_run is None else told(words, of_run)
     values: Any = tyro.cli(
         grouped(config_type, shown, of_that_run, takes_run=of_run is not None, whole=everything or not wants_help),
         args=["--help"] if wants_help else words,
         prog=prog,
-        description=description,
+        description=on_lines(description),
         config=MARKERS,
     )
     parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
     return config_type(**{name: value for part in parts for name, value in vars(part).items() if name != FROM})
+
+
+def on_lines(text: str) -> str:
+    """`text` on lines that the terminal shows whole. tyro keeps a line break where a space comes next."""
+    return textwrap.fill(text, shutil.get_terminal_size().columns, subsequent_indent=" ", break_on_hyphens=False)
 
 
 def told(words: Sequence[str], of_run: OfRun) -> dict[str, Any]:
@@ -135,7 +154,7 @@ def grouped(
         repeatable = _repeatable(hints[field.name])
         kind = repeatable or hints[field.name]
         says_itself = field.default in (None, "", ()) or "Positional" in str(kind)
-        plain = METAVARS.get(str(kind))  # instead of {None}|INT
+        plain = METAVARS.get(str(kind)) or _positional_name(field, str(kind))  # instead of {None}|INT
         arg = tyro.conf.arg(
             help=_help(text, whole),
             help_behavior_hint="" if says_itself else None,
@@ -154,6 +173,14 @@ def grouped(
         if fields
     ]
     return dataclasses.make_dataclass(config_type.__name__, parts)
+
+
+def _positional_name(field: dataclasses.Field, kind: str) -> str | None:
+    """What stands for a positional argument, such as `[NAME]` or `IMAGES …`; None for a choice, and for a flag."""
+    if "Positional" not in kind or "Literal" in kind:
+        return None
+    name = field.name.upper() + (" …" if "..." in kind else "")
+    return name if _is_required(field) else f"[{name}]"
 
 
 def _help(text: str, whole: bool) -> str:
