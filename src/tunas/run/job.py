@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from tunas.allocator import keep_freed_memory
+from tunas.allocator import give_back_memory, keep_freed_memory
 from tunas.primitives import keep_primitives
 from tunas.run.device import World, joined_world
 from tunas.run.trackers import check_trackers
@@ -13,7 +13,8 @@ from tunas.run.trackers import check_trackers
 
 @contextlib.contextmanager
 def long_job(device: str, log_to: Sequence[str]) -> Iterator[World]:
-    """The processes of a job that makes many alike steps: memory and compiled primitives are kept from step to step.
+    """The processes of a job that makes many alike steps. Memory and compiled primitives are kept from step to step;
+    what an earlier job of this process left is given back first.
 
     Args:
         device: as `--device` names it.
@@ -23,6 +24,7 @@ def long_job(device: str, log_to: Sequence[str]) -> Iterator[World]:
         InputError: where the device or a tracker is not there.
     """
     check_trackers(log_to)
+    give_back_memory()
     keep_between_steps()
     with joined_world(device) as world:
         yield world
