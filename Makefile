@@ -27,7 +27,7 @@ quickstart: $(if $(wildcard $(VENV)/installed),install,$(VENV)/usable)
 
 test: install
 # A thread for each process: more would take the cores from each other.
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal --durations=10 $(TESTS)
 
 coverage: install  # also in the processes that the tests start
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS) \

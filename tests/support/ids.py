@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import enum
 import inspect
+import re
+import string
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 TESTS = str(Path(__file__).parents[1])
+PRINTABLE = string.printable.encode()
 LONGEST = 80
-"""Characters of a parameter. Of a longer one pytest's own short name is taken."""
+"""Characters of a parameter; of a longer one, the beginning."""
+ADDRESS = re.compile(r"<(?:\w+ )*(?:[\w.]*\.)?(\w+)(?: object)? at 0x[0-9a-f]+>")
+"""A value that says no more of itself than its name and where it lies, which is another place in each process."""
 
 
 def parameter_id(value: Any, name: str) -> str | None:
-    """The part of a test's name that stands for a parameter; None: as pytest has it."""
+    """The part of a test's name that stands for a parameter; None, for a function or a class: as pytest has it."""
     if isinstance(value, str):
-        text = value.replace(TESTS, "tests") or f"empty {name}"
+        text = value or f"empty {name}"
     elif isinstance(value, enum.Enum):
         text = value.name
     elif value is None or isinstance(value, bool | int | float | complex):
@@ -26,13 +31,17 @@ def parameter_id(value: Any, name: str) -> str | None:
         text = _body(value) or name
     elif isinstance(value, Mapping):
         text = " ".join(f"{key}={_short(each)}" for key, each in value.items()) or f"empty {name}"
-    elif isinstance(value, bytes) and not value:
-        text = f"empty {name}"
-    elif isinstance(value, bytes) or callable(value):
+    elif isinstance(value, bytes):
+        first = value[:8] if any(byte not in PRINTABLE for byte in value) else value
+        more = f"… {len(value)} bytes" if len(first) < len(value) else ""
+        text = str(first).removeprefix("b")[1:-1] + more or f"empty {name}"
+    elif callable(value):
         return None
     else:
         text = f"{name}={_short(value)}"
-    return text if len(text) <= LONGEST and text.isprintable() and " at 0x" not in text else None
+    text = ADDRESS.sub(r"\1", text.replace(TESTS, "tests"))
+    shown = text if text.isprintable() else text.encode("unicode_escape").decode()
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
 def _short(value: Any) -> str:
