@@ -5,6 +5,8 @@ VENV ?= .venv
 WORKERS ?= auto
 # What is tested, such as tests/search; nothing: everything.
 TESTS ?=
+# What pip leaves uncompiled is compiled once, when it is first imported, and not in every process again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install quickstart test coverage lint types docs wheel bench clean
 

@@ -141,6 +141,17 @@ def test_each_device_has_its_own_target(files, tmp_path):
     assert [each.device for each in findings(run)] == list(devices)
 
 
+def test_a_constraint_binds_every_target(files, tmp_path):
+    first = tmp_path / "first.json"  # what only the first four choices cost: 2 of 4 on average, and here at most one
+    CostModel(SPACE, 1, [CostTerm((place,), np.arange(2.0)) for place in range(4)], unit="kB").save(first)
+    targets = {"rl_cost_model_target": (4.0, 5.0), "constraint": (f"{first}=2",)}
+    found = search(config(files, tmp_path / "run", **targets))
+    assert [each.cost for each in found.frontier] == [4.0, 5.0]
+    for each in json.loads((tmp_path / "run/result.json").read_text())["targets"]:
+        (said,) = each["constraints"].values()
+        assert said["limit"] == 2 >= said["cost"]
+
+
 def test_it_goes_on_bit_for_bit(files, tmp_path):
     targets = {"rl_cost_model_target": (3.0, 6.0), "checkpoint_every": 100}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
