@@ -7,8 +7,9 @@ import sys
 from typing import Any
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
+"""Settings of mallopt(3)."""
 NEVER = -1
-"""Of mallopt(3)."""
+"""The threshold of trimming that is never reached."""
 
 
 def keep_freed_memory() -> bool:

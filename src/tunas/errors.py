@@ -55,5 +55,10 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_not_negative(name: str, value: float | None) -> None:
+    """Lets None pass, zero, and positive numbers.
+
+    Raises:
+        InputError: otherwise.
+    """
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a number that is not negative, not {value}")

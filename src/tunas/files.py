@@ -41,11 +41,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Checks at the beginning that a file can be written at the end, in a directory that is made then; leaves nothing
-    behind.
+    """Checks at the beginning that a file can be written at the end; leaves nothing behind.
+
+    Its directory need not exist yet, where it can be made.
 
     Raises:
-        InputError: where it is a directory, or cannot be written.
+        InputError: where the path is a directory, or cannot be written.
     """
     path = Path(path)
     if path.is_dir():

@@ -51,11 +51,12 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
 
 
 def flags(names: Iterable[str]) -> str:
+    """Fields as the flags that a sentence names: `--one and --other`."""
     return " and ".join(f"--{name}" for name in names)
 
 
 def as_told(config: Any, names: Iterable[str]) -> list[str]:
-    """Those of the flags that are given, as words that a shell takes: what another command has to be told as well."""
+    """Those of the fields that are given, as words that a shell takes for flags of another command."""
     words = []
     for name, value in given(config).items():
         if name not in set(names):

@@ -18,7 +18,7 @@ def load_named(name: str, what: str) -> Any:
 
     Args:
         name: `module:name` or `path/to/file.py:name`.
-        what: is named so, for messages: "space".
+        what: the kind of thing, for messages: "space".
 
     Raises:
         InputError: where there is no such file, module or name in it.
@@ -34,8 +34,8 @@ def load_named(name: str, what: str) -> Any:
 
 
 class LoadedFiles:
-    """The files that were run here. Unpickled in another process, it runs them there: what is pickled after it may be
-    of classes that they define."""
+    """The files that were run here. Unpickled in another process, it runs them there, so that objects of classes that
+    they define can be unpickled after it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _run_files, (dict(_files),)
@@ -52,6 +52,7 @@ def _run_files(files: dict[str, str]) -> LoadedFiles:
 
 
 def _module_of_file(location: str, name: str | None = None) -> ModuleType:
+    """The module that a file is, run where it has not been; under `name`, or where it is None, the file's own."""
     path = Path(location).expanduser().resolve()
     if not path.is_file():
         raise FileNotFoundError(location)

@@ -25,7 +25,7 @@ def need_packages(what: str, *names: str, install: str) -> None:
     """Refuses what cannot be done for want of a package.
 
     Args:
-        what: that needs them, as the sentence's subject.
+        what: whatever needs them, the subject of the sentence.
         names: of modules.
         install: what to give to pip.
 
@@ -38,6 +38,10 @@ def need_packages(what: str, *names: str, install: str) -> None:
 
 def need_compiler(what: str, device: str) -> None:
     """Refuses `torch.compile` where there is nothing to compile with: a C++ compiler on a processor, Triton on CUDA.
+
+    Args:
+        what: whatever compiles, the subject of the sentence.
+        device: torch's name of its type, such as `cuda`.
 
     Raises:
         InputError: naming what is missing.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 CAPACITY = 8192
-"""Of oneDNN's 1,024, which a space with many widths fills within a few steps. Each may be a few mappings of memory, of
-which Linux allows a process 65,530."""
+"""How many shapes. oneDNN's own 1,024 are filled within a few steps of a space with many widths. The code of each may
+take a few mappings of memory, of which Linux allows a process 65,530."""
 
 
 def keep_primitives() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from tunas.errors import InputError
 from tunas.nn.counting import operation_macs
-from tunas.nn.layers import NetworkOptions, build_layer, layer_operations
+from tunas.nn.layers import build_layer, layer_operations
+from tunas.nn.options import NetworkOptions
 from tunas.space import Block, Conv, Space, Tower
 from tunas.space.choice import choice_points, numbered, resolved
 from tunas.space.layers import keeps_width

@@ -39,7 +39,7 @@ class Choice(nn.Module):
 
 
 def _mean(present: list[Tensor], count: int) -> Tensor | None:
-    """Sum of the outputs that are not zero, over how many there are with those; None where there are none."""
+    """The mean of `count` outputs, of which all but those `present` are zeros; None where no output is present."""
     if len(present) < 2:
         return present[0] * (1 / count) if present else None
     first, second, *others = present

@@ -61,7 +61,7 @@ def operation_macs(module: nn.Module, *inputs: Any) -> tuple[int, Any]:
 
 
 def meta_network(architecture: Architecture) -> nn.Module:
-    """The stand-alone network without memory, in eval mode; built on the processor where it cannot be built so."""
+    """The stand-alone network in eval mode, on the meta device: built there, or moved there where it cannot be."""
     try:
         with torch.device("meta"):
             return build_network(architecture).eval()
@@ -70,14 +70,14 @@ def meta_network(architecture: Architecture) -> nn.Module:
 
 
 def on_meta(example: Any) -> Any:
+    """An example of the same shapes and types without numbers in it."""
     return tree_map(lambda part: part.to("meta") if isinstance(part, Tensor) else part, example)
 
 
 def shapes(example: Any) -> str:
     """The shapes of an example, for messages."""
-    return (
-        ", ".join(str(list(part.shape)) for part in tree_iter(example) if isinstance(part, Tensor)) or "of no tensors"
-    )
+    found = [str(list(part.shape)) for part in tree_iter(example) if isinstance(part, Tensor)]
+    return ", ".join(found) or "of no tensors"
 
 
 def macs_of(counts: Counts) -> float:
@@ -86,6 +86,7 @@ def macs_of(counts: Counts) -> float:
 
 
 def total_macs(counts: dict[str, Counts]) -> int:
+    """The multiply-accumulates of all leaves."""
     return int(sum(macs_of(leaf) for leaf in counts.values()))
 
 
@@ -153,10 +154,11 @@ class _Call:
 
 
 _calls: dict[Any, _Call] = {}
-"""Calls with operands of the same shapes give the same, and the meta device takes its time for some operations."""
+"""Calls with operands of the same shapes give the same, and the meta device takes long for some operations."""
 
 
 def _call(func: Any, args: Any, kwargs: Any) -> _Call:
+    """Carries out an operation, or remembers what it gave for operands of these shapes."""
     remembers = not (func.is_view or func._schema.is_mutable)
     key: Any = None
     if remembers:
@@ -177,12 +179,15 @@ def _call(func: Any, args: Any, kwargs: Any) -> _Call:
 
 
 def _copies(result: Any) -> Callable[[], Any]:
+    """Makes new tensors that look like those of a result."""
     looks = tree_map(lambda part: _Look(part.shape, part.stride(), part.dtype), result)
     return lambda: tree_map_only(_Look, _Look.tensor, looks)
 
 
 @dataclass(frozen=True)
 class _Look:
+    """What there is to a tensor on the meta device."""
+
     shape: torch.Size
     stride: tuple[int, ...]
     dtype: torch.dtype

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,56 +22,13 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.nn.choice import choices_of, for_each_choice
 from tunas.nn.operations import Operation
-from tunas.nn.ops import BN_EPSILON, BN_MOMENTUM, BatchNorm2d, Conv2d, DepthwiseConv2d, activation, shape_of
+from tunas.nn.ops import BatchNorm2d, Conv2d, DepthwiseConv2d, activation, shape_of
+from tunas.nn.options import NetworkOptions
 from tunas.space import layers
 from tunas.space.choice import OneOf, choice_points, chosen, numbered, resolved
 from tunas.space.registry import layer_module
 
 Indices = Sequence[int] | None
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """How layers are built where the description leaves it open. The defaults are TuNAS's own.
-
-    Args:
-        bn_epsilon, bn_momentum: of every batch norm, in torch's sense.
-        stateless_bn: batch statistics in training and in evaluation (supernet).
-        gate: what squeeze-and-excite ends with, `sigmoid` or `hard_sigmoid` (timm's MobileNetV3).
-        relu6: clip every relu at 6 (timm's MobileNetV2).
-        same_padding: pad as TensorFlow does (weights trained there).
-        path_dropout_rate: chance of dropping a residual layer for a whole training batch
-            (docs/algorithm.md#stand-alone-training).
-        filters_base: of the tower.
-        se_activation: the one inside squeeze-and-excite.
-        aggressive_sharing: the choices within a bottleneck or separable convolution share its weights; otherwise every
-            combination of them has its own (supernet).
-    """
-
-    bn_epsilon: float = BN_EPSILON
-    bn_momentum: float = BN_MOMENTUM
-    stateless_bn: bool = False
-    gate: str = "sigmoid"
-    relu6: bool = False
-    same_padding: bool = False
-    path_dropout_rate: float = 0.0
-    filters_base: int = 8
-    se_activation: str = "relu"
-    aggressive_sharing: bool = True
-
-    def __post_init__(self) -> None:
-        if self.gate not in layers.GATES:
-            raise InputError(f"a squeeze-and-excite gate is one of {', '.join(layers.GATES)}, not {self.gate!r}")
-
-    def following(self, conventions: layers.Conventions | None) -> NetworkOptions:
-        """The same, but for what a tower's conventions say."""
-        return self if conventions is None else dataclasses.replace(self, **dataclasses.asdict(conventions))
-
-    def activation(self, spec: layers.Activation) -> str:
-        return "relu6" if self.relu6 and spec.kind == "relu" else spec.kind
-
-    def norm(self, channels: int) -> BatchNorm2d:
-        return BatchNorm2d(channels, self.bn_epsilon, self.bn_momentum, stateless=self.stateless_bn)
 
 
 class Same(nn.Module):
@@ -85,7 +41,7 @@ class Same(nn.Module):
 class ConvNormAct(nn.Module):
     """Convolution, batch norm or bias, activation; the last two where there are any."""
 
-    def __init__(self, conv: Conv2d | DepthwiseConv2d, norm: BatchNorm2d | None = None, act: str | None = None):
+    def __init__(self, conv: Conv2d | DepthwiseConv2d, norm: BatchNorm2d | None, act: str | None = None):
         super().__init__()
         self.conv = conv
         self.norm = norm
@@ -103,10 +59,10 @@ class SqueezeExcite(nn.Module):
 
     Args:
         channels: what it scales at most.
-        width: inside; a quarter of the channels at hand where left out.
+        width: inside; where None, a quarter of the channels at hand.
     """
 
-    def __init__(self, channels: int, options: NetworkOptions, width: int | None = None):
+    def __init__(self, channels: int, options: NetworkOptions, width: int | None):
         super().__init__()
         self.gate, self.act, self.width = options.gate, options.se_activation, width
         self.reduce = Conv2d(channels, squeezed_width(channels, width), 1, bias=True)
@@ -328,6 +284,7 @@ def build_layer(spec: Any, inputs: int, outputs: int, options: NetworkOptions) -
 
 
 def _built(layer: Any, inputs: int, outputs: int, options: NetworkOptions) -> nn.Module:
+    """The module of a layer that is no choice itself, though its fields may be."""
     kind = layer_module(layer)
     if not options.aggressive_sharing and isinstance(layer, layers.SeparableConv | layers.InvertedBottleneck):
         return _apart(layer, lambda fixed: kind(fixed, inputs, outputs, options))

@@ -8,14 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from tunas.errors import InputError
-from tunas.nn.layers import NetworkOptions, TowerModule
+from tunas.nn.layers import TowerModule
 from tunas.nn.ops import Conv2d, MultiheadAttention
+from tunas.nn.options import NetworkOptions
 from tunas.space.architecture import Architecture, Space
 from tunas.space.choice import choice_points, numbered
 from tunas.space.layers import Tower
 
 LAST_LAYER_STD = 0.01
-"""docs/algorithm.md#search-spaces."""
+"""Of the classifier's first weights (docs/algorithm.md#search-spaces)."""
 
 
 class Head(nn.Module):
@@ -37,7 +38,7 @@ class Network(nn.Module):
 
     Attributes:
         description: the tower that it was built from.
-        options: how.
+        options: how its layers were built.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ def build_network(
         options: batch norm, gate, padding and path dropout; TuNAS's own where left out.
 
     Returns:
-        A `Network`; of a space with a network of its own, what that is built to, where only the structure counts.
+        A `Network`; or the module that a space has for structures of its own, which takes none of these arguments.
 
     Raises:
         InputError: where a choice is still open or there are no classes.

@@ -54,6 +54,7 @@ class Operation:
 
     @classmethod
     def pool(cls, channels: int, size: int) -> Operation:
+        """The mean over all pixels."""
         return cls("pool", channels, channels, 0, channels, size, 1)
 
     @classmethod

@@ -9,8 +9,10 @@ from tunas.space import Architecture, Tower
 
 
 def has_norm_on_one_pixel(architectures: Iterable[Architecture], image_size: int) -> bool:
-    """Whether a batch norm of one of these networks works on a map of 1×1: one image alone then has a single value for
-    each channel, whose variance is none."""
+    """Whether a batch norm of one of these networks works on a map of 1×1 pixels.
+
+    A batch of one image then has a single value for each channel, and a single value has no variance.
+    """
     return any(
         operation.norm and operation.output_size == 1
         for architecture in architectures

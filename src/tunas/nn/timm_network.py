@@ -17,13 +17,13 @@ from tunas.nn.layers import (
     DetectionEndpointLayer,
     GlobalAveragePoolLayer,
     InvertedBottleneckLayer,
-    NetworkOptions,
     ResidualLayer,
     SeparableConvLayer,
     SqueezeExcite,
     ZeroLayer,
 )
 from tunas.nn.network import Network, build_network
+from tunas.nn.options import NetworkOptions
 from tunas.nn.timm_weights import timm_names
 from tunas.space import structure_from_json, structure_to_json
 from tunas.space.layers import divisible_width
@@ -232,6 +232,7 @@ def _stride(layer: Any) -> int:
 
 
 def _known(act: str | None) -> str:
+    """The activation, where timm's block strings have a word for it."""
     if act not in ACTIVATIONS:
         raise InputError(f"timm's block strings have no word for the activation {act}")
     return act

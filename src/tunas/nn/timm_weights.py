@@ -44,12 +44,12 @@ from tunas.errors import InputError
 from tunas.nn.layers import (
     ConvLayer,
     InvertedBottleneckLayer,
-    NetworkOptions,
     ResidualLayer,
     SeparableConvLayer,
     SqueezeExcite,
 )
 from tunas.nn.network import Network, build_network
+from tunas.nn.options import NetworkOptions
 from tunas.space.architecture import Architecture
 from tunas.space.layers import Tower
 

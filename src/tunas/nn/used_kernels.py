@@ -14,8 +14,8 @@ class UsedKernels:
 
     Attributes:
         kernels: in the order of use.
-        shares: of the mixture that each took part with: 1, or under op warmup the product of the 1/n of every enabled
-            OneOf around it (docs/algorithm.md#weight-training).
+        shares: each kernel's part in a mixture: 1, or under op warmup the product of the 1/n of every enabled OneOf
+            around it (docs/algorithm.md#weight-training).
     """
 
     def __init__(self) -> None:

@@ -98,8 +98,8 @@ class Space:
         """How many different networks there are: indices that are not in use and places of skipped layers do not count.
 
         Two networks are the same when every block has the same width and the same layers in the same order once
-        skipped ones, `Residual(Zero())`, are left out. Two structures of another kind are the same when they are
-        equal, where choices are counted as different that are not written the same.
+        skipped ones, `Residual(Zero())`, are left out. Two structures that are no towers are the same when they are
+        equal; choices that are written differently count as different.
         """
         if not isinstance(self.structure, layers.Tower):
             return _count_values(self.structure)
@@ -187,7 +187,11 @@ class Architecture:
 
     @property
     def tower(self) -> layers.Tower:
-        """The same, of a space of towers."""
+        """The structure with every choice made, of a space of towers.
+
+        Raises:
+            InputError: where the space has another structure.
+        """
         return resolved(self.space.tower, self.indices)
 
     def pruned(self) -> Architecture:
@@ -236,6 +240,7 @@ def _count_values(node: Any) -> int:
 
 
 def _oneofs(node: Any) -> Iterable[OneOf]:
+    """The OneOfs of a structure, in index order."""
     for _, part in fields_of(node):
         yield from _oneofs(part)
     if isinstance(node, OneOf):
@@ -251,6 +256,7 @@ def _variants(node: Any) -> set[Any]:
 
 
 def _with_parts(node: Any, parts: Iterable[Any]) -> Any:
+    """`node` with other parts in the order of `fields_of`."""
     values = iter(parts)
     return rebuild(node, lambda _: next(values))
 
@@ -268,6 +274,7 @@ def _count_sequences(options: list[set[Any]]) -> int:
         symbols[places] = symbols.get(places, 0) + 1
 
     def closure(starts: Iterable[int]) -> frozenset[int]:
+        """The places that may come next: the starts, and what follows them once layers are skipped."""
         reached = set()
         for start in starts:
             reached.add(start)
@@ -278,6 +285,7 @@ def _count_sequences(options: list[set[Any]]) -> int:
 
     @functools.cache
     def count_from(state: frozenset[int]) -> int:
+        """How many sequences can still follow where the next layer is at one of the places of `state`."""
         total = int(len(options) in state)
         for places, number in symbols.items():
             if ends := [place + 1 for place in places if place in state]:

@@ -15,8 +15,9 @@ from tunas.space.architecture import Space
 from tunas.space.layers import Tower
 
 PROXYLESS_TARGET = 84.0
-"""Pixel-1 milliseconds that the paper's searches aim for (docs/algorithm.md#reward)."""
+"""Pixel-1 milliseconds that the paper's searches of the ProxylessNAS spaces aim for (docs/algorithm.md#reward)."""
 V3_TARGET = 57.0
+"""The same of its MobileNetV3-like space."""
 V3_FAMILY = ("mobilenet_v3_like_search", "mobilenet_v3_large", "mobilenet_multi_avg", "mobilenet_multi_max")
 """Spaces with the larger dropout (docs/algorithm.md#stand-alone-training)."""
 
@@ -110,7 +111,7 @@ def get_space(name: str) -> Space:
 
 
 def _named_space(name: str) -> Space:
-    """A space of the user's code. It is called as it was asked for, so that a later command can ask again."""
+    """A space of the user's code, under the name by which it was asked for, so that a later command can ask again."""
     found = load_named(name, "space")
     if callable(found):
         found = found()

@@ -71,6 +71,7 @@ def check_structure(name: str, structure: Any) -> None:
 
 
 def _check_node(name: str, path: str, node: Any, types: dict[str, type]) -> None:
+    """Checks the part of a structure at `path`; `types` are the classes met so far, by name."""
     where = f"{name}: {path}" if path else f"{name}"
     if isinstance(node, OneOf):
         if node.tag == FILTERS:
@@ -98,10 +99,10 @@ def _is_frozen(node: Any) -> bool:
 
 
 def width_of(choice: Any, where: str = "a choice") -> float:
-    """The number by which a choice of a `FILTERS` OneOf is the widest or not.
+    """The number by which the choices of a `FILTERS` OneOf are compared: the largest is the widest.
 
     Raises:
-        InputError: where it is none.
+        InputError: where a choice is no such number.
     """
     width = choice.multiplier if isinstance(choice, layers.Times) else choice
     if type(width) not in (int, float) or not 0 < width <= layers.LARGEST:
@@ -113,6 +114,12 @@ def width_of(choice: Any, where: str = "a choice") -> float:
 
 
 def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool = True) -> None:
+    """Checks one layer, or a choice between layers, and what is inside.
+
+    Args:
+        residual_ok: whether the input is as wide as the block, so that it can be added to the output.
+        resizing_ok: whether the resolution may change here; not inside a layer that adds its input.
+    """
     if isinstance(layer, OneOf):
         if layer.tag != OP:
             raise InputError(f"{path}: a choice between layers must be tagged OP")

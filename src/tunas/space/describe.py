@@ -32,6 +32,7 @@ def tower_rows(tower: layers.Tower) -> list[tuple[str, ...]]:
 
 
 def _cells(layer: Any, width: int, base: int) -> tuple[str, str, str, str, str]:
+    """Operation, kernel, stride, expansion and squeeze-and-excite of a layer whose input is `width` wide."""
     if layer == layers.SKIPPED:
         return ("skip", "", "", "", "")
     added = ""
@@ -119,6 +120,7 @@ def _type_name(node: Any) -> str:
 
 
 def _value(node: Any) -> str:
+    """A part of a structure in one line, its choices with their positions."""
     if isinstance(node, OneOf):
         inside = " | ".join(_value(choice) for choice in node.choices)
         return f"[{node.position}]{{{inside}}}"

@@ -53,6 +53,7 @@ class Times:
 
 
 def is_count(value: Any) -> bool:
+    """Whether `value` is a positive integer that could be meant."""
     return type(value) is int and 0 < value <= LARGEST
 
 
@@ -71,6 +72,7 @@ WIDTH = {"rule": FieldRule(is_width, "a width is Times(positive number) or a pos
 SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or False", OP)}
 """Metadata of a field that switches something on."""
 FIXED_SWITCH = {"rule": FieldRule(lambda v: isinstance(v, bool), "this is True or False", None)}
+"""Metadata of a field that switches something on and cannot be chosen."""
 IN_TABLES = "in_tables"
 """False in the metadata of a field keeps it out of the table of an architecture."""
 OMITTED = {"omitted": True}
@@ -82,6 +84,7 @@ SE_WIDTH = {
     IN_TABLES: False,
     **OMITTED,
 }
+"""Metadata of a field that holds the width inside squeeze-and-excite, or None for a share of what it scales."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +235,14 @@ def expansion_width(expansion: Times | int, input_width: int, base: int = 8) -> 
     return scaled_width(input_width, expansion.multiplier, base) if isinstance(expansion, Times) else expansion
 
 
-def widest_index(oneof: OneOf, input_width: int, base: int = 8) -> int:
+def widest_index(oneof: OneOf, input_width: int, base: int) -> int:
     """Index of the widest choice of a `FILTERS` OneOf, for a layer whose input is at most `input_width` wide."""
     widths = [expansion_width(choice, input_width, base) for choice in oneof.choices]
     return widths.index(max(widths))
 
 
 def widest(filters: int | OneOf) -> int:
+    """The largest width that the filters of a block can have."""
     return max(filters.choices) if isinstance(filters, OneOf) else filters
 
 
@@ -251,11 +255,11 @@ def keeps_width(layer: Any) -> bool:
 
 
 def scale_filters(tower: Any, multiplier: float) -> Any:
-    """`tower` with every absolute width (filters, absolute expansions, what else is a `WIDTH`) scaled and rounded
-    (docs/algorithm.md#stand-alone-training).
+    """`tower` with every absolute width scaled and rounded: filters, absolute expansions, and other fields with `WIDTH`
+    as their metadata (docs/algorithm.md#stand-alone-training). Another structure comes back as it is.
 
     Raises:
-        InputError: where another structure than a tower shall be scaled.
+        InputError: where the multiplier is not 1 and the structure is no tower.
     """
     if not isinstance(tower, Tower):
         if multiplier != 1:
@@ -279,6 +283,6 @@ def scale_filters(tower: Any, multiplier: float) -> Any:
     return dataclasses.replace(tower, blocks=tuple(blocks))
 
 
-def filters_choice(base_width: int, multipliers: tuple[float, ...], base: int = 8) -> OneOf:
-    """OneOf over the distinct sorted scalings of `base_width`."""
-    return OneOf(tuple(sorted({scaled_width(base_width, m, base) for m in multipliers})), FILTERS)
+def filters_choice(base_width: int, multipliers: tuple[float, ...]) -> OneOf:
+    """OneOf over the distinct scalings of `base_width`, the narrowest first."""
+    return OneOf(tuple(sorted({scaled_width(base_width, multiplier) for multiplier in multipliers})), FILTERS)

@@ -21,7 +21,9 @@ _SKIPPED_FIELDS = {(OneOf, "position")}
 
 
 _own_types: dict[str, type] = {}
+"""Classes of structures that are no towers, by name."""
 _stand_ins: dict[tuple[str, ...], type] = {}
+"""Classes made for those that are not known here, by their name and fields."""
 
 
 def know_types(structure: Any) -> None:
@@ -104,7 +106,7 @@ def _encode(node: Any) -> Any:
     return node
 
 
-def _decode(node: Any, path: str, types: dict[str, type], depth: int = 0, *, stand_ins: bool = False) -> Any:
+def _decode(node: Any, path: str, types: dict[str, type], depth: int = 0, *, stand_ins: bool) -> Any:
     if depth > DEEPEST:
         raise InputError(f"{path[:40]}…: the model spec is nested more than {DEEPEST} deep")
 
@@ -134,6 +136,7 @@ def _decode(node: Any, path: str, types: dict[str, type], depth: int = 0, *, sta
 
 
 def _stand_in(name: str, fields: list[str], path: str) -> type:
+    """A class with these fields in place of one that is not known; the same for the same name and fields."""
     key = (name, *fields)
     if key not in _stand_ins:
         try:
