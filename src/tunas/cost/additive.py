@@ -1,5 +1,5 @@
-"""Costs that need no device: parameters, multiply-accumulates, peak activation memory and the bytes of the weights, the
-last two in float32 and in INT8; exact for any architecture."""
+"""Costs that need no device and are exact for any architecture: parameters, multiply-accumulates, and in float32 and
+INT8 the peak activation memory and the bytes of the weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, overload
 
 import numpy as np
 
-from tunas.cost.features import Quantity, layer_tables, peak_elements, without_constant_axes
+from tunas.cost.features import Quantity, bias_and_terms, layer_tables, peak_elements, without_constant_axes
 from tunas.cost.model import CostModel, CostTerm
 from tunas.errors import InputError
 from tunas.nn.operations import Operation
 from tunas.space import Architecture, Space
 
 FLOAT32_BYTES, INT8_BYTES = 4, 1
-"""Of a weight and of an activation."""
+"""What a weight, or an activation, takes."""
 INT8_CHANNEL_BYTES = 4
-"""Of the scale that each output channel's weights have in INT8; the bias beside it is an int32."""
+"""What the scale takes that the weights of each output channel have in INT8; the bias beside it is an int32."""
 
 
 def parameters(space: Space, num_classes: int = 1000) -> CostModel:
@@ -35,8 +35,11 @@ def macs(space: Space, image_size: int = 224, num_classes: int = 1000) -> CostMo
 def peak_memory(
     space: Space, image_size: int = 224, num_classes: int = 1000, number_bytes: int = FLOAT32_BYTES
 ) -> PeakCost:
-    """Peak activation memory for one image, in bytes, of which each number takes `number_bytes`; what counts is said at
-    `tunas.cost.features.peak_elements`."""
+    """Peak activation memory in bytes for one image, by `tunas.cost.features.peak_elements`.
+
+    Args:
+        number_bytes: what each number takes.
+    """
     return PeakCost(space, image_size, num_classes, number_bytes)
 
 
@@ -91,13 +94,13 @@ class PeakCost:
         space: whose architectures it prices.
         image_size: pixels a side.
         num_classes: outputs of the classifier.
-        number_bytes: of each number that is alive.
+        number_bytes: what each number takes that is alive.
     """
 
     unit = "bytes"
     device = "any device"
 
-    def __init__(self, space: Space, image_size: int = 224, num_classes: int = 1000, number_bytes: int = FLOAT32_BYTES):
+    def __init__(self, space: Space, image_size: int, num_classes: int, number_bytes: int):
         self.space = space
         self.provenance: Mapping[str, Any] = _provenance(image_size, num_classes)
         grouped: dict[int, list[CostTerm]] = {}
@@ -107,9 +110,9 @@ class PeakCost:
         # A layer whose worst case is below another's best case is never the peak.
         floor = max(sum(term.values.min() for term in terms) for terms in grouped.values())
         self.layers = [
-            CostModel(space, 0.0, t, self.unit)
-            for t in grouped.values()
-            if sum(term.values.max() for term in t) >= floor
+            CostModel(space, 0.0, terms, self.unit)
+            for terms in grouped.values()
+            if sum(term.values.max() for term in terms) >= floor
         ]
 
     def __repr__(self) -> str:
@@ -136,14 +139,8 @@ class PeakCost:
 
 
 def _sum_of(space: Space, quantity: Quantity, unit: str, image_size: int | None, num_classes: int) -> CostModel:
-    bias = 0.0
-    terms = []
-    for table in layer_tables(space, quantity, image_size or 224, num_classes):
-        positions, values = without_constant_axes(table.positions, table.values)
-        if positions:
-            terms.append(CostTerm(positions, values, table.path))
-        else:
-            bias += float(values)
+    """The cost model of a quantity that adds up over layers; of one that depends on no image size where it is None."""
+    bias, terms = bias_and_terms(layer_tables(space, quantity, image_size or 224, num_classes))
     return CostModel(space, bias, terms, unit, device="any device", provenance=_provenance(image_size, num_classes))
 
 

@@ -24,9 +24,8 @@ PIXEL1 = "pixel1"
 PIXEL1_DEVICE = "Pixel 1 (simulated)"
 DEVICE_FREE = ("params", "macs", "peak_memory", "peak_memory-int8", "flash", "flash-int8")
 """Costs that follow from the architecture alone."""
-PIXEL1_SIZE = 224
-PIXEL1_CLASSES = 1000
-"""What the published tables were made at."""
+PIXEL1_SIZE, PIXEL1_CLASSES = 224, 1000
+"""Image size and classes that the published tables were made at."""
 PIXEL1_DIRECTORY = Path(__file__).parent / "pixel1"
 
 
@@ -45,9 +44,9 @@ def load_cost_model(
             file that `CostModel.save` (or `tunas fit`) wrote; or a function, itself or as `module:name` or
             `file.py:name`, that takes an int array `[N, num_choices]` and gives N numbers.
         space: whose architectures are priced.
-        image_size: pixels a side of the networks that are priced: 224 where left out, or for a file that at which it
-            was measured.
-        num_classes: outputs of their classifier: 1,000 where left out, or for a file as it was measured.
+        image_size: pixels a side of the images that are priced. Where left out, 224, or of a file what it was measured
+            at.
+        num_classes: outputs of the classifier. Where left out, 1,000, or of a file what it was measured with.
         example: of a space of one's own, the inputs of one example (first dimension 1), or a function that returns
             them. Those of the space where left out.
 

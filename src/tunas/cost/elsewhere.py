@@ -21,6 +21,7 @@ from tunas.runtime.onnx_file import onnx_bytes
 from tunas.space import Architecture, get_space
 
 MANIFEST = "manifest.csv"
+HEADER = ("file", *COLUMNS)
 
 
 def export(config: MeasureConfig) -> Path:
@@ -56,32 +57,25 @@ def _write(content: bytes, file: BinaryIO) -> None:
 
 
 def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], config: MeasureConfig) -> Path:
-    header = ["file", *COLUMNS]
-    kept: list[list[str]] = []
-    if path.is_file():
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            kept = [[row.get(name) or "" for name in header] for row in reader]
-        ours = {(name, architecture.text) for name, architecture in rows}
-        indices_column = header.index("indices")
-        if any((row[0], row[indices_column]) not in ours for row in kept):
-            raise InputError(f"{path} lists other architectures than this export would; give an empty directory")
-    known = {row[0] for row in kept}
-    new = []
-    for name, architecture in rows:
-        if name not in known:
-            cells = {
-                "file": name,
-                "ssd": config.ssd,
-                "indices": architecture.text,
-                **{name: _cell(value) for name, value in conditions_of(architecture.space, config).items()},
-            }
-            new.append([cells.get(column, "") for column in header])
+    """The manifest with a row for each architecture; rows that are there already stay, with the times in them."""
+    kept = _rows_there(path) if path.is_file() else []
+    ours = {(name, architecture.text) for name, architecture in rows}
+    if any((row["file"], row["indices"]) not in ours for row in kept):
+        raise InputError(f"{path} lists other architectures than this export would; give an empty directory")
+    known = {row["file"] for row in kept}
+    new = [
+        {"file": name, "ssd": config.ssd, "indices": architecture.text, **conditions_of(architecture.space, config)}
+        for name, architecture in rows
+        if name not in known
+    ]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *kept, *new])
+    writer = csv.DictWriter(text, HEADER, lineterminator="\n")  # writes nothing for None
+    writer.writeheader()
+    writer.writerows([*kept, *new])
     write_text(path, text.getvalue())
     return path
 
 
-def _cell(value: int | None) -> str:
-    return "" if value is None else str(value)
+def _rows_there(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return [{name: row.get(name) or "" for name in HEADER} for row in csv.DictReader(file)]

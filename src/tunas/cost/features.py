@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tunas.cost.model import CostTerm
 from tunas.nn.layers import layer_operations
 from tunas.nn.operations import Operation
 from tunas.space import OneOf, Space
@@ -27,8 +28,8 @@ HEAD = "head"
 CACHE_MEGABYTES = (0.25, 1, 2, 4, 8, 16)
 """Sizes of float32 tensors at which caches and allocators change their speed."""
 CHANNEL_BLOCKS = (16, 32)
-"""Channels that kernels compute together, of INT8 twice or four times as many as of float32: where a layer's are no
-multiple, the last block is filled up, or computed by slower code."""
+"""Channels that kernels compute together; in INT8 two or four times as many as in float32. Where a layer's channels are
+no multiple, the last block is filled up, or computed by slower code."""
 FINE_MARK = "->"
 """Stands in the names of quantities that are split by kernel size and resolution."""
 
@@ -88,14 +89,20 @@ def layer_tables(space: Space, quantity: Quantity, image_size: int = 224, num_cl
     """
     measured = functools.cache(quantity)
     return [
-        _filled(space, number, place, lambda placed: np.asarray(measured(placed), np.float64))
-        for number, place in enumerate(_places(space, image_size, num_classes))
+        _filled(space, place, lambda placed: np.asarray(measured(placed), np.float64))
+        for place in _places(space, image_size, num_classes)
     ]
 
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where an alternative stands: everything that decides what `placed` returns."""
+    """Where an alternative of a layer stands.
+
+    Args:
+        path, layer, positions: of its table.
+        guards: position -> index, of the choices that lead to the alternative.
+        placed: the layer in its place, by the indices of an architecture at `positions`.
+    """
 
     path: str
     layer: int
@@ -105,6 +112,7 @@ class _Place:
 
 
 def _places(space: Space, image_size: int, num_classes: int) -> Iterator[_Place]:
+    """Every alternative of every layer, in network order, and the classifier."""
     base = space.tower.filters_base
     width: int | OneOf = IMAGE_CHANNELS
     size = image_size  # the same for every architecture: choices between layers of different strides are refused
@@ -170,7 +178,21 @@ def without_constant_axes(positions: tuple[int, ...], values: np.ndarray) -> tup
     return tuple(kept), values
 
 
-def _filled(space: Space, number: int, place: _Place, quantity: Callable[[Placed], np.ndarray]) -> LayerTable:
+def bias_and_terms(tables: Iterable[LayerTable]) -> tuple[float, list[CostTerm]]:
+    """The sum of tables of numbers as a cost model has it: what is the same for every architecture, and the rest."""
+    bias = 0.0
+    terms = []
+    for table in tables:
+        positions, values = without_constant_axes(table.positions, table.values)
+        if positions:
+            terms.append(CostTerm(positions, values, table.path))
+        else:
+            bias += float(values)
+    return bias, terms
+
+
+def _filled(space: Space, place: _Place, quantity: Callable[[Placed], np.ndarray]) -> LayerTable:
+    """The table of an alternative, entry by entry."""
     sizes = [range(space.sizes[p]) if p not in place.guards else (place.guards[p],) for p in place.positions]
     values: np.ndarray | None = None
     for combination in itertools.product(*sizes):
@@ -280,6 +302,7 @@ def _filled_up(channels: int, block: int) -> float:
 
 
 def _work_kind(operation: Operation) -> str:
+    """The kind of loop that computes an operation."""
     if operation.kind == "pool":
         return "pool"
     if operation.groups > 1:

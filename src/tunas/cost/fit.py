@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -129,7 +129,7 @@ def fit_samples(
     Raises:
         InputError: where there are too few samples, or they say another image size or number of classes.
     """
-    from tunas.cost.regression import GROUPS, SpaceFeatures, fitted_times
+    from tunas.cost.regression import SpaceFeatures, fitted_times
 
     if space.example is None:
         image_size = _condition(samples, "image_size", image_size, PIXEL1_SIZE)
@@ -142,31 +142,42 @@ def fit_samples(
     _check_enough(features, indices, folds)
     predicted, curve = held_out(features, indices, times, folds, seed)
     fitted = fitted_times(features, indices, times)
-    differences = [sample.half_difference for sample in samples]
     seen = np.unique(features.picked(indices).indices)
     report = FitReport(
         measured=times,
         predicted=predicted,
-        noise=None if None in differences else float(np.mean(np.array(differences, np.float64) / 2 / times)),
+        noise=_noise(samples),
         learning_curve=curve,
         unseen=_unseen_choices(space, indices),
         entries=int(features.active.sum()),
         entries_seen=int(features.active[seen].sum()),
-        strengths=dict(zip(GROUPS, fitted.strengths, strict=True)),
+        strengths=fitted.strengths_by_group(),
     )
+    provenance = _provenance(samples, {"image_size": image_size, "num_classes": num_classes}, report)
+    device = " on ".join(filter(None, (samples[0].backend, samples[0].device)))
+    return CostModel(space, fitted.bias, fitted.terms(), "ms", device, provenance), report
+
+
+def _noise(samples: Sequence[Sample]) -> float | None:
+    """Mean relative error of the measurements themselves; None where a sample does not say."""
+    differences = [sample.half_difference for sample in samples]
+    if None in differences:
+        return None
+    times = np.array([sample.milliseconds for sample in samples])
+    return float(np.mean(np.array(differences, np.float64) / 2 / times))
+
+
+def _provenance(samples: Sequence[Sample], conditions: dict[str, int | None], report: FitReport) -> dict[str, Any]:
+    """Where a fitted model's numbers come from, and what they are worth."""
     setup = {name: value for name in SETUP if (value := getattr(samples[0], name)) not in (None, "")}
-    written = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    provenance = {
+    return {
         "source": "tunas fit",
-        "date": written,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **setup,
-        "image_size": image_size,
-        "num_classes": num_classes,
+        **conditions,
         **report.as_json(),
         "references": references(samples),
     }
-    device = " on ".join(filter(None, (samples[0].backend, samples[0].device)))
-    return CostModel(space, fitted.bias, fitted.terms(), "ms", device, provenance), report
 
 
 def _condition(samples: Sequence[Sample], name: str, given: int | None, usual: int) -> int:
@@ -231,12 +242,12 @@ def _check_enough(features: SpaceFeatures, indices: np.ndarray, folds: int) -> N
     if len(indices) < needed:
         raise InputError(
             f"{len(indices)} samples are too few to fit {features.space.name}: {needed} are the least with {folds} "
-            f"folds, "
-            f"and some hundreds are usual (its tables have {int(features.active.sum()):,} entries)"
+            f"folds, and some hundreds are usual (its tables have {int(features.active.sum()):,} entries)"
         )
 
 
 def _unseen_choices(space: Space, indices: np.ndarray) -> tuple[str, ...]:
+    """Choices that none of the architectures has in use, as `path=choice`."""
     used = [np.zeros(size, bool) for size in space.sizes]
     for row in indices.tolist():
         for position, active in enumerate(active_positions(space, row)):

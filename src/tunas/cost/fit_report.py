@@ -52,16 +52,16 @@ class FitReport:
 
     @property
     def p95_over(self) -> float:
-        """What measured times exceed predicted ones by, relative to these: the 95th percentile, below 0 where they do
-        not."""
+        """The 95th percentile of measured over predicted time, minus 1."""
         return float(np.quantile(self.measured / self.predicted - 1, 0.95))
 
     @property
     def r_squared(self) -> float:
+        """Part of the variance that the predictions explain; nan where all times are the same."""
         around = self.measured - self.measured.mean()
-        return (
-            1 - float(((self.predicted - self.measured) ** 2).sum() / (around**2).sum()) if around.any() else math.nan
-        )
+        if not around.any():
+            return math.nan
+        return 1 - float(((self.predicted - self.measured) ** 2).sum() / (around**2).sum())
 
     @property
     def spearman(self) -> float:
@@ -87,7 +87,7 @@ class FitReport:
 
     @property
     def error_with_twice_the_samples(self) -> float:
-        """As much smaller as the last doubling made it, but not below the noise."""
+        """The mean error, were it to fall as much again as it did with the last doubling; not below the noise."""
         (_, before), (_, now) = self.learning_curve[-2:]
         return min(now, max(now * now / before, self.noise or 0.0))
 
@@ -127,8 +127,7 @@ class FitReport:
         if self.drift:
             lines.append(
                 f"drift                     the device's speed changed by some {self.drift:.1%} while it was "
-                f"measured; measure again "
-                "with nothing else running, or with a larger --group"
+                f"measured; measure again with nothing else running, or with a larger --group"
             )
         if self.unseen:
             more = f" and {len(self.unseen) - NAMED} more" if len(self.unseen) > NAMED else ""

@@ -28,6 +28,7 @@ CHECKED = 200
 LARGEST_TABLE = 4096
 """Entries of a leaf's table."""
 TRIED_GAPS = 50
+"""Empty entries of each table that are looked at for a network that fills as many as it can."""
 SEED = 0
 
 Indices = tuple[int, ...]
@@ -94,6 +95,7 @@ class LeafTables:
                         self._depends(leaf, position)
 
     def _depends(self, leaf: str, position: int) -> None:
+        """Notes that a leaf depends on a OneOf; its table then has an axis more."""
         if position in self.positions[leaf]:
             return
         self.positions[leaf] = tuple(sorted((*self.positions[leaf], position)))
@@ -109,6 +111,7 @@ class LeafTables:
             self._enter(leaf, counts, network)
 
     def _enter(self, leaf: str, counts: Counts, network: Indices) -> None:
+        """Fills the entry of a leaf's table that a network picks, unless it is there already."""
         key = tuple(network[position] for position in self.positions[leaf])
         self.entries[leaf].setdefault(key, (counts, network))
         self._gaps.get(leaf, {}).pop(key, None)
@@ -151,6 +154,7 @@ class LeafTables:
                 self.fill()
 
     def _entry(self, leaf: str, network: Indices) -> tuple[Counts, Indices]:
+        """What a leaf's table says of a network, and the network that it was counted in."""
         return self.entries[leaf].get(tuple(network[p] for p in self.positions[leaf]), ({}, network))
 
     def _what_else(self, leaf: str, network: Indices) -> int:

@@ -41,7 +41,7 @@ VISITS_BEFORE = 2
 """Before its turns, a network is prepared and warmed up."""
 CALIBRATION_IMAGES = 4
 INPUTS, OUTPUT = ("image",), "logits"
-"""What the files of exported networks call them."""
+"""What converted networks call their input and output."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,7 @@ def wanted_architectures(space: Space, config: MeasureConfig) -> list[Architectu
 
 
 def _already_measured(path: str, space: Space, setup: dict[str, Any]) -> list[Sample]:
+    """The samples that a file holds, to which more of the same set-up can be appended."""
     if not Path(path).is_file():
         check_writable(path)
         make_directory(Path(path).parent)

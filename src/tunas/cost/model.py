@@ -90,9 +90,8 @@ class CostModel:
         largest = max((table.size for table in extended), default=0)
         self._strides = strides.astype(np.float32 if largest < EXACT_FLOAT32 else np.float64)
         starts = np.cumsum([0, *(table.size for table in extended)])[:-1]
-        self._starts = (starts - self._lowest @ strides).astype(
-            np.int64
-        )  # the lowest index of every axis is its entry 0
+        starts = starts - self._lowest @ strides  # the lowest index of every axis is its entry 0
+        self._starts = starts.astype(np.int64)
         self._entries = np.concatenate([table.ravel() for table in extended]) if extended else np.zeros(0)
 
     def __repr__(self) -> str:
@@ -136,7 +135,7 @@ class CostModel:
         return costs + self.bias
 
     def _check_range(self, indices: np.ndarray, first_row: int) -> None:
-        # One comparison instead of two: what lies below the lowest index wraps around to a huge number.
+        # what lies below the lowest index wraps around to a huge number: one comparison instead of two
         offsets = np.subtract(indices, self._lowest, dtype=np.int64, casting="unsafe").view(np.uint64)
         wrong = offsets >= self._choices.view(np.uint64)
         if wrong.any():
@@ -295,8 +294,11 @@ def _number(value: Any, where: str) -> float:
 
 
 def with_unit(cost: float | None, unit: str, digits: int = 4) -> str:
-    """A cost in words, such as `56.58 ms` or `3,932,560 parameters`: below a million with so many digits; no words for
-    None."""
+    """A cost in words, such as `56.58 ms` or `3,932,560 parameters`; no words for None.
+
+    Args:
+        digits: significant ones, of costs below a million.
+    """
     if cost is None:
         return ""
     return f"{f'{cost:.{digits}g}' if cost < 1e6 else f'{cost:,.0f}'} {unit}".rstrip()

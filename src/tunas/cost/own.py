@@ -9,9 +9,9 @@ from typing import Any, overload
 
 import numpy as np
 
-from tunas.cost.features import without_constant_axes
+from tunas.cost.features import bias_and_terms
 from tunas.cost.leaves import LeafTables, leaf_tables
-from tunas.cost.model import CostModel, CostTerm
+from tunas.cost.model import CostModel
 from tunas.errors import InputError
 from tunas.nn.counting import WEIGHTS, macs_of, shapes
 from tunas.space import ALL, Architecture, Space
@@ -37,13 +37,8 @@ def counted_cost(name: str, space: Space, example: Any) -> CostModel:
             f"{', '.join(UNITS)}, files that `tunas fit` wrote, and functions"
         )
     found = counted_leaves(space, example)
-    bias, terms = 0.0, []
-    for table in found.tables(lambda counts: counts.get(WEIGHTS, 0) if name == "params" else macs_of(counts)):
-        positions, values = without_constant_axes(table.positions, table.values)
-        if positions:
-            terms.append(CostTerm(positions, values, table.path))
-        else:
-            bias += float(values)
+    amounts = found.tables(lambda counts: counts.get(WEIGHTS, 0) if name == "params" else macs_of(counts))
+    bias, terms = bias_and_terms(amounts)
     source = {"source": "counted by tunas.cost.leaves", "example": shapes(example)}
     return CostModel(space, bias, terms, UNITS[name], device="any device", provenance=source)
 
@@ -52,7 +47,7 @@ _found: dict[Any, LeafTables] = {}
 
 
 def counted_leaves(space: Space, example: Any) -> LeafTables:
-    """The leaf tables, made once for a space and the shapes of an example; long counting shows how far it is."""
+    """The leaf tables, made once for a space and the shapes of an example; a terminal shows how far the counting is."""
     key = (space, space.network, shapes(example))
     if key not in _found:
         from rich.console import Console
@@ -69,8 +64,13 @@ def counted_leaves(space: Space, example: Any) -> LeafTables:
     return _found[key]
 
 
-def example_of(space: Space, example: Any = None, image_size: int | None = None) -> Any:
+def example_of(space: Space, example: Any, image_size: int | None) -> Any:
     """The inputs by which a space of one's own is counted and measured: the given ones, its own, or an image.
+
+    Args:
+        example: the inputs of one example, a function that returns them, or None.
+        image_size: pixels a side of an image, where neither `example` nor the space has inputs; None where there is
+            none.
 
     Raises:
         InputError: where there are none.
@@ -118,7 +118,8 @@ class FunctionCost:
     def estimate(self, architectures: Architecture | np.ndarray) -> float | np.ndarray:
         """Cost: one architecture -> float; an int array `[N, num_choices]` -> float64 array `[N]`.
 
-        A row with `ALL` (-1) counts as the mean of networks in which each choice that is open takes part equally often.
+        A row with `ALL` (-1) costs the mean of up to 24 networks, in which every OneOf that is open takes each of its
+        choices equally often.
 
         Raises:
             InputError: where the function gives something other than N finite numbers.

@@ -44,8 +44,10 @@ def cost_range(model: Any) -> CostRange | None:
 
 
 def _least(model: CostModel, sign: float) -> tuple[float, bool]:
-    """The least value of `sign` times the cost, and whether it is exact: one OneOf after the other is minimised over,
-    the one whose tables together are the smallest first."""
+    """The least value of `sign` times the cost, and whether it is exact.
+
+    OneOfs are minimised over one after the other, always the one whose tables together are the smallest.
+    """
     sizes = model.space.sizes
     constant = sign * model.bias
     tables = [(term.positions, sign * term.values) for term in model.terms]
@@ -64,6 +66,7 @@ def _least(model: CostModel, sign: float) -> tuple[float, bool]:
 
 
 def _joint_size(tables: Sequence[tuple[tuple[int, ...], np.ndarray]], position: int, sizes: Sequence[int]) -> int:
+    """Entries of the sum of all tables that depend on a OneOf."""
     return math.prod(sizes[p] for p in {p for positions, _ in tables if position in positions for p in positions})
 
 

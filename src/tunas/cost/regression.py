@@ -25,7 +25,7 @@ import numpy as np
 from scipy import linalg, optimize, sparse
 
 from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
-from tunas.cost.features import FINE_MARK, LayerTable, layer_tables, physical_quantities
+from tunas.cost.features import FINE_MARK, LayerTable, Placed, layer_tables, physical_quantities
 from tunas.cost.model import CostTerm
 from tunas.space import Space, Tower
 
@@ -33,6 +33,7 @@ GROUPS = ("general", "fine", "main", "own")
 STRENGTHS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """What is tried for the variance of a group's corrections over the variance of the noise."""
 STRENGTH_ROUNDS = 2
+"""How often each group's strength is chosen, given the others'."""
 CHOOSING_ROWS = 500
 """Further samples do not take part in choosing the strengths, which takes time ∝ N³: with 300, 500 or 1,000 of 1,200
 samples the fitted models err alike (benchmarks/README.md#devices)."""
@@ -81,20 +82,21 @@ class SpaceFeatures:
 
 def _tower_quantities(space: Space, image_size: int, num_classes: int) -> tuple[tuple[str, ...], list[LayerTable]]:
     """Names of the physical quantities, and a table of them for each alternative of each layer."""
-    columns: dict[str, int] = {}
-    layer_tables(
-        space,
-        lambda placed: [columns.setdefault(name, len(columns)) for name in physical_quantities(placed)] * 0,
-        image_size,
-    )
-    names = tuple(columns)
+    found: dict[str, None] = {}
+
+    def note_names(placed: Placed) -> list[float]:
+        found.update(dict.fromkeys(physical_quantities(placed)))
+        return []
+
+    layer_tables(space, note_names, image_size)
+    names = tuple(found)
     return names, layer_tables(
         space, lambda placed: _vector(names, physical_quantities(placed)), image_size, num_classes
     )
 
 
 def _leaf_quantities(space: Space, image_size: int | None) -> tuple[tuple[str, ...], list[LayerTable]]:
-    """The same for each leaf module of a model of one's own."""
+    """The same of a model of one's own, with a table for each leaf module."""
     from tunas.cost.own import counted_leaves, example_of
 
     leaves = counted_leaves(space, example_of(space, None, image_size))
@@ -107,6 +109,7 @@ def _vector(names: tuple[str, ...], quantities: Mapping[str, float]) -> np.ndarr
 
 
 def _main_effects(shapes: list[tuple[int, ...]]) -> sparse.csr_matrix:
+    """`SpaceFeatures.main` for tables of these shapes, with a column more for each layer as a whole."""
     blocks = []
     for shape in shapes:
         coordinates = np.indices(shape).reshape(len(shape), int(np.prod(shape)))
@@ -139,6 +142,9 @@ class Fitted:
         """Milliseconds `[N]` of architectures `[N, num_choices]`."""
         return self.bias + self.features.picked(indices) @ self.entries
 
+    def strengths_by_group(self) -> dict[str, float]:
+        return dict(zip(GROUPS, self.strengths, strict=True))
+
     def terms(self) -> list[CostTerm]:
         """The entries as tables of a cost model, without those of layers that do nothing."""
         found = []
@@ -149,14 +155,8 @@ class Fitted:
         return found
 
 
-def fitted_times(
-    features: SpaceFeatures, indices: np.ndarray, times: np.ndarray, strengths: tuple[float, ...] | None = None
-) -> Fitted:
-    """The regression of `times` `[N]` on architectures `[N, num_choices]`.
-
-    Args:
-        strengths: of the four groups of corrections; chosen by leaving each sample out in turn where left out.
-    """
+def fitted_times(features: SpaceFeatures, indices: np.ndarray, times: np.ndarray) -> Fitted:
+    """The regression of `times` `[N]` on architectures `[N, num_choices]`."""
     picked = features.picked(indices)
     general = features.amounts[:, ~features.is_fine]
     fine = features.amounts[:, features.is_fine]
@@ -170,10 +170,9 @@ def fitted_times(
     designs[0] = sparse.hstack([constant, designs[0]], format="csr")
     grams = [_normalised_gram(design) for design in designs]
     residual = 1 - (bias + picked @ prior) / times
-    if strengths is None:
-        some = slice(CHOOSING_ROWS)
-        scaled_designs = [design[some] / np.sqrt(norm) for design, (_, norm) in zip(designs, grams, strict=True)]
-        strengths = chosen_strengths(scaled_designs, residual[some])
+    some = slice(CHOOSING_ROWS)
+    scaled_designs = [design[some] / np.sqrt(norm) for design, (_, norm) in zip(designs, grams, strict=True)]
+    strengths = chosen_strengths(scaled_designs, residual[some])
     dual = ridge_dual(combined([gram for gram, _ in grams], strengths), residual)
     corrections = [
         strength / norm * (design.T @ dual)
@@ -192,8 +191,8 @@ def fitted_times(
 
 
 def physical_prior(amounts: np.ndarray, times: np.ndarray) -> tuple[float, np.ndarray]:
-    """(bias, coefficients), none negative, that bring bias + amounts @ coefficients nearest to `times` relative to
-    them.
+    """(bias, coefficients), none negative, for which bias + amounts @ coefficients has the least error relative to
+    `times`.
 
     Args:
         amounts: physical quantities of each network, `[N, quantities]`.
@@ -220,6 +219,7 @@ def _normalised_gram(design: sparse.csr_matrix) -> tuple[np.ndarray, float]:
 
 
 def combined(grams: list[np.ndarray], strengths: tuple[float, ...]) -> np.ndarray:
+    """The sum of the groups' products of rows, each times its strength."""
     total = np.zeros_like(grams[0])
     for gram, strength in zip(grams, strengths, strict=True):
         if strength:
@@ -281,13 +281,13 @@ def residuals_along(
 
 
 def _inverse(matrix: np.ndarray) -> np.ndarray:
-    """Of a symmetric positive definite matrix, at half the cost of a general one."""
+    """The inverse of a symmetric positive definite matrix, at half the cost of a general one."""
     lower = np.tril(_lower_inverse(matrix))
     return lower + np.tril(lower, -1).T
 
 
 def _lower_inverse(matrix: np.ndarray) -> np.ndarray:
-    """The same, of which only the lower triangle counts."""
+    """The inverse of a symmetric positive definite matrix in the lower triangle; what is above is of no meaning."""
     factor, failed = linalg.lapack.dpotrf(matrix, lower=1)
     inverse, failed = linalg.lapack.dpotri(factor, lower=1) if not failed else (factor, failed)
     return linalg.inv(matrix, check_finite=False) if failed else inverse

@@ -27,9 +27,11 @@ REQUIRED = ("ssd", "indices", "milliseconds")
 SETUP = ("backend", "version", "device", "image_size", "num_classes", "threads", "clock")
 """Columns that must not change within a file: times of different set-ups are different quantities."""
 TIMES = ("milliseconds", "spread", "half_difference")
+"""Columns that are milliseconds."""
 REFERENCES = 10
 """Samples that are measured again in turn with others, to tell by how much the device's speed has changed."""
 TRIES = 1000
+"""Networks drawn in a row that were all drawn before, after which hardly any other is left."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class Sample:
         rounds, repeats: how often the network's turn came, and how many runs were timed in each turn.
         slowdown: time that the file's first networks took in turn with this one, over the time that they took at first.
             The times above are divided by it already: they are those of the device at the speed that it had for the
-            first
-                rows.
+            first rows.
     """
 
     ssd: str
@@ -115,6 +116,7 @@ def in_use(architecture: Architecture) -> list[int]:
 
 
 def _rarest(space: Space, used: list[np.ndarray], rng: np.random.Generator) -> Architecture:
+    """The architecture whose every choice has been in use least often; ties are drawn."""
     indices = [0] * space.num_choices
     for position in reversed(range(space.num_choices)):
         counts = used[position]
@@ -205,7 +207,7 @@ def references(samples: Sequence[Sample]) -> list[dict[str, Any]]:
 
 
 def references_of(model: CostModel | PeakCost | FunctionCost) -> list[tuple[Architecture, float]]:
-    """(architecture, milliseconds that it took) of the samples that a cost model names; none if it was not fitted.
+    """(architecture, milliseconds that it took) of the samples that a cost model names; none where it names none.
 
     Raises:
         InputError: where its provenance names something else.

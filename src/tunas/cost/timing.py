@@ -36,8 +36,15 @@ def interleaved_times(
     clock: Callable[[], int] = time.perf_counter_ns,
     visited: Callable[[], Any] = lambda: None,
 ) -> np.ndarray:
-    """Milliseconds `[len(runs), rounds, repeats]`. Every turn begins with one run that is not timed, to fill the caches
-    again. `visited` is called, untimed, after each one's warmup and each of its turns."""
+    """Milliseconds `[len(runs), rounds, repeats]` that each of `runs` takes, in turns.
+
+    Args:
+        warmup: runs of each before all turns.
+        rounds: turns of each. A turn begins with one run that is not timed, to fill the caches again.
+        repeats: timed runs in a turn.
+        clock: gives nanoseconds.
+        visited: called, untimed, after the warmup of each and after each turn.
+    """
     times = np.empty((len(runs), rounds, repeats))
     for run in runs:
         for _ in range(warmup):
