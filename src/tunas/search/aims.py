@@ -15,8 +15,8 @@ from tunas.cost.model import with_unit
 from tunas.errors import InputError
 from tunas.run.session import generator
 from tunas.search.config import SearchConfig
-from tunas.search.controller import Controller, Samples
-from tunas.search.learning import learn
+from tunas.search.controller import Controller
+from tunas.search.distribution import Samples
 from tunas.search.objective import Objective
 from tunas.search.places import SCALARS, STATE, places
 from tunas.search.plan import SearchPlan
@@ -29,7 +29,7 @@ class Aim:
     """One target, and the controller that learns to land on it.
 
     Args:
-        place: what stands between `rlcontroller/` or `controller/` and a name: nothing in a search for one target.
+        place: what stands between `rlcontroller/` or `controller/` and a name; nothing in a search for one target.
     """
 
     objective: Objective
@@ -75,7 +75,7 @@ class Aims:
 
     @property
     def unit(self) -> str:
-        """Of every cost; empty where they differ."""
+        """The unit of every cost; empty where they differ."""
         units = {aim.objective.unit for aim in self}
         return units.pop() if len(units) == 1 else ""
 
@@ -96,10 +96,23 @@ class Aims:
         self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
     ) -> dict[str, float]:
         """Every controller's update from the qualities `[N]` of the sampled architectures; what to log."""
-        if len(self) > 1:
-            return self._learn_from_all(step, samples, quality, rate, warmups)
-        aim, random = self[0], self._random("cost", step, 0)
-        outcome, update = learn(aim, self.plan, self.config, random, samples, quality, rate, warmups)
+        learn = self._learn_alone if len(self) == 1 else self._learn_from_all
+        return learn(step, samples, quality, rate, warmups)
+
+    def _learn_alone(
+        self, step: int, samples: Samples, quality: np.ndarray, rate: float, warmups: tuple[float, float]
+    ) -> dict[str, float]:
+        """The only controller learns from its replicas: where cost is priced apart, of the quality alone."""
+        aim, is_priced = self[0], self.plan.num_cost_samples > 0
+        outcome = aim.objective.reward(quality, samples.indices)
+        cost_gradient = self._cost_gradient(step, 0, warmups)
+        update = aim.controller.update(
+            samples,
+            quality if is_priced else outcome.reward,
+            rate,
+            self.config.rl_entropy_regularization,
+            cost_gradient,
+        )
         means = {"validation_accuracy": float(quality.mean()), "reward": float(outcome.reward.mean())}
         return self._tagged(aim, {**means, **update, **outcome.scalars})
 
@@ -125,21 +138,27 @@ class Aims:
         found: dict[str, float] = {}
         for number, aim in enumerate(self):
             advantages = learned_from[number] - (baselines[drawn_by] if is_priced else baselines[number])
-            cost_gradient = None
-            if is_priced:
-                random = self._random("cost", step, number)
-                cost_gradient = aim.controller.cost_gradient(
-                    random, self.plan.num_cost_samples, aim.objective.cost_reward, *warmups
-                )
-            entropy = self.config.rl_entropy_regularization
             update = aim.controller.follow(
-                rows[number], samples, advantages, weights[number], rate, entropy, cost_gradient
+                rows[number],
+                samples,
+                advantages,
+                weights[number],
+                rate,
+                self.config.rl_entropy_regularization,
+                self._cost_gradient(step, number, warmups),
             )
             own = slice(number, None, count)
             means = {"validation_accuracy": float(quality[own].mean()), "reward": float(rewards[number][own].mean())}
             costs = aim.objective.reward(quality[own], rows[number].indices).scalars
             found |= self._tagged(aim, {**means, **said[number], **update, **costs})
         return found
+
+    def _cost_gradient(self, step: int, number: int, warmups: tuple[float, float]) -> np.ndarray | None:
+        """What a controller learns from architectures that are priced and never run; None where none are."""
+        if not self.plan.num_cost_samples:
+            return None
+        aim, random = self[number], self._random("cost", step, number)
+        return aim.controller.cost_gradient(random, self.plan.num_cost_samples, aim.objective.cost_reward, *warmups)
 
     def undecided(self, samples: Samples) -> dict[str, float]:
         """What to log of a step that measures nothing."""
@@ -152,7 +171,7 @@ class Aims:
         return found
 
     def told(self, rate: float, warmups: tuple[float, float]) -> dict[str, float]:
-        """What to log of the schedules."""
+        """What to log of the schedules: the controllers' learning rate and the chances of the warmups."""
         names = ("learning_rate", "increase_ops_prob", "increase_filters_prob")
         scalars = dict(zip(names, (rate, *warmups), strict=True))
         return {name: value for aim in self for name, value in self._tagged(aim, scalars).items()}
@@ -226,7 +245,7 @@ class Aims:
             aim.controller.load_state_dict({**values, **arrays})
 
     def _random(self, stream: str, step: int, number: int) -> np.random.Generator:
-        """Of a target in a step: the search for one target's own numbers where there is one."""
+        """A target's random numbers in a step: where there is one target, those of a search for it alone."""
         return generator(self.config.seed, stream, step * len(self) + number)
 
     def _tagged(self, aim: Aim, scalars: Mapping[str, float]) -> dict[str, float]:
@@ -238,7 +257,7 @@ def _rows(samples: Samples, rows: slice) -> Samples:
 
 
 def _dealt(drawn: Sequence[Samples]) -> Samples:
-    """The first of each, then the second of each, and so on."""
+    """The first architecture of each, then the second of each, and so on."""
 
     def rows(name: str) -> np.ndarray:
         arrays = np.stack([getattr(each, name) for each in drawn], axis=1)

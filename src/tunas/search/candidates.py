@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunas.search.controller import Controller
+from tunas.search.distribution import Distribution
 from tunas.search.objective import is_within
 from tunas.search.scoring import qualities_of
 from tunas.space import Architecture
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from tunas.search.aims import Aim
 
 DRAWN = 16_384
+"""Architectures drawn at each temperature."""
 FLATTER = (1.0, 2.0, 4.0)
 """Temperatures, relative to the search's, at which architectures are drawn: late in a search its own distribution
 hardly leaves the most likely one."""
 FINALISTS = 8
-"""One of so many candidates is measured on the whole held-out part."""
+"""One of so many candidates, the best, is measured on the whole held-out part."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def chosen(search: Any, aim: Aim, winner: Architecture, tolerance: float) -> lis
 
 
 def likeliest(
-    controller: Controller, winner: Architecture, model: object, target: float, tolerance: float, count: int, seed: int
+    controller: Distribution, winner: Architecture, model: Any, target: float, tolerance: float, count: int, seed: int
 ) -> list[Architecture]:
     """Up to `count` different networks within `tolerance` · `target` of the target, the likeliest first; the search's
     own result is the first of them.
@@ -95,7 +96,7 @@ def likeliest(
         model: cost model with `estimate`.
     """
     rows = np.concatenate([_drawn(controller, factor, seed) for factor in FLATTER])
-    costs = model.estimate(rows)  # type: ignore[attr-defined]
+    costs = model.estimate(rows)
     rows = rows[np.abs(costs - target) <= tolerance * target]
     found = {winner.pruned().indices: winner}
     for row in rows[np.argsort(-controller.log_prob(rows), kind="stable")].tolist():
@@ -106,7 +107,8 @@ def likeliest(
     return list(found.values())
 
 
-def _drawn(controller: Controller, factor: float, seed: int) -> np.ndarray:
-    flatter = Controller(controller.space, temperature=controller.temperature * factor)
+def _drawn(controller: Distribution, factor: float, seed: int) -> np.ndarray:
+    """`[N, C]`: different architectures of the controller at `factor` times its temperature."""
+    flatter = Distribution(controller.space, controller.temperature * factor)
     flatter.logits = controller.logits
     return np.unique(flatter.sample(np.random.default_rng([seed, int(factor)]), DRAWN).indices, axis=0)

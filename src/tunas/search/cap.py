@@ -29,6 +29,7 @@ ATTEMPTS = 8
 STEPS_BETWEEN = 60
 """Controller steps between two of them."""
 EXACTLY = 1e-9
+"""Tolerance, relative to the target, for rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Timed:
 
 
 def margin(model: Any) -> float:
-    """What the model's predictions may be exceeded by, relative to them, in 95 of 100 cases; 0 where it is exact or
-    does not say."""
+    """By how much, relative to the prediction, measured times stay below it in 95 of 100 cases; 0 where the model is
+    exact or does not say."""
     found = model.provenance.get(OVER, 0.0)
     return max(0.0, float(found)) if isinstance(found, int | float) else 0.0
 
@@ -74,10 +75,11 @@ def winner_below(aim: Aim, target: float) -> Architecture:
 
 
 def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Architecture, list[Timed]]:
-    """(winner, every one that was measured): the last is at most `at_most` at the speed of the model's samples, or as
-    far as `ATTEMPTS` went, of a search for one target.
+    """(the winner, every winner that was measured, the last of them this one), of a search for one target.
 
-    The next one is predicted below the cap over what the last one took of its prediction; weights stay as they are.
+    It takes at most `at_most` milliseconds at the speed of the model's samples, unless `ATTEMPTS` were not enough.
+    After each that takes more, the target falls to its prediction times the cap over what it took, and the controller
+    goes on learning; weights stay as they are.
     """
     plan, config, world = state.plan, state.config, state.world
     aim = state.aims[0]

@@ -35,7 +35,7 @@ from tunas.search.before import check_before_search
 from tunas.search.config import SearchConfig
 from tunas.search.objective import Objective, facts_of, search_objectives
 from tunas.search.plan import SearchPlan, plan_search, search_recipe
-from tunas.search.result import SearchResult, result_documents, search_result
+from tunas.search.result import SearchResult, result_document, search_result
 from tunas.search.schedule import warmup_probability
 from tunas.search.scoring import Scoring
 from tunas.search.simulate import simulated_search
@@ -45,6 +45,9 @@ from tunas.task.config import TaskConfig
 from tunas.task.opening import open_task
 from tunas.task.task import Batch, Task
 from tunas.task.trial import try_task
+
+WARM_UP_WORK = 3.0
+"""Steps' worth of work that running all operations and the widest filters adds to a step, about."""
 
 
 def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
@@ -131,10 +134,6 @@ def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial
     return Trial(step, ended(train, valid), plan.batch, task.size("train"), task.size("valid"), plan.eval_steps, passes)
 
 
-WARM_UP_WORK = 3.0
-"""Steps' worth of work that running all operations and the widest filters adds to a step, about."""
-
-
 class SearchRun(Run):
     """A search as `carry_out` takes it: its batches, its scores, and what is said of it."""
 
@@ -151,7 +150,7 @@ class SearchRun(Run):
 
     @property
     def quality(self) -> float:
-        """Of the last sampled architectures, the mean over the targets."""
+        """Mean quality of the last sampled architectures over the targets."""
         return sum(self.qualities) / len(self.qualities)
 
     def load(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -237,18 +236,7 @@ def _run(
 
 def _write_result(result: SearchResult, state: Search) -> None:
     task = state.task
-    each = [
-        {**document, f"shared_weights_{task.quality_name}": found.quality}
-        for found, document in zip(result.frontier, result_documents(result, state), strict=True)
-    ]
-    document = {
-        "ssd": result.architecture.space.name,
-        **(each[0] if len(each) == 1 else {"targets": each}),
-        "tolerance": state.config.rl_cost_model_tolerance,
-        "steps": result.steps,
-        "seed": state.config.seed,
-        "dataset": task.name,
-        f"bad_{task.unit}": task.left_out(),
-        "versions": {"tunas": tunas.__version__, "torch": torch.__version__},
-    }
-    write_result(result.checkpoint_dir, document)
+    document = result_document(result, state, lambda found: {f"shared_weights_{task.quality_name}": found.quality})
+    facts = {"dataset": task.name, f"bad_{task.unit}": task.left_out()}
+    versions = {"tunas": tunas.__version__, "torch": torch.__version__}
+    write_result(result.checkpoint_dir, {**document, **facts, "versions": versions})

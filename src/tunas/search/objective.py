@@ -21,16 +21,16 @@ from tunas.space import Architecture, Space
 
 MEDIAN_SAMPLES = 1001
 """Random architectures whose median cost is the target where none is given."""
-
-
 DIGEST_SAMPLES = 512
+"""Random architectures whose costs tell cost models apart."""
 MAIN_COST = "latency"
 """What `--constraint` calls the cost of `--cost_model`."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """One more cost: above the limit it counts; below, only where `both_sides`."""
+    """One more cost. What exceeds the limit counts against an architecture; what is below it only with
+    `both_sides`."""
 
     name: str
     model: Any
@@ -115,8 +115,8 @@ class Objective:
 
 
 def cost_digest(model: Any) -> str:
-    """What a cost model says of some architectures, as text by which two files or machines can be compared, whose last
-    digits may differ."""
+    """What a cost model says of some architectures, as text that tells two models apart; the last digits, in which
+    machines may differ, do not count."""
     some = model.space.sample(np.random.default_rng(0), DIGEST_SAMPLES)
     text = " ".join(f"{cost:.6g}" for cost in model.estimate(some))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -163,7 +163,7 @@ def _objective(config: SearchConfig, exponent: float, space: Space, load: Callab
     constraints = tuple(
         Constraint(name, load(name), limit, both_sides) for name, limit, both_sides in read if name != MAIN_COST
     )
-    check_cap(config, bool(main))
+    _check_cap(config, bool(main))
     if not config.enable_cost_model:
         return Objective(config.rl_reward_function, None, None, exponent, constraints)
     model = load(config.cost_model or default_cost_model(space))
@@ -180,7 +180,7 @@ def _objective(config: SearchConfig, exponent: float, space: Space, load: Callab
     return Objective(config.rl_reward_function, model, target, exponent, constraints)
 
 
-def check_cap(config: SearchConfig, has_latency_constraint: bool) -> None:
+def _check_cap(config: SearchConfig, has_latency_constraint: bool) -> None:
     """Refuses --at_most and --verify together with what they exclude."""
     if config.verify and config.at_most is None:
         raise InputError("--verify measures whether a cap holds; give it with --at_most")

@@ -22,6 +22,7 @@ DIGITS_EPOCHS = 24
 REPLICA_BATCH = 128
 """Examples that one sampled architecture sees in a step: 4096 over 32 (docs/algorithm.md#controller)."""
 SMALLEST_REPLICA_BATCH = 16
+"""The same in batches that are too small for four times `REPLICA_BATCH`."""
 PUBLISHED_STEPS = 27_050
 """90 epochs of 1,231,121 examples in whole batches of 4096."""
 SHORT_RUN_STEPS = 5_000
@@ -107,6 +108,7 @@ def check_targets(config: SearchConfig) -> None:
 
 
 def auto_replicas(batch: int) -> int:
+    """Architectures of a step where their number is left out."""
     return batch // REPLICA_BATCH if batch >= 4 * REPLICA_BATCH else min(4, max(1, batch // SMALLEST_REPLICA_BATCH))
 
 
@@ -123,14 +125,17 @@ def search_recipe(
     image_size: int | None,
     on_cuda: bool,
     mirrors: Mirrors | None = None,
-    digits: bool = False,
+    *,
+    digits: bool,
 ) -> Recipe:
-    """How this search learns the shared weights; arguments and errors as of `chosen_recipe`. Layers are not dropped,
-    and L2 is what it is as published with any optimiser. By itself a recipe changes the views alone, and not those of
-    the embedded digits: how searches land was measured with the published rates.
+    """How this search learns the shared weights; arguments and errors as of `chosen_recipe`.
+
+    Layers are not dropped, and L2 is the published one with any optimiser. Where no recipe and no optimiser is asked
+    for, the rates are the published ones, with which it was measured how searches land: the dataset's size then decides
+    on the views alone, and the embedded digits have none.
 
     Args:
-        digits: the images are the embedded ones.
+        digits: whether the images are the embedded ones.
     """
     by_itself = config.recipe == "auto" and config.optimizer is None
     if by_itself and digits and all(getattr(config, name) == getattr(RecipeConfig, name) for name in VIEW_FLAGS):
@@ -168,14 +173,8 @@ def plan_search(
     _check_values(config)
     batch, replicas = _batch_and_replicas(config, train_size)
     share = batch // replicas
-    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
-    if steps < 1:
-        raise InputError(
-            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
-            f"smaller batches"
-        )
-    multiplier = config.rl_batch_size_multiplier
-    valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
+    steps = _steps(config, train_size, batch, digits)
+    valid_share, delay_valid_share = _valid_shares(config, share, digits)
     precision = search_precision(config, on_cuda)
     recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
     momentum = _momentum(config.rl_baseline_momentum, BASELINE_MOMENTUM, steps, 0.0)
@@ -192,7 +191,7 @@ def plan_search(
         replicas=replicas,
         share=share,
         valid_share=valid_share,
-        delay_valid_share=share if digits and multiplier is None else valid_share,
+        delay_valid_share=delay_valid_share,
         learning_rate=scaled_learning_rate(recipe.learning_rate, batch),
         warmup_steps=steps_of(recipe.warmup_fraction, steps),
         weight_decay=recipe.weight_decay,
@@ -211,6 +210,7 @@ def plan_search(
 
 
 def _check_values(config: SearchConfig) -> None:
+    """Refuses what is out of range or does not fit together, whatever the dataset."""
     for name in (
         "epochs",
         "train_batch_size",
@@ -270,6 +270,24 @@ def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int
     return batch, replicas
 
 
+def _steps(config: SearchConfig, train_size: int, batch: int, digits: bool) -> int:
+    """Whole batches in all epochs."""
+    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
+    if steps < 1:
+        raise InputError(
+            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
+            f"smaller batches"
+        )
+    return steps
+
+
+def _valid_shares(config: SearchConfig, share: int, digits: bool) -> tuple[int, int]:
+    """Validation examples for each architecture: once the controller learns, and before."""
+    multiplier = config.rl_batch_size_multiplier
+    valid_share = max(1, round(share * (multiplier or (DIGITS_MULTIPLIER if digits else VALIDATION_MULTIPLIER))))
+    return valid_share, share if digits and multiplier is None else valid_share
+
+
 def _cost_samples(config: SearchConfig, steps: int) -> int:
     """Architectures that are priced, never run, in a controller step."""
     samples = config.num_cost_samples
@@ -286,12 +304,14 @@ def _cost_samples(config: SearchConfig, steps: int) -> int:
 
 
 def _exponent(config: SearchConfig, steps: int) -> float:
+    """β of the reward: the given one, or by the length of the run."""
     if config.rl_cost_model_exponent is not None:
         return config.rl_cost_model_exponent
     return SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
 
 
 def _rl_learning_rate(config: SearchConfig, batch: int, steps: int) -> float:
+    """The controller's first learning rate, by which logits go as far as in the published run where none is given."""
     if config.rl_learning_rate is None:
         published = scaled_learning_rate(schedule.RL_LEARNING_RATE, BATCH)
         as_far = min(RL_LEARNING_RATE_CAP, published * PUBLISHED_STEPS / steps)

@@ -34,7 +34,7 @@ def check_reachable(objectives: Sequence[Objective], tolerance: float | None) ->
 
 
 def _check(what: str, model: object, wanted: float, slack: float, *, is_cap: bool) -> None:
-    """A cap is met by everything below it."""
+    """Refuses `wanted` outside of what the model's costs span; a cap is met by everything below it."""
     found = cost_range(model)
     if found is None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class SearchResult:
 
     @property
     def as_asked(self) -> bool:
-        """Whether it is as near to the target as the tolerance asks, and, where it was measured, below the cap."""
+        """Whether the cost is as near to the target as the tolerance asks and, where it was measured, below the cap."""
         over = self.at_most is not None and bool(self.timed) and self.timed[-1].at_speed_of_then > self.at_most
         return self.within_tolerance is not False and not over
 
@@ -127,11 +127,31 @@ def _capped_result(
     )
 
 
-def result_documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
+def result_document(
+    result: SearchResult, state: Any, measured: Callable[[SearchResult], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `result.json` says of any search.
+
+    Args:
+        measured: what to say besides of what was found for one target.
+    """
+    documents = zip(result.frontier, _documents(result, state), strict=True)
+    each = [{**document, **measured(found)} for found, document in documents]
+    return {
+        "ssd": result.architecture.space.name,
+        **(each[0] if len(each) == 1 else {"targets": each}),
+        "tolerance": state.config.rl_cost_model_tolerance,
+        "steps": result.steps,
+        "seed": state.config.seed,
+    }
+
+
+def _documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
     """What `result.json` says of each target. Of several also the cost model."""
     documents = []
     for found, aim, told in zip(result.frontier, state.aims, state.config.by_target(), strict=True):
         named = {"cost_model": told.cost_model} if result.others else {}
+        candidates = [each.document(state.task.quality_name) for each in found.candidates]
         documents.append(
             {
                 "indices": found.architecture.text,
@@ -142,11 +162,7 @@ def result_documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
                 "at_most": found.at_most,
                 "measured": [timed.document() for timed in found.timed],
                 "within_tolerance": found.within_tolerance,
-                **(
-                    {"candidates": [each.document(state.task.quality_name) for each in found.candidates]}
-                    if found.candidates
-                    else {}
-                ),
+                **({"candidates": candidates} if candidates else {}),
                 "constraints": aim.objective.constraint_costs(found.architecture),
             }
         )

@@ -15,7 +15,7 @@ RL_LEARNING_RATE_GROWTH = 10.0
 RL_DELAY_FRACTION = 0.25
 """Part of the steps before the controller starts to learn (docs/algorithm.md#controller)."""
 MEMORIES = 2.0
-"""Part of the delay that measures accuracies, in memories of the controller's longer average."""
+"""Length of the part of the delay that measures accuracies, in memories of the controller's longer average."""
 OP_WARMUP_FRACTION = 0.25
 FILTERS_WARMUP_FRACTION = 0.25
 """Parts of the steps over which the probabilities of enabling all ops and the widest filters fall
@@ -38,7 +38,7 @@ def unmeasured_steps(delay_steps: int, momentum: float, beta2: float) -> int:
 
 
 def rl_learning_rate(
-    initial: float, step: int, max_step: int, delay_steps: int = 0, growth: float = RL_LEARNING_RATE_GROWTH
+    initial: float, step: int, max_step: int, delay_steps: int, growth: float = RL_LEARNING_RATE_GROWTH
 ) -> float:
     """The controller's learning rate: 0 before `delay_steps`, then `initial`, growing exponentially to `growth` times
     that at `max_step` (docs/algorithm.md#controller).
@@ -66,7 +66,6 @@ def check_warmups(op_fraction: float, filters_fraction: float, delay_fraction: f
         if fraction > delay_fraction:
             raise InputError(
                 f"the {name} warmup takes {fraction:.3g} of the steps, but the controller starts to learn after "
-                f"{delay_fraction:.3g}; "
-                "a warmup must not outlast this delay"
+                f"{delay_fraction:.3g}; a warmup must not outlast this delay"
             )
     steps_of(delay_fraction, 0)

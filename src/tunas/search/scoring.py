@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
 
     Args:
         search: a `tunas.search.step.Search`, in every process.
-        each_whole: measure every target's on all examples, not on those of its own replicas: so many times the work.
+        each_whole: whether every target's is measured on all examples, not on its own replicas' alone; that is as many
+            times the work as there are targets.
     """
     plan = search.plan
     likeliest = [aim.controller.most_likely() for aim in search.aims]
@@ -35,8 +37,11 @@ def held_out_qualities(search: Any, *, each_whole: bool) -> list[float]:
 
 
 def qualities_of(search: Any, architectures: Sequence[Architecture], batches: int) -> np.ndarray:
-    """`[N]`: quality of each architecture with the shared weights as they are, on the same examples for all: `batches`
-    of as many as a step of the search measures on, the same each time."""
+    """`[N]`: quality of each architecture with the shared weights as they are, on the same examples for all.
+
+    Args:
+        batches: of as many examples as a step of the search measures on, the same each time.
+    """
     dealt = [[architecture] * search.plan.replicas for architecture in architectures]
     return _by_replica(search, dealt, batches).mean(axis=(1, 2))
 
@@ -64,12 +69,13 @@ class Scoring:
         directory: of the run, for `summary.csv`.
     """
 
-    def __init__(self, search: Any, directory: Any):
+    def __init__(self, search: Any, directory: Path):
         self.search, self.directory = search, directory
         self.rows: list[Row] = []
 
     @property
     def name(self) -> str:
+        """The column of `summary.csv` that holds the scores."""
         return f"eval_{self.search.task.quality_name}"
 
     def after(self, done: int, scalars: dict[str, float]) -> dict[str, float] | None:

@@ -10,33 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tunas.search.controller import Controller, Samples
+from tunas.search.distribution import Distribution, Samples
 
 BASELINE_REPLICAS = 10
-"""Rewards that a baseline remembers at the least where a target may have one replica a step, whose reward is no
-baseline for itself: nothing would be left of what it says."""
+"""Rewards that a baseline remembers at the least where targets share the replicas, or there is one replica. The reward
+of a single replica is no baseline for itself: nothing would be left of what it says."""
 
 
 def baseline_momentum(momentum: float, targets: int, replicas: int) -> float:
-    """The momentum of each baseline of so many targets that share so many replicas."""
+    """The momentum of each target's baseline, where `targets` share `replicas`."""
     if targets == 1 and replicas > 1:
         return momentum
     return max(momentum, 1 - replicas / targets / BASELINE_REPLICAS)
 
 
-def architecture_weights(controllers: Sequence[Controller], samples: Samples) -> np.ndarray:
+def architecture_weights(controllers: Sequence[Distribution], samples: Samples) -> np.ndarray:
     """`[targets, N, 1]`: the probability of each architecture over its mean probability under all controllers.
 
     The weighted mean over everything that was drawn has the controller's own expectation, without bias, and a weight is
-    at most the number of targets (the balance heuristic of Veach and Guibas 1995). As distributions part, little but a
-    controller's own architectures is left.
+    at most the number of targets (the balance heuristic of Veach and Guibas 1995). The more the distributions differ,
+    the less is left but a controller's own architectures.
     """
     log_probs = np.stack([controller.choice_log_probs(samples).sum(axis=1) for controller in controllers])
     odds = np.exp(log_probs - log_probs.max(axis=0))
     return (odds / odds.mean(axis=0))[:, :, None]
 
 
-def choice_weights(controllers: Sequence[Controller], samples: Samples) -> np.ndarray:
+def choice_weights(controllers: Sequence[Distribution], samples: Samples) -> np.ndarray:
     """`[targets, N, C]`: the probability of each choice, by itself, over its mean probability under all controllers.
 
     Where the quality of an architecture is a sum over its choices, what a choice adds does not depend on the rest, so

@@ -29,12 +29,12 @@ from tunas.search.config import SearchConfig
 from tunas.search.objective import Objective, facts_of, search_objectives
 from tunas.search.plan import SearchPlan, plan_search
 from tunas.search.reachable import check_reachable
-from tunas.search.result import SearchResult, result_documents, search_result
+from tunas.search.result import SearchResult, result_document, search_result
 from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Space, Tower, get_space, structure_to_json
 
 TRAIN_IMAGES = 1_231_121
-"""Of ImageNet without what is held out: by how many the published run counts its epochs."""
+"""Images of ImageNet without what is held out; the published run counts its epochs by them."""
 CLASSES = 1000
 MEANT = """ssd checkpoint_dir epochs train_batch_size replicas image_size device seed log_to log_every checkpoint_every
     enable_cost_model cost_model at_most constraint num_cost_samples accuracy_model
@@ -48,7 +48,7 @@ class Simulation(Run):
 
     Args:
         space: what is searched.
-        accuracy: of its architectures, 0 to 1.
+        accuracy: what its architectures are taken to have, 0 to 1.
     """
 
     label = "simulated search"
@@ -68,7 +68,7 @@ class Simulation(Run):
 
     @property
     def quality(self) -> float:
-        """Of the last sampled architectures, the mean over the targets."""
+        """Mean quality of the last sampled architectures over the targets."""
         return sum(self.qualities) / len(self.qualities)
 
     def advance(self, step: int) -> Scalars:
@@ -112,17 +112,17 @@ class Simulation(Run):
 
 
 def measured(accuracies: np.ndarray, images: int, random: np.random.Generator) -> np.ndarray:
-    """The accuracies `[N]` with the noise of being measured on so many images each."""
+    """The accuracies `[N]` with the noise of being measured on `images` images each."""
     variance = np.maximum(accuracies * (1 - accuracies), 0.0) / images
     return np.clip(accuracies + np.sqrt(variance) * random.normal(size=len(accuracies)), 0.0, 1.0)
 
 
-def simulated_search(config: SearchConfig, accuracy_model: str, task: Any = None) -> SearchResult:
+def simulated_search(config: SearchConfig, accuracy_model: str, task: Any) -> SearchResult:
     """Runs a simulated search, or goes on with the one in `config.checkpoint_dir`.
 
     Args:
         accuracy_model: a file that `tunas released --out` wrote.
-        task: what nothing is learned of: must be None.
+        task: must be None, for nothing is learned.
 
     Raises:
         InputError: where the configuration cannot be carried out, or the file is no model of accuracy of the space.
@@ -168,22 +168,7 @@ def _run(state: Simulation, directory: Path, world: World) -> SearchResult:
     if start < state.steps:
         log_hyperparameters(directory, read_params(directory), {"hparams/quality": state.quality})
     result = search_result(state, directory, state.steps, state.qualities)
-    write_result(directory, _document(result, state))
+    document = result_document(result, state, lambda found: {"accuracy": state.accuracy.estimate(found.architecture)})
+    facts = {"accuracy_model": state.config.accuracy_model, "dataset": "simulated"}
+    write_result(directory, {**document, **facts, "versions": {"tunas": tunas.__version__}})
     return result
-
-
-def _document(result: SearchResult, state: Simulation) -> dict[str, Any]:
-    each = [
-        {**document, "accuracy": state.accuracy.estimate(found.architecture)}
-        for found, document in zip(result.frontier, result_documents(result, state), strict=True)
-    ]
-    return {
-        "ssd": result.architecture.space.name,
-        **(each[0] if len(each) == 1 else {"targets": each}),
-        "tolerance": state.config.rl_cost_model_tolerance,
-        "steps": result.steps,
-        "accuracy_model": state.config.accuracy_model,
-        "seed": state.config.seed,
-        "dataset": "simulated",
-        "versions": {"tunas": tunas.__version__},
-    }
