@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tunas.errors import InputError
 
@@ -38,6 +39,23 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`write_whole` of UTF-8 text."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: str | os.PathLike[str], what: str = "") -> Any:
+    """The value that a JSON file holds.
+
+    Args:
+        what: stands before the path where it cannot be read, such as "the cost model".
+
+    Raises:
+        InputError: where it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {' '.join(filter(None, (what, os.fspath(path))))}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{os.fspath(path)} is not valid JSON: {error}") from None
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

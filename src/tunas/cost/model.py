@@ -9,13 +9,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
 from tunas.errors import InputError
-from tunas.files import write_text
+from tunas.files import read_json, write_text
 from tunas.space import ALL, OP, Architecture, Space, get_space
 
 FORMAT = "tunas-cost-model"
@@ -180,7 +179,7 @@ class CostModel:
                 values, naming the file and the place.
         """
         space = get_space(space) if isinstance(space, str) else space
-        document = _read_json(path)
+        document = _read_document(path)
         if document.get("format") != FORMAT:
             raise InputError(f"{path} is not a cost model: its 'format' must be {FORMAT!r}")
         if document.get("version") not in (1, VERSION):
@@ -244,13 +243,8 @@ def _with_mean_entries(term: CostTerm, is_op: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(table)
 
 
-def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the cost model {os.fspath(path)}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+def _read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
+    document = read_json(path, "the cost model")
     if not isinstance(document, dict):
         raise InputError(f"{path} is not a cost model: it must hold an object")
     return document

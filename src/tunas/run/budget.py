@@ -23,9 +23,11 @@ from tunas.run.device import World
 from tunas.run.directory import PARAMS, read_params
 
 PLACES = (0.9, 0.03, 0.12, 0.21, 0.3, 0.5, 0.7)
-"""Parts of the run that steps are timed at; where time is short, the first three."""
+"""Places in the run, 0 to 1, that steps are timed at."""
 FEWEST_PLACES = 3
+"""How many of them, from the first, are timed however short time is."""
 ROUNDS = 3
+"""How often steps are timed at every place, where there is time."""
 TRIAL_SHARE = 0.05
 """Part of the budget after which no further step is timed."""
 FORWARD_AND_BACKWARD = 3
@@ -128,7 +130,7 @@ def seconds_for(steps: int, seconds: float, trial: Trial) -> float:
 
 
 def seconds_per_step(trial: Trial, limit: Callable[[float], float], world: World, fewest: int = FEWEST_PLACES) -> float:
-    """Mean over the whole run; the first steps, in which caches fill, are not counted.
+    """Seconds that a step takes in the mean over the whole run; the first steps, in which caches fill, do not count.
 
     Args:
         limit: seconds after which no further step is timed, where a step takes so many.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,29 +20,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tunas.errors import DivergedError, InputError
-from tunas.files import write_whole
+from tunas.files import write_whole, writing_to
+from tunas.run.checkpoint_names import checkpoint_path, checkpoints, step_of
 from tunas.run.device import World
-from tunas.run.directory import writing_to
 from tunas.run.events import cut_back
 
 KEPT = 3
 """How many checkpoints stay."""
-_NAME = re.compile(r"checkpoint-(\d{10})\.safetensors")
 
 
 class DamagedCheckpoint(Exception):
     """The file is truncated, altered or not a checkpoint."""
-
-
-def checkpoint_path(directory: Path, step: int) -> Path:
-    return directory / f"checkpoint-{step:010d}.safetensors"
-
-
-def checkpoints(directory: Path) -> list[Path]:
-    """The checkpoints in a run directory, the newest first."""
-    return sorted(
-        (entry for entry in directory.glob("checkpoint-*.safetensors") if _NAME.fullmatch(entry.name)), reverse=True
-    )
 
 
 def save_checkpoint(
@@ -181,8 +168,7 @@ def _resumed(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
     step = found[1]["step"] if found else -1
     with writing_to(directory):
         for path in checkpoints(directory):
-            match = _NAME.fullmatch(path.name)
-            if match and int(match[1]) > step:
+            if step_of(path) > step:
                 path.unlink()
         for path in directory.glob(".*.partial"):  # of a write that was killed
             path.unlink()
@@ -193,6 +179,7 @@ def _resumed(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of the tensors, whatever their order in the file, and of the numbers."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -22,8 +22,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.summary import text as text_summary
 
 from tunas.data.crc32c import masked_crc32c
-from tunas.files import make_directory
-from tunas.run.directory import writing_to
+from tunas.files import make_directory, writing_to
 from tunas.run.trackers import Tracker
 
 PATTERN = "events.out.tfevents.*"
@@ -112,17 +111,17 @@ def _new_file(directory: Path) -> BinaryIO:
     number."""
     for number in itertools.count():
         with contextlib.suppress(FileExistsError):
-            return open(
-                directory
-                / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}",
-                "xb",
-            )
+            moment, process = f"{int(time.time()):010d}", f"{socket.gethostname()}.{os.getpid()}"
+            return open(directory / f"events.out.tfevents.{moment}.{process}.{number}", "xb")
     raise AssertionError
 
 
 def cut_back(directory: Path, sizes: dict[str, int]) -> list[str]:
-    """Brings the event files back to `sizes`: longer ones are cut, ones not named are removed; warnings of what is
-    lost."""
+    """Brings the event files back to `sizes`: longer ones are cut, and those that are not named are removed.
+
+    Returns:
+        Warnings of what is lost.
+    """
     for path in directory.glob(PATTERN):
         if path.name not in sizes:
             path.unlink()
@@ -176,6 +175,7 @@ def _scalar(value: Summary.Value) -> float | None:
 
 
 def events_of(path: Path, warnings: list[str]) -> Iterator[Event]:
+    """The events of a file, up to where it is damaged, which is added to the warnings."""
     try:
         content = path.read_bytes()
     except OSError as error:

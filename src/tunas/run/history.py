@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunas.run.checkpoint_names import checkpoints, step_of
+
 HISTORY = "history.jsonl"
-_STEP = re.compile(r"checkpoint-(\d{10})\.safetensors")
 
 
 def note_session(directory: Path, changed: Mapping[str, tuple[Any, Any]]) -> None:
@@ -55,4 +55,4 @@ def read_history(directory: Path) -> list[dict[str, Any]]:
 
 def steps_done(directory: Path) -> int:
     """Steps up to the newest checkpoint, whether it can be read or not; 0 where there is none."""
-    return max((int(match[1]) for path in directory.iterdir() if (match := _STEP.fullmatch(path.name))), default=0)
+    return max(map(step_of, checkpoints(directory)), default=0)

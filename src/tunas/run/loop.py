@@ -16,7 +16,7 @@ from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.run.checkpoint import KEPT, resumed_checkpoint, save_checkpoint
 from tunas.run.device import Votes, World
 from tunas.run.events import EventLog
-from tunas.run.session import Progress, Stopped, stop_requests
+from tunas.run.session import Progress, Stopped, StopRequest, stop_requests
 from tunas.run.time_left import TimeLeft
 from tunas.run.trackers import open_trackers
 
@@ -131,33 +131,53 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
             stopped_when(stop.is_overdue),
             Progress(run.label, run.steps, start, shown=world.is_main) as progress,
         ):
-            began, votes = time.perf_counter(), Votes(world)
-            last, left = began, TimeLeft(run.work(), start)
-            scalars: Scalars = {}
-            for step in range(start, run.steps):
-                try:
-                    scalars = run.advance(step)
-                except WaitingStopped:
-                    if scalars and world.size == 1:
-                        kept.save(step)
-                    raise Stopped(stop.signal or signal.SIGTERM, step) from None
-                done = step + 1
-                if world.is_main and (step % run.log_every == 0 or done == run.steps):
-                    kept.log(run.logged(step, scalars))
-                kept.log(run.scored(done, scalars))
-                now = time.perf_counter()
-                left.took(now - last)
-                last = now
-                progress.update(done, run.status(scalars, (done - start) / (now - began)), left.seconds())
-                stopping = votes.cast(stop.signal is not None)
-                if stopping or done % run.save_every == 0 or done == run.steps:
-                    kept.save(done)
-                if stopping and done < run.steps:
-                    raise Stopped(stop.signal or signal.SIGTERM, done)
+            _do_steps(run, start, world, kept, stop, progress)
         kept.log(run.finished())
     finally:
         kept.close()
     return start
+
+
+def _do_steps(run: Run, start: int, world: World, kept: _Kept, stop: StopRequest, progress: Progress) -> None:
+    """Each step of a run from `start` on, and what there is to log, to show and to save after it."""
+    votes, pace = Votes(world), _Pace(run.work(), start)
+    scalars: Scalars = {}
+    for step in range(start, run.steps):
+        try:
+            scalars = run.advance(step)
+        except WaitingStopped:
+            if scalars and world.size == 1:
+                kept.save(step)
+            raise Stopped(stop.signal or signal.SIGTERM, step) from None
+        done = step + 1
+        if world.is_main and (step % run.log_every == 0 or done == run.steps):
+            kept.log(run.logged(step, scalars))
+        kept.log(run.scored(done, scalars))
+        rate = pace.after(done)
+        progress.update(done, run.status(scalars, rate), pace.seconds_left())
+        stopping = votes.cast(stop.signal is not None)
+        if stopping or done % run.save_every == 0 or done == run.steps:
+            kept.save(done)
+        if stopping and done < run.steps:
+            raise Stopped(stop.signal or signal.SIGTERM, done)
+
+
+class _Pace:
+    """How fast the steps of this session go, and how long those to come take."""
+
+    def __init__(self, work: np.ndarray, start: int):
+        self._start, self._left = start, TimeLeft(work, start)
+        self._began = self._last = time.perf_counter()
+
+    def after(self, done: int) -> float:
+        """Steps per second, now that `done` are done."""
+        now = time.perf_counter()
+        self._left.took(now - self._last)
+        self._last = now
+        return (done - self._start) / (now - self._began)
+
+    def seconds_left(self) -> float | None:
+        return self._left.seconds()
 
 
 class _Kept:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunas.files import write_text
-from tunas.run.directory import writing_to
+from tunas.files import write_text, writing_to
 
 SUMMARY = "summary.csv"
 FIRST_COLUMNS = ("epoch", "step", "target", "train_loss", "learning_rate", "reward", "entropy", "cost")
-"""Those that there are of them, before the others by name: rows out of a checkpoint have lost their order."""
+"""Columns that come first, in this order; the others follow by name, as rows out of a checkpoint have lost their order.
+"""
 
 Row = dict[str, Any]
 """Column -> number."""

@@ -19,6 +19,8 @@ from tunas.run.time_left import in_words
 
 STREAMS = ("controller", "cost", "weights", "dropout", "mixing", "noise")
 """Independent sources of random numbers in a run."""
+OVERDUE = 5.0
+"""Seconds that a run which is asked to stop goes on waiting for a batch."""
 
 
 def generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
@@ -35,10 +37,6 @@ def seed_global_generators(seed: int) -> None:
     torch.manual_seed(number)
 
 
-OVERDUE = 5.0
-"""Seconds that a run which is asked to stop goes on waiting for a batch."""
-
-
 class StopRequest:
     """Whether SIGTERM or SIGINT asked the run to stop after the present step."""
 
@@ -51,10 +49,9 @@ class StopRequest:
         return self.signal is not None and time.monotonic() - self.since > OVERDUE
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        """Notes a signal; the second Ctrl-C ends the process at once."""
         is_again = self.signal is not None and number == signal.SIGINT
-        if (
-            is_again and "TORCHELASTIC_RUN_ID" not in os.environ
-        ):  # a second Ctrl-C means now; torchrun itself hands on the first one
+        if is_again and "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun hands on the first one a second time
             raise KeyboardInterrupt
         self.signal = number
         self.since = time.monotonic()
@@ -85,8 +82,8 @@ def stop_requests() -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def ended(*streams: Iterator[Any]) -> Iterator[None]:
-    """Ends what is behind the streams, such as processes that decode, with the context: a traceback would keep them
-    going."""
+    """Ends what is behind the streams, such as processes that decode, with the context; a traceback would keep them
+    alive otherwise."""
     try:
         yield
     finally:
@@ -113,13 +110,7 @@ class Progress:
 
     def __init__(self, label: str, total: int, start: int, *, shown: bool):
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         console = Console(stderr=True)
         self.label, self.total, self.shown = label, total, shown

@@ -32,8 +32,7 @@ HARMLESS = """
 """
 IDENTITY = """
     accuracy_model_sha256 aggressive_sharing at_most augment base_learning_rate batch bn_momentum class_names clip_grad
-    constraint
-    cost_digest crop_ratio crop_scale cutmix dataset dataset_fingerprint dataset_images delay_valid_share
+    constraint cost_digest crop_ratio crop_scale cutmix dataset dataset_fingerprint dataset_images delay_valid_share
     dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier head_epochs head_steps
     hflip image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
     increase_ops_warmup_steps_fraction indices init_from label_smoothing layer_decay learning_rate minutes mixup
@@ -67,8 +66,10 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], kind: Kind) -> dict[
 
 
 def without(changed: Mapping[str, tuple[Any, Any]], names: frozenset[str]) -> dict[str, tuple[Any, Any]]:
+    """The changes of all other settings."""
     return {name: change for name, change in changed.items() if name not in names}
 
 
 def in_words(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """The changes as part of a sentence."""
     return "; ".join(f"{name} was {was!r} and is now {now!r}" for name, (was, now) in changed.items())

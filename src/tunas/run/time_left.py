@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 FORWARD_WORK = 1 / 6
-"""Of a training step, what the network's outputs for as many examples take: on processors 0.1 to 0.2 was measured, less
-than the third that multiply-accumulates would have, as nothing is kept for a backward pass and shares are larger."""
+"""What a forward pass alone takes of a training step on as many examples. Multiply-accumulates would make it a third;
+on processors 0.1 to 0.2 was measured, as nothing is kept for a backward pass and shares are larger."""
 PRIOR_STEPS = 5.0
-"""What is assumed beforehand of the parts of a step weighs as much as so many measured steps."""
+"""Measured steps that weigh as much as what is assumed beforehand of the parts of a step."""
 MEMORY = 30
 """Steps that tell how fast the machine is at present."""
 
@@ -35,7 +35,7 @@ class TimeLeft:
         self.done = start
 
     def took(self, seconds: float) -> None:
-        """The next step took so long."""
+        """Notes how long the next step took."""
         row = self.work[self.done]
         self.done += 1
         self._products += np.outer(row, row)
@@ -56,7 +56,7 @@ class TimeLeft:
         return np.maximum(mean + off, 0.0)
 
     def seconds(self) -> float | None:
-        """Until the end; None while nothing is known."""
+        """How long the steps that are left take; None while nothing is known."""
         if not self._recent_expected:
             return None
         return float(self._to_come[self.done] @ self._rates()) * self._recent / self._recent_expected

@@ -40,18 +40,21 @@ class Told:
         return "indices" not in self.params
 
     def values(self, names: Iterable[str]) -> dict[str, Any]:
-        """Those of the settings that the run has, as a configuration takes them: of a search for several targets none
-        that belongs to one of them."""
+        """Those of the settings that the run has, as a configuration takes them.
+
+        Of a search for several targets, what it was told for each target alone is left out.
+        """
         is_for_several = isinstance(self.params.get("rl_cost_model_target"), list)
         one_each = {"cost_model", "rl_cost_model_target"} if is_for_several else set()
-        found = {
-            name: value for name in names if not (isinstance(value := self.params.get(name), list) and name in one_each)
-        }
-        return {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in found.items()
-            if value is not None
-        }
+        found: dict[str, Any] = {}
+        for name in names:
+            value = self.params.get(name)
+            if isinstance(value, list):
+                if name not in one_each:
+                    found[name] = tuple(value)
+            elif value is not None:
+                found[name] = value
+        return found
 
     def space(self) -> str:
         """The name of the space that was searched, or that the trained architecture is of.

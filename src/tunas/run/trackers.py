@@ -66,12 +66,15 @@ class Tracker:
             self.write()
 
     def send(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Gives the tracker the scalars of a step."""
         raise NotImplementedError
 
     def close(self) -> None:
+        """Called when the session ends."""
         raise NotImplementedError
 
     def write(self) -> None:
+        """Notes in the run directory what the tracker has been given."""
         with writing_to(self.journal):
             write_text(self.journal, json.dumps({"run": self.run, "last": self.last}))
 

@@ -49,8 +49,7 @@ def _check_batch_norm(
     raise InputError(
         f"batch norm cannot work on a single value, and a batch of {plan.batch}{devices} in "
         f"{config.gradient_accumulation} parts leaves one image for a part, whose last maps are 1×1 pixel at {size} "
-        f"px: give a smaller "
-        f"--gradient_accumulation, or a larger --train_batch_size or --image_size"
+        f"px: give a smaller --gradient_accumulation, or a larger --train_batch_size or --image_size"
     )
 
 

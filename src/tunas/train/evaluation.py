@@ -17,6 +17,9 @@ from tunas.task.batches import as_float, length, on_device
 from tunas.task.metric import Metric
 from tunas.task.task import Task
 
+BROKEN = 1.2
+"""A network whose loss is more than so many times that of guessing counts as broken."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -29,10 +32,6 @@ class Evaluation:
 
     metrics: dict[str, float]
     examples: int
-
-
-BROKEN = 1.2
-"""Times the loss of guessing from which on a network counts as broken."""
 
 
 def trouble(evaluation: Evaluation, split: str, guessing_loss: float | None) -> str | None:

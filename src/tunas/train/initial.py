@@ -18,19 +18,20 @@ from tunas.errors import InputError
 from tunas.nn import SuperNet, build_network
 from tunas.nn.timm_space import around_of
 from tunas.nn.timm_weights import from_timm
+from tunas.nn.weight_files import read_tensors
 from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint, newest_checkpoint
 from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
 from tunas.space import Architecture, Tower, structure_from_json
 from tunas.space.layers import scale_filters
 from tunas.task.task import Task
 from tunas.train.config import TrainConfig
-from tunas.train.trained import AVERAGED, PLAIN, trained_weights
-from tunas.train.weights import is_ours, read_tensors, timm_name
+from tunas.train.trained import trained_weights
+from tunas.train.weights import own_weights, timm_name
 
 SHARED = "weights"
 """Name of the shared weights in a checkpoint of a search."""
 HEAD = "head."
-"""What belongs to the classes that are told apart, and not to the images."""
+"""What the names of the classifier's weights begin with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Found:
     """Weights that were given.
 
     Args:
-        tensors: state dict of a network of the architecture, but for the size of its classifier.
+        tensors: state dict of a network of the architecture; its classifier may have another size.
         timm_model: what they come from in timm, if they do.
         source: the run directory that they come from, if they do.
     """
@@ -51,8 +52,9 @@ class Found:
 def initialised(
     config: TrainConfig, architecture: Architecture, task: Task, directory: Path
 ) -> tuple[TrainConfig, dict[str, Tensor] | None]:
-    """(config with the timm model that the weights come from, weights to start from); None for the latter where there
-    are none to start from, or the training in `directory` has begun.
+    """(config with the timm model that the weights come from, weights to start from).
+
+    The latter is None where there are none to start from, or the training in `directory` has begun.
 
     Raises:
         InputError: where the weights cannot be read or do not fit the architecture.
@@ -115,17 +117,16 @@ def found_weights(path: Path, config: TrainConfig, architecture: Architecture) -
 
 
 def _from_file(path: Path, config: TrainConfig, architecture: Architecture) -> Found:
+    """The weights in a file: of a search, of a training, or timm's."""
     try:
         tensors, _ = load_checkpoint(path)
     except DamagedCheckpoint:  # or not written by us
         tensors = read_tensors(path)
     if SHARED in tensors:
         return Found(_inherited(tensors[SHARED], path.parent, config, architecture), source=path.parent)
-    for prefix in (AVERAGED, PLAIN, ""):
-        ours = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if ours and (prefix or is_ours(ours)):
-            source = path.parent if (path.parent / PARAMS).is_file() else None
-            return Found(ours, _timm_model_of(path.parent) if source else None, source)
+    if (ours := own_weights(tensors)) is not None:
+        source = path.parent if (path.parent / PARAMS).is_file() else None
+        return Found(ours, _timm_model_of(path.parent) if source else None, source)
     if not isinstance(architecture.structure, Tower):
         raise InputError(f"--init_from: {path} holds no weights of {architecture.space.name}")
     if config.filters_multiplier != 1:
@@ -163,6 +164,7 @@ def _inherited(shared: Tensor, run: Path, config: TrainConfig, architecture: Arc
 
 
 def _check_padding(found: Found, config: TrainConfig, path: Path) -> None:
+    """Refuses weights of a run whose convolutions padded otherwise."""
     if found.source is None or found.timm_model is not None:
         return
     padding = read_params(found.source).get("padding", "symmetric")
@@ -171,6 +173,7 @@ def _check_padding(found: Found, config: TrainConfig, path: Path) -> None:
 
 
 def _wanted(config: TrainConfig, architecture: Architecture, task: Task) -> dict[str, Tensor]:
+    """The state dict that the network of the training has, without numbers in it."""
     with torch.device("meta"):
         if not isinstance(architecture.structure, Tower):
             return dict(build_network(architecture).state_dict())

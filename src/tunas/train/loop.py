@@ -214,7 +214,7 @@ def _run(
     world: World,
     directory: Path,
     figures: dict[str, Any],
-    initial: dict[str, Tensor] | None = None,
+    initial: dict[str, Tensor] | None,
 ) -> TrainResult:
     seed_global_generators(config.seed)
     task = lesson.task

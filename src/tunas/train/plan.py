@@ -25,9 +25,9 @@ from tunas.train.config import TrainConfig
 TEST_EPOCHS = 360
 """Of a training on all training examples that is evaluated on the test set (docs/algorithm.md#stand-alone-training)."""
 DROPOUT_FROM_EPOCHS = 150
-DROPOUT_RATE = 0.15
-V3_DROPOUT_RATE = 0.25
-"""Before the classifier, in trainings of at least 150 epochs (docs/algorithm.md#stand-alone-training)."""
+"""Shorter trainings have no dropout before the classifier (docs/algorithm.md#stand-alone-training)."""
+DROPOUT_RATE, V3_DROPOUT_RATE = 0.15, 0.25
+"""What the others have: most spaces, and the V3 family (docs/algorithm.md#stand-alone-training)."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,10 @@ class TrainPlan:
     eval_steps: float | None
 
     def learning_rate_at(self, step: int) -> float:
-        """The weights' learning rate: its whole course, warmup included, begins anew when the classifier has learned
-        alone."""
+        """The weights' learning rate in a step.
+
+        While the classifier learns alone it is constant; then the whole course begins, warmup included.
+        """
         shape, done = self.used_recipe.scheduler, step - self.head_steps
         if done < 0:
             return scheduled_learning_rate("constant", self.learning_rate, step, self.head_steps)
@@ -72,6 +74,7 @@ def splits(config: TrainConfig) -> tuple[str, str]:
 
 
 def epochs_of(config: TrainConfig) -> float:
+    """Passes over the training examples."""
     return config.epochs or (TEST_EPOCHS if config.use_held_out_test_set else EPOCHS)
 
 
@@ -148,6 +151,7 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
 
 
 def _check_values(config: TrainConfig) -> None:
+    """Refuses what is out of range, whatever the dataset."""
     for name in (
         "epochs",
         "train_batch_size",

@@ -15,11 +15,13 @@ from tunas.errors import InputError
 from tunas.run.checkpoint import write_checkpoint
 from tunas.run.scores import Row, is_due, write_summary
 from tunas.train.evaluation import Evaluation
+from tunas.train.weights import AVERAGED, PLAIN
 
 BEST = "best-*.safetensors"
 
 
 def best_path(directory: Path, step: int) -> Path:
+    """Where the best weights lie that were taken after `step` steps."""
     return directory / f"best-{step:010d}.safetensors"
 
 
@@ -76,6 +78,7 @@ class Scoring:
         return any(row["step"] == done for row in self.rows)
 
     def best_row(self) -> Row | None:
+        """The row of the best weights so far; None before the first scoring."""
         return next((row for row in self.rows if row["step"] == self.best_step), None)
 
     def after(self, done: int, scalars: dict[str, float]) -> dict[str, float] | None:
@@ -107,7 +110,7 @@ class Scoring:
         """
         write_summary(self.directory, self.rows)
         if self.best_step == done:
-            weights = {name: value for name, value in tensors().items() if name.startswith(("model/", "ema/"))}
+            weights = {name: value for name, value in tensors().items() if name.startswith((PLAIN, AVERAGED))}
             write_checkpoint(best_path(self.directory, done), done, weights, {"scores": [self.rows[-1]]})
 
     def tidy(self) -> None:

@@ -22,7 +22,7 @@ from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.task import Batch
 from tunas.train.config import TrainConfig
 from tunas.train.plan import TrainPlan
-from tunas.train.weights import load_tensors
+from tunas.train.weights import AVERAGED, PLAIN, load_tensors
 
 
 class Training:
@@ -68,24 +68,12 @@ class Training:
         torch.manual_seed(int(generator(config.seed, "dropout", step * world.size + world.rank).integers(2**62)))
         mixing = int(generator(config.seed, "mixing", step * world.size + world.rank).integers(2**62))
         learning_rate = plan.learning_rate_at(step)
-        batch = on_device(batch, world.device)
-        whole = length(batch)
         head_only = step < plan.head_steps
         self.network.train()
         if head_only:
             self.network.tower.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=world.device)
-        pieces = parts(batch, config.gradient_accumulation)
-        for number, (inputs, targets) in enumerate(pieces):
-            last = number + 1 == len(pieces)
-            share_of_batch = length(targets) / whole
-            inputs, targets = self.lesson.prepared(inputs, targets, mixing + number)
-            with self._no_exchange(not last), autocast(world.device, config.precision):
-                outputs = self.forward(inputs)
-                share = self.lesson.loss(as_float(outputs), targets) * share_of_batch
-                share.backward()
-            total += share.detach()
+        total = self._gathered_gradients(on_device(batch, world.device), mixing)
         set_learning_rates(self.optimizer.param_groups, learning_rate, head_only=head_only)
         with torch.no_grad():
             regularization = 0.5 * plan.weight_decay * torch.stack(torch._foreach_norm(self.kernels)).square().sum()
@@ -106,7 +94,28 @@ class Training:
             "model/learning_rate": learning_rate,
         }
 
+    def _gathered_gradients(self, batch: Batch, mixing: int) -> Tensor:
+        """The mean loss of a batch, whose gradients are gathered part by part.
+
+        Args:
+            mixing: seed of what mixes the examples of the first part; that of each further one is one more.
+        """
+        config, device, whole = self.config, self.world.device, length(batch)
+        total = torch.zeros((), device=device)
+        pieces = parts(batch, config.gradient_accumulation)
+        for number, (inputs, targets) in enumerate(pieces):
+            last = number + 1 == len(pieces)
+            share_of_batch = length(targets) / whole
+            inputs, targets = self.lesson.prepared(inputs, targets, mixing + number)
+            with self._no_exchange(not last), autocast(device, config.precision):
+                outputs = self.forward(inputs)
+                share = self.lesson.loss(as_float(outputs), targets) * share_of_batch
+                share.backward()
+            total += share.detach()
+        return total
+
     def _no_exchange(self, quiet: bool) -> contextlib.AbstractContextManager[Any]:
+        """The context of a backward pass after which the processes do not exchange gradients, where `quiet`."""
         return self.parallel.no_sync() if quiet and self.parallel is not None else contextlib.nullcontext()
 
     def share_statistics(self) -> None:
@@ -121,14 +130,14 @@ class Training:
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, beside the step."""
         state = self.optimizer.state_dict()["state"]
-        found = {f"model/{name}": value for name, value in self.network.state_dict().items()}
+        found = {f"{PLAIN}{name}": value for name, value in self.network.state_dict().items()}
         found |= {
             f"optimizer/{index}/{name}": torch.as_tensor(value)
             for index, values in state.items()
             for name, value in values.items()
         }
         if self.ema is not None:
-            found |= {f"ema/{name}": value for name, value in self.ema.module.state_dict().items()}
+            found |= {f"{AVERAGED}{name}": value for name, value in self.ema.module.state_dict().items()}
         return found
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -137,9 +146,9 @@ class Training:
         Raises:
             InputError: where the weights do not fit the network.
         """
-        load_tensors(self.network, tensors, "model/")
+        load_tensors(self.network, tensors, PLAIN)
         if self.ema is not None:
-            load_tensors(self.ema.module, tensors, "ema/")
+            load_tensors(self.ema.module, tensors, AVERAGED)
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer/"):

@@ -16,10 +16,9 @@ from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_chec
 from tunas.run.directory import MODEL_SPEC, read_model_spec, read_params
 from tunas.space import Tower, get_space, structure_from_json
 from tunas.train.scoring import best_checkpoint
+from tunas.train.weights import AVERAGED, PLAIN
 
 Which = Literal["best", "last", "ema"]
-AVERAGED, PLAIN = "ema/", "model/"
-"""What the names of a checkpoint's tensors begin with."""
 
 
 @dataclass(frozen=True)

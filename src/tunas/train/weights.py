@@ -13,10 +13,18 @@ from tunas.nn.timm_weights import REFERENCES, from_timm, timm_options
 from tunas.nn.weight_files import read_tensors
 from tunas.space import Architecture
 
+AVERAGED, PLAIN = "ema/", "model/"
+"""What the names of a training's weights begin with in its checkpoints."""
 
-def is_ours(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the names of a network of this package."""
-    return bool(tensors) and next(iter(tensors)).startswith(("tower.", "head."))
+
+def own_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The state dict of a network of this package that a file holds, averaged where an average was kept; None where
+    there is none."""
+    for prefix in (AVERAGED, PLAIN):
+        if found := {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}:
+            return found
+    is_ours = bool(tensors) and next(iter(tensors)).startswith(("tower.", "head."))
+    return dict(tensors) if is_ours else None
 
 
 def timm_name(architecture: Architecture) -> str:
@@ -31,19 +39,21 @@ def timm_name(architecture: Architecture) -> str:
     raise InputError(f"timm has no model that is known to be {architecture.space.name}; name it with --timm_model")
 
 
-def load_weights(network: Network, path: Path, architecture: Architecture, timm_model: str | None = None) -> Network:
+def load_weights(network: Network, path: Path, architecture: Architecture, timm_model: str | None) -> Network:
     """A network with the weights of a checkpoint: `network` for one of ours, one built as timm does for a timm
     checkpoint.
+
+    Args:
+        timm_model: what the checkpoint is of in timm; timm's plain model of the architecture where None.
 
     Raises:
         InputError: where the file cannot be read or does not fit the architecture.
     """
     tensors = read_tensors(path)
-    for prefix in ("ema/", "model/", ""):
-        ours = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-        if is_ours(ours):
-            break
-    else:
+    ours = own_weights(tensors)
+    if ours is None:
+        if not isinstance(network, Network):
+            raise InputError(f"{path} holds no weights of {architecture.space.name}")
         num_classes = network.head.classifier.out_channels
         network = build_network(architecture, num_classes, options=timm_options(timm_model or timm_name(architecture)))
         ours = from_timm(tensors, architecture)
