@@ -21,7 +21,7 @@ def valid_pixels(data):
 
 
 def no_decoding(monkeypatch):
-    monkeypatch.setattr("tunas.data.decoding.decode", lambda encoded: pytest.fail("decoded again"))
+    monkeypatch.setattr("tunas.data.decoder.decode", lambda encoded: pytest.fail("decoded again"))
 
 
 @pytest.mark.parametrize("layout", ["folder", "tfds", "webdataset"])
@@ -121,9 +121,9 @@ PROGRAM = """
 import sys
 from tunas.data import DataConfig, open_data
 data = open_data(DataConfig(dataset_dir=sys.argv[1], image_size=32, num_workers=0, cache_dir=sys.argv[2]))
-import tunas.data.decoding as decoding
-decoded, decode = [], decoding.decode
-decoding.decode = lambda content: decoded.append(1) or decode(content)
+import tunas.data.decoder as decoder
+decoded, decode = [], decoder.decode
+decoder.decode = lambda content: decoded.append(1) or decode(content)
 pixels = sum(int(images.sum()) for images, _ in data.once("test", 3))
 print(len(decoded), pixels)
 """

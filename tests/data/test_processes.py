@@ -35,7 +35,7 @@ def forking(monkeypatch):
 @pytest.fixture
 def slow(forking):
     """Decoding that takes for ever."""
-    forking.setattr("tunas.data.decoding.decode", lambda encoded: time.sleep(600) or decode(encoded))
+    forking.setattr("tunas.data.decoder.decode", lambda encoded: time.sleep(600) or decode(encoded))
     forking.setattr("tunas.data.ahead.CLOSING", 0.2)
 
 

@@ -14,7 +14,8 @@ from support.rendered import Picture, Rendered, opened, write_folder, write_tfds
 from tunas import InputError
 from tunas.data import DataConfig, open_data
 from tunas.data.augmentation import Augmentation
-from tunas.data.decoding import TrainingJob, default_workers
+from tunas.data.decoder import TrainingJob
+from tunas.data.decoding import default_workers
 from tunas.data.order import permutation, stream_order
 
 

@@ -68,11 +68,14 @@ def one_ahead(items: Generator[T], left: Callable[[], object] = lambda: None) ->
 
 
 class _Ended:
+    """Comes in place of an item behind the last one, with what went wrong, if anything did."""
+
     def __init__(self, error: BaseException | None = None):
         self.error = error
 
 
 def _make(items: Generator[Any], wanted: queue.SimpleQueue[bool], made: queue.SimpleQueue[Any]) -> None:
+    """Makes an item for each True in `wanted`; False ends it."""
     try:
         while wanted.get():
             made.put(next(items))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tunas.data.examples import digest
+from tunas.data.examples import digest, place_among
 from tunas.data.index import shards_key
 from tunas.data.storage import DamagedFileError, is_remote
 from tunas.errors import InputError
@@ -29,8 +29,7 @@ class ArrayRecords:
 
     def _place(self, index: int) -> tuple[int, int]:
         """(shard, record in it)."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - (int(self._ends[shard - 1]) if shard else 0)
+        return place_among(self._ends, index)
 
     def name(self, index: int) -> str:
         shard, record = self._place(index)
@@ -87,6 +86,7 @@ def open_array_records(shards: Sequence[str], expected: Sequence[int]) -> ArrayR
 
 
 def _reader_class(path: str) -> Any:
+    """The package's reader; a refusal of `path` where there is no package."""
     try:
         from array_record.python.array_record_module import ArrayRecordReader
     except ImportError:

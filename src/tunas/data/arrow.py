@@ -14,10 +14,17 @@ from tunas.errors import InputError
 
 IMAGE_COLUMNS = ("image", "img", "picture", "images", "image_bytes", "bytes", "jpg", "png")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "class_name", "target", "cls")
+"""Names of columns; the first that is there counts where there are several of the right kind."""
 
 
 class Columns(NamedTuple):
-    """What the columns are called, and the names of the classes where the file's own metadata lists them."""
+    """Where images and labels are in a file.
+
+    Args:
+        image, label: what the columns are called.
+        is_struct: whether images are structures of `bytes` and perhaps a `path`.
+        class_names: in the order of the labels, where the file's own metadata lists them.
+    """
 
     image: str
     label: str
@@ -45,22 +52,18 @@ def rows_and_labels(path: str) -> tuple[list[int], np.ndarray, Columns]:
 
 
 def _texts(path: str, column: Any) -> np.ndarray:
+    """The labels in a column, as text."""
     import pyarrow as pa
 
     if column.null_count:
         raise InputError(f"{column.null_count} rows of {path} have no label")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if not (
-        pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    ):
-        raise InputError(f"the labels of {path} are of type {column.type}; whole numbers or names are read")
-    return np.asarray(
-        column.cast(pa.string()).to_numpy(zero_copy_only=False)
-        if not pa.types.is_integer(column.type)
-        else column.to_numpy(),
-        dtype=np.str_,
-    )
+    if pa.types.is_integer(column.type):
+        return np.asarray(column.to_numpy(), dtype=np.str_)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.asarray(column.cast(pa.string()).to_numpy(zero_copy_only=False), dtype=np.str_)
+    raise InputError(f"the labels of {path} are of type {column.type}; whole numbers or names are read")
 
 
 def _columns(path: str, schema: Any) -> Columns:
@@ -81,10 +84,8 @@ def _columns(path: str, schema: Any) -> Columns:
     images = images or [name for name, kind in kinds.items() if is_bytes(kind)]
     labels = [name for name, feature in features.items() if _type(feature) == "ClassLabel" and name in kinds]
     labels = labels or [name for name in LABEL_COLUMNS if name in kinds]
-    image, label = (
-        _chosen(path, "images", images, IMAGE_COLUMNS, kinds),
-        _chosen(path, "labels", labels, LABEL_COLUMNS, kinds),
-    )
+    image = _chosen(path, "images", images, IMAGE_COLUMNS, kinds)
+    label = _chosen(path, "labels", labels, LABEL_COLUMNS, kinds)
     if not is_struct(kinds[image]) and not is_bytes(kinds[image]):
         raise InputError(f"the column {image!r} of {path} is of type {kinds[image]}, which holds no encoded images")
     names = features.get(label, {}).get("names")
@@ -93,6 +94,7 @@ def _columns(path: str, schema: Any) -> Columns:
 
 
 def _chosen(path: str, what: str, found: Sequence[str], preferred: Sequence[str], kinds: dict[str, Any]) -> str:
+    """The only one of the columns found, or the first that is called as preferred."""
     if len(found) == 1:
         return found[0]
     if name := next((name for name in preferred if name in found), None):
@@ -117,7 +119,7 @@ def _type(feature: Any) -> str:
 
 
 def image_column(path: str, number: int, columns: Columns) -> Any:
-    """The encoded images of a row group (of an Arrow file, of all of it) as a pyarrow array of bytes."""
+    """The encoded images of a row group, or of a whole Arrow file, as a pyarrow array of bytes."""
     import pyarrow as pa
 
     try:
@@ -140,21 +142,17 @@ def image_paths(path: str, columns: Columns) -> list[str | None]:
     if path.endswith(".arrow"):
         column = _mapped_table(path).column(columns.image)
     else:
-        names = [f"{columns.image}.path"]
         file = _parquet(path)
-        column = (
-            file.read(names, use_threads=False).column(columns.image) if "path" in _children(file, columns) else None
-        )
-    if column is None or all(field.name != "path" for field in column.type):
+        if all(field.name != "path" for field in file.schema_arrow.field(columns.image).type):
+            return []
+        column = file.read([f"{columns.image}.path"], use_threads=False).column(columns.image)
+    if all(field.name != "path" for field in column.type):
         return []
     return [name for chunk in column.chunks for name in chunk.field("path").to_pylist()]
 
 
-def _children(file: Any, columns: Columns) -> list[str]:
-    return [field.name for field in file.schema_arrow.field(columns.image).type]
-
-
 def _parquet(path: str) -> Any:
+    """The parquet file, opened once in this process as long as it stays the same."""
     import pyarrow.parquet as pq
 
     state = "" if is_remote(path) else state_of(path)
@@ -165,6 +163,7 @@ def _parquet(path: str) -> Any:
 
 
 def _mapped_table(path: str) -> Any:
+    """The table in an Arrow file of either kind, mapped into memory."""
     import pyarrow as pa
 
     with pa.memory_map(path) as file:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CROP_SCALE = (0.08, 1.0)
+"""Area of training crops, as part of the image's (docs/algorithm.md#data; Szegedy et al. 2015)."""
 CROP_RATIO = (3 / 4, 4 / 3)
-"""Training crops: part of the image's area, and width to height (docs/algorithm.md#data; Szegedy et al. 2015)."""
+"""Width to height of training crops (docs/algorithm.md#data; Szegedy et al. 2015)."""
 HFLIP = 0.5
 """Chance that a training view is mirrored (docs/algorithm.md#data)."""
 MAX_MAGNITUDE = 30
-"""Of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
+"""Largest magnitude of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
 MAX_SHEAR = 60
-"""Degrees; upright lines that lie nearly flat show nothing any more."""
+"""Most degrees of slanting: upright lines that lie nearly flat show nothing any more."""
 
 
 @dataclass(frozen=True)

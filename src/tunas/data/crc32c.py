@@ -63,8 +63,8 @@ def _advance(state: int, content: np.ndarray) -> int:
 
 @functools.cache
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What a byte adds, by its place in a block, `[512, 256]`; 256 × that place; what a block's checksum adds, flat
-    `[512, 4, 256]`."""
+    """(what a byte adds by its place in a block, `[512, 256]`; 256 times each place, `[512]`; what the bytes of a
+    block's checksum add by the block's place in a round, `[512, 4, 256]`, flat)."""
     first = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         first = np.where(first & 1, first >> 1 ^ np.uint32(_POLYNOMIAL), first >> 1).astype(np.uint32)

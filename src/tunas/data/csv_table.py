@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunas.data.examples import Source
+from tunas.data.examples import Source, source_of
 from tunas.data.file_table import FileExamples
 from tunas.data.labels import classes_of
 from tunas.data.split_names import WORDS, named_splits, split_of_word
@@ -38,7 +38,7 @@ FILE_COLUMNS = (
 )
 LABEL_COLUMNS = ("label", "class", "class_name", "label_name", "category", "target", "labels", "class_id", "label_id")
 SPLIT_COLUMNS = ("split", "subset", "set", "partition", "data_set", "data set")
-"""Each in the order in which the first that is there counts; upper and lower case are the same."""
+"""Names of the columns of files, labels and splits; the first that is there counts, in upper or lower case."""
 
 
 class Row(NamedTuple):
@@ -51,14 +51,12 @@ class Row(NamedTuple):
 
 def metadata_files(root: Path) -> list[Path]:
     """The metadata file of a directory, or those of its splits' directories, which must have a label column."""
-    for place in (root, *_split_places(root)):
-        if found := [place / name for name in METADATA if (place / name).is_file()]:
-            others = (
-                [p / n for p in _split_places(root) for n in METADATA if (p / n).is_file()] if place != root else []
-            )
-            paths = others or found[:1]
-            return paths if all(_has_labels(path) for path in paths) else []
-    return []
+    paths = _metadata_in(root)[:1] or [path for place in _split_places(root) for path in _metadata_in(place)]
+    return paths if all(_has_labels(path) for path in paths) else []
+
+
+def _metadata_in(directory: Path) -> list[Path]:
+    return [directory / name for name in METADATA if (directory / name).is_file()]
 
 
 def open_table(path: Path) -> Source:
@@ -78,12 +76,13 @@ def open_metadata(root: Path) -> Source:
 
 
 def _source(title: str, root: Path, tables: Sequence[tuple[Path, str]]) -> Source:
+    """The dataset in tables of (path, directory below `root` that the paths in it are relative to)."""
     by_split: dict[str, list[Row]] = {}
     for path, below in tables:
         for row in _rows(path):
-            directory = os.path.normpath(os.path.join(below, row.path)).split(os.sep)[0]
-            split = row.split if row.split != "all" else split_of_word(directory) or "all"
-            by_split.setdefault(split, []).append(row._replace(path=os.path.normpath(os.path.join(below, row.path))))
+            place = os.path.normpath(os.path.join(below, row.path))
+            split = row.split if row.split != "all" else split_of_word(place.split(os.sep)[0]) or "all"
+            by_split.setdefault(split, []).append(row._replace(path=place))
     where = str(tables[0][0])
     if len(by_split) > 1 and "all" in by_split:
         raise InputError(
@@ -96,24 +95,13 @@ def _source(title: str, root: Path, tables: Sequence[tuple[Path, str]]) -> Sourc
         split: _examples(where, root, rows, part, class_names)
         for (split, rows), part in zip(by_split.items(), labels, strict=True)
     }
-    train = parts.get("train", parts.get("all"))
-    held = [parts[split] for split in ("valid", "test") if split in parts]
-    valid = held[0] if len(held) == 2 and train is not None else None
-    return Source(
-        title,
-        "csv",
-        class_names,
-        train,
-        held[-1] if valid is not None else held[0] if held else None,
-        valid=valid,
-        names_splits="all" not in parts,
-    )
+    return source_of(title, "csv", class_names, parts)
 
 
 def _examples(
     where: str, root: Path, rows: Sequence[Row], labels: np.ndarray, class_names: Sequence[str]
 ) -> FileExamples:
-    """Ordered by class and then by path, as class folders are.
+    """The images of a split, ordered by class and then by path, as class folders are.
 
     Raises:
         InputError: where a file is listed twice, or is not there.
@@ -145,6 +133,7 @@ def _names_in(directory: Path) -> set[str]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a table, each with a file and a label."""
     for number, row in enumerate(_records(path), start=1):
         name, label = (_value(row, columns) for columns in (FILE_COLUMNS, LABEL_COLUMNS))
         if not name or label is None or not label.strip():
@@ -172,8 +161,7 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
                 yield _json_row(path, number, line)
         return
     header = text.partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(text), delimiter=_delimiter(header), skipinitialspace=True)
     columns = {(column or "").strip().lower() for column in reader.fieldnames or ()}
     for kind, known in (("file names", FILE_COLUMNS), ("labels", LABEL_COLUMNS)):
         if not columns & set(known):
@@ -202,11 +190,15 @@ def _has_labels(path: Path) -> bool:
         row = next(_records(path), {})
         return bool(set(row) & set(LABEL_COLUMNS))
     header = read_text(str(path)).partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)
-    return bool({name.strip().strip('"').lower() for name in header.split(delimiter)} & set(LABEL_COLUMNS))
+    return bool({name.strip().strip('"').lower() for name in header.split(_delimiter(header))} & set(LABEL_COLUMNS))
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t|", key=header.count)
 
 
 def _split_places(root: Path) -> list[Path]:
+    """The directories in a directory that are named like splits."""
     try:
         names = [name for name in sorted(os.listdir(root)) if (root / name).is_dir()]
     except OSError:

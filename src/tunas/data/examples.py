@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,8 +43,7 @@ class Examples(Protocol):
         ...
 
     def file_ids(self) -> Iterable[tuple[int, str]]:
-        """(label, file name without directory and extension) of every example; the name is the example's number where
-        it has none."""
+        """(label, file name without directory and extension) of every example, or its number where it has no name."""
         ...
 
     def identity(self) -> str:
@@ -57,8 +56,8 @@ class Examples(Protocol):
         ...
 
     def read_groups(self) -> np.ndarray | None:
-        """int `[examples]`: which examples are stored so that reading one reads all, ascending; None where each is
-        read alone."""
+        """int `[examples]`, ascending: examples of the same number are read together, one with all others; None where
+        each is read alone."""
         ...
 
 
@@ -70,12 +69,12 @@ class Source:
         name: for people.
         layout: folder, csv, tfds, webdataset or huggingface.
         class_names: in the order of the labels.
-        train: all training examples; None where there are images to evaluate on alone.
+        train: all training examples; None where there are only images to evaluate on.
         test: the official validation examples, or None where there are none.
         in_order: the first examples are held out (TFDS), rather than a choice.
         valid: examples to validate on that the dataset itself sets apart, beside a test set.
         names_splits: False where nothing says which images are for training: a test set is then taken from them.
-        no_test: what is not read of what could have been a test set, and why.
+        no_test: what could have been a test set and is not read, and why.
     """
 
     name: str
@@ -89,6 +88,46 @@ class Source:
     no_test: str = ""
 
 
+def source_of(
+    name: str,
+    layout: str,
+    class_names: Sequence[str],
+    parts: Mapping[str, Examples],
+    *,
+    in_order: bool = False,
+    no_test: str = "",
+) -> Source:
+    """A dataset of the splits `train`, `valid` and `test`, of those that there are, or of `all`, where none is named.
+
+    Where there are both of the latter beside training images, the examples of `valid` are to validate on; otherwise the
+    first that is there is the test set.
+    """
+    train = parts.get("train", parts.get("all"))
+    held = [parts[split] for split in ("valid", "test") if split in parts and len(parts[split])]
+    valid = held.pop(0) if len(held) == 2 and train is not None else None
+    return Source(
+        name,
+        layout,
+        class_names,
+        train,
+        held[0] if held else None,
+        in_order=in_order,
+        valid=valid,
+        names_splits="all" not in parts,
+        no_test=no_test,
+    )
+
+
+def place_among(ends: np.ndarray, index: int) -> tuple[int, int]:
+    """(table, place in it) of an index over several tables, one after the other.
+
+    Args:
+        ends: the index behind the last one of each table, ascending.
+    """
+    table = int(np.searchsorted(ends, index, side="right"))
+    return table, index - (int(ends[table - 1]) if table else 0)
+
+
 class JoinedExamples:
     """The examples of several tables, one table after the other."""
 
@@ -100,8 +139,8 @@ class JoinedExamples:
         return int(self._ends[-1])
 
     def _place(self, index: int) -> tuple[Examples, int]:
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        return self._tables[number], index - (int(self._ends[number - 1]) if number else 0)
+        number, place = place_among(self._ends, index)
+        return self._tables[number], place
 
     def read(self, indices: Sequence[int]) -> list[bytes | OSError]:
         found: list[bytes | OSError] = [b""] * len(indices)

@@ -19,8 +19,9 @@ from tunas.errors import InputError
 SOLUTION = "LOC_val_solution.csv"
 """Kaggle's: ImageId, PredictionString (class and box, perhaps several times)."""
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+"""The development kit's: a class number for each image."""
 META = "meta.mat"
-"""Of the development kit: a class number for each image, and what the numbers stand for."""
+"""The development kit's: what the class numbers stand for."""
 _DEVKIT = ("", "data", "devkit/data", "ILSVRC2012_devkit_t12/data", "ILSVRC2012_devkit_t12")
 _LEVELS = 5
 """How far above the images the files are looked for."""
@@ -64,6 +65,7 @@ def flat_examples(
 
 
 def _near(root: Path, names: Sequence[str]) -> Path | None:
+    """The first of the files in a directory or the next ones above it."""
     for place in (root, *list(root.absolute().parents)[:_LEVELS]):
         for name in names:
             if (place / name).is_file():

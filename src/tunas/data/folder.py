@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tunas.data.examples import Source, stem
+from tunas.data.examples import Source, source_of, stem
 from tunas.data.file_table import FileExamples
 from tunas.data.flat import flat_examples, labels_of_imagenet
 from tunas.data.formats import IMAGE_EXTENSIONS
@@ -26,9 +26,12 @@ JUNK = frozenset(
 """Directories that operating systems and network storage leave behind, in lower case. Names that begin with a dot are
 passed over too."""
 JUNK_FILES = frozenset(("thumbs.db", "desktop.ini"))
+"""The same of files."""
 KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 """Where Kaggle's archive of ImageNet has train/ and val/."""
 _SHOWN = 5
+MET = 10_000
+"""Files that are looked at in a directory that holds no dataset, to say what it holds."""
 log = logging.getLogger("tunas.data")
 
 
@@ -46,8 +49,11 @@ class Listing(NamedTuple):
     unread: Counter[str]
 
 
-def open_folder(dataset_dir: str, *, allow_empty_classes: bool = False) -> Source:
+def open_folder(dataset_dir: str, *, allow_empty_classes: bool) -> Source:
     """The dataset in `dataset_dir`.
+
+    Args:
+        allow_empty_classes: whether directories without images are classes too.
 
     Raises:
         InputError: where there are no class directories with images, a class is empty and may not be, or a class to
@@ -59,7 +65,7 @@ def open_folder(dataset_dir: str, *, allow_empty_classes: bool = False) -> Sourc
     if not splits:
         class_names = directories(root)
         whole = _class_folders(root, class_names, allow_empty=allow_empty_classes)
-        return Source(title, "folder", class_names, whole, None, names_splits=False)
+        return source_of(title, "folder", class_names, {"all": whole})
     if "train" not in splits:
         return _evaluation_alone(title, root, splits)
     train_root = root / splits["train"]
@@ -67,16 +73,19 @@ def open_folder(dataset_dir: str, *, allow_empty_classes: bool = False) -> Sourc
     if not class_names:
         raise InputError(f"{train_root} must hold one directory of images for each class")
     train = _class_folders(train_root, class_names, allow_empty=allow_empty_classes)
-    others = {name: _labelled(root / splits[name], class_names) for name in ("valid", "test") if name in splits}
-    found = {name: examples for name, (examples, _) in others.items() if examples is not None}
-    valid = found.pop("valid", None) if len(found) == 2 else None
-    test = next(iter(found.values()), None)
-    no_test = "; ".join(why for _, why in others.values() if why)
-    return Source(title, "folder", class_names, train, test, valid=valid, no_test=no_test)
+    parts, unread = {"train": train}, []
+    for name in ("valid", "test"):
+        if name in splits:
+            examples, why = _labelled(root / splits[name], class_names)
+            if examples is None:
+                unread.append(why)
+            else:
+                parts[name] = examples
+    return source_of(title, "folder", class_names, parts, no_test="; ".join(unread))
 
 
 def has_split_folders(root: Path) -> bool:
-    """Whether there are directories of splits with directories in them, which are no directories of shards."""
+    """Whether there are directories of splits that hold directories, and no shards."""
     inner = split_root(root)
     if inner is None:
         return False
@@ -109,13 +118,13 @@ def directories(root: Path) -> list[str]:
         return []
 
 
-def extensions_in(root: Path, most: int = 10_000) -> Counter[str]:
-    """How many files of each extension lie at or below a directory, of the first `most` that are met."""
+def extensions_in(root: Path) -> Counter[str]:
+    """How many files of each extension lie at or below a directory, of the first `MET` that are met."""
     found: Counter[str] = Counter()
     for _, inner, names in os.walk(root):
         inner[:] = sorted(name for name in inner if not _is_junk(name))
         found.update(_extension(name) for name in names if not _is_junk(name))
-        if found.total() >= most:
+        if found.total() >= MET:
             break
     return found
 
@@ -150,11 +159,13 @@ def _labelled(root: Path, class_names: Sequence[str]) -> tuple[FileExamples | No
 
 
 def _evaluation_alone(title: str, root: Path, splits: dict[str, str]) -> Source:
+    """A dataset without training images."""
     name = splits.get("valid") or splits["test"]
     class_names = directories(root / name)
     if not class_names:
         raise InputError(f"{root} holds {name}/ without class directories, and no training images")
-    return Source(title, "folder", class_names, None, _class_folders(root / name, class_names, allow_empty=False))
+    test = _class_folders(root / name, class_names, allow_empty=False)
+    return source_of(title, "folder", class_names, {"test": test})
 
 
 def _class_folders(root: Path, class_names: Sequence[str], *, allow_empty: bool) -> FileExamples:

@@ -3,7 +3,6 @@ Read without the `datasets` package."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import OrderedDict
@@ -14,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from tunas.data.arrow import Columns, image_column, image_paths, rows_and_labels
-from tunas.data.examples import BadImageError, Source, digest, stem
+from tunas.data.examples import BadImageError, Source, digest, place_among, source_of, stem
 from tunas.data.index import shards_key
 from tunas.data.labels import classes_of
 from tunas.data.order import WINDOW, windows
 from tunas.data.progress import progress
 from tunas.data.shared import SharedArrays
 from tunas.data.split_names import files_by_split, split_of_word
-from tunas.data.storage import asked, concurrently, is_remote, join, list_names, read_text, storage_error
+from tunas.data.storage import asked, concurrently, is_remote, join, list_names, read_json_object, storage_error
 from tunas.data.webdataset import matching_files
 from tunas.errors import InputError
 
@@ -65,8 +64,7 @@ class ArrowExamples:
 
     def _place(self, index: int) -> tuple[int, int]:
         """(row group of the table, row in it)."""
-        group = int(np.searchsorted(self._ends, index, side="right"))
-        return group, index - (int(self._ends[group - 1]) if group else 0)
+        return place_among(self._ends, index)
 
     def name(self, index: int) -> str:
         group, row = self._place(index)
@@ -167,7 +165,7 @@ def open_saved(dataset_dir: str) -> Source:
         raise InputError(f"Arrow files must lie on this machine, unlike {dataset_dir}; parquet files need not")
     root = Path(dataset_dir)
     if (root / SPLITS).exists():
-        listed = _json(root / SPLITS).get("splits")
+        listed = read_json_object(str(root / SPLITS)).get("splits")
         splits = {str(name): root / str(name) for name in listed} if isinstance(listed, list) else {}
     else:
         splits = {"all": root}
@@ -178,7 +176,7 @@ def open_saved(dataset_dir: str) -> Source:
             log.warning("the split %r of %s is not read", name, root)
             continue
         try:
-            files: Any = _json(directory / STATE)["_data_files"]
+            files: Any = read_json_object(str(directory / STATE))["_data_files"]
             by_split[split] = [str(directory / os.path.basename(file["filename"])) for file in files]
         except (KeyError, TypeError):
             raise InputError(f"{directory / STATE} lists no data files") from None
@@ -186,6 +184,7 @@ def open_saved(dataset_dir: str) -> Source:
 
 
 def _source(title: str, by_split: dict[str, list[str]]) -> Source:
+    """The dataset in files of rows, split by split."""
     read = {split: _read_tables(split, files) for split, files in by_split.items()}
     read = {split: part for split, part in read.items() if len(part[1])}
     if not read:
@@ -209,15 +208,9 @@ def _source(title: str, by_split: dict[str, list[str]]) -> Source:
         split: ArrowExamples(by_split[split], groups, labels[split], each, class_names)
         for split, (groups, _, each) in read.items()
     }
-    train = parts.get("train", parts.get("all"))
-    if train is not None:
+    if (train := parts.get("train", parts.get("all"))) is not None:
         _warn_where_sorted(title, train, len(class_names))
-    held = [parts[split] for split in ("valid", "test") if split in parts]
-    valid = held[0] if len(held) == 2 and train is not None else None
-    test = held[-1] if valid is not None else held[0] if held else None
-    return Source(
-        title, "huggingface", class_names, train, test, valid=valid, names_splits="all" not in parts, no_test=no_test
-    )
+    return source_of(title, "huggingface", class_names, parts, no_test=no_test)
 
 
 def _warn_where_sorted(title: str, train: ArrowExamples, classes: int) -> None:
@@ -237,6 +230,7 @@ def _warn_where_sorted(title: str, train: ArrowExamples, classes: int) -> None:
 
 
 def _numbers(texts: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Labels that are numbers of classes, of which there are `count`."""
     try:
         labels = texts.astype(np.int64)
     except ValueError:
@@ -269,16 +263,7 @@ def _read_tables(split: str, files: Sequence[str]) -> tuple[np.ndarray, np.ndarr
     return np.array(groups, np.int64).reshape(-1, 3), np.concatenate(texts) if texts else np.empty(0, np.str_), columns
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_text(str(path)))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"{path} must hold a JSON object")
-    return document
-
-
 def _title(dataset_dir: str) -> str:
+    """What to call a dataset: its directory's name, unless that is a pattern."""
     name = dataset_dir.rstrip("/").rpartition("/")[2]
     return name if name and not any(sign in name for sign in "*?[{") else "huggingface"

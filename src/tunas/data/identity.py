@@ -10,7 +10,7 @@ from tunas.errors import InputError
 
 CLASS_NAMES, FINGERPRINT, IMAGES = "class_names", "dataset_fingerprint", "dataset_images"
 COMPARED = frozenset((CLASS_NAMES, FINGERPRINT, IMAGES, "dataset"))
-"""Entries of `params.json` that `check_same_dataset` compares, or that do not matter where it finds nothing."""
+"""Entries of `params.json` that `check_same_dataset` has compared, in words of its own."""
 
 
 @dataclass(frozen=True)

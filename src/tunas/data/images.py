@@ -41,7 +41,9 @@ _decode_jpeg = getattr(torch.ops.image, "decode_jpeg", None)
 """torchvision's decoder: the pixels of Pillow's, sooner. Its public function warns since 0.29 that it will go; then
 Pillow takes over."""
 _RGB = 3
+"""torchvision's number for the decoder's output."""
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Second bytes of the markers that begin a JPEG frame (ITU T.81 table B.1)."""
 
 
 class Crop(NamedTuple):
@@ -67,16 +69,14 @@ def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """
     count, channels, height, width = images.shape
     scale, shift = _scale_and_shift(width, images.device)
-    rows = images.permute(0, 2, 3, 1).reshape(
-        count, height, width * channels
-    )  # long rows, because loops over 3 channels are slow
+    rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)  # loops over 3 channels are slow
     normal = rows.float().mul_(scale).sub_(shift)
     return normal.view(count, height, width, channels).permute(0, 3, 1, 2).to(dtype)
 
 
 @functools.lru_cache(maxsize=8)
 def _scale_and_shift(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """float32 `[width * 3]` each: a pixel times the one minus the other is normal."""
+    """float32 `[width * 3]` each: a pixel times the one, minus the other, is the network's input."""
     std = torch.tensor(STD)
     return (1 / (255 * std)).repeat(width).to(device), (torch.tensor(MEAN) / std).repeat(width).to(device)
 
@@ -98,10 +98,9 @@ def decode(encoded: bytes) -> Tensor:
         if height * width > MAX_PIXELS:
             raise BadImageError(f"{width}×{height} is more than {MAX_PIXELS} pixels")
         if channels in (1, 3) and _decode_jpeg is not None:
+            content = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
             try:
-                return _decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), _RGB, False).permute(
-                    1, 2, 0
-                )
+                return _decode_jpeg(content, _RGB, False).permute(1, 2, 0)
             except RuntimeError:
                 pass  # Pillow reads some that torchvision does not, and says better what is wrong with the rest
     return _decode_by_pillow(encoded)
@@ -133,9 +132,8 @@ def _decode_by_pillow(encoded: bytes) -> Tensor:
     except BadImageError:
         raise
     except Exception as error:  # decoders of damaged files raise whatever they meet
-        raise BadImageError(
-            str(error).replace(" <_io.BytesIO", " <").partition(" <")[0] or type(error).__name__
-        ) from None
+        why = str(error).partition(" <")[0]  # without the file object that Pillow names
+        raise BadImageError(why or type(error).__name__) from None
 
 
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 258, 339
@@ -184,12 +182,12 @@ def evaluation_view(pixels: Tensor, size: int) -> Tensor:
     return torch.from_numpy(np.array(resized))
 
 
-def evaluation_recipe(size: int, *, cropped: bool = True) -> dict[str, Any]:
+def evaluation_recipe(size: int, *, cropped: bool) -> dict[str, Any]:
     """The evaluation view in words, exact enough for someone else to make the same pixels.
 
     Args:
         size: S.
-        cropped: False for images that are only resized, the embedded digits.
+        cropped: False for images that are only resized, as the embedded digits are.
     """
     crop = {
         "crop_side": "max(1, int(min(height, width) * 224 / 256))",
@@ -207,6 +205,7 @@ def evaluation_recipe(size: int, *, cropped: bool = True) -> dict[str, Any]:
 
 
 def central_crop(height: int, width: int) -> Crop:
+    """The crop of the evaluation view."""
     side = max(1, int(min(height, width) * EVALUATION_CROP))
     return Crop((height - side + 1) // 2, (width - side + 1) // 2, side, side)
 
@@ -315,9 +314,8 @@ def shrunk(pixels: Tensor, short_side: int) -> Tensor:
     if factor >= 1:
         return pixels
     shape = (max(short_side, round(width * factor)), max(short_side, round(height * factor)))
-    return torch.from_numpy(
-        np.array(Image.fromarray(pixels.contiguous().numpy()).resize(shape, Image.Resampling.BICUBIC))
-    )
+    whole = Image.fromarray(pixels.contiguous().numpy())
+    return torch.from_numpy(np.array(whole.resize(shape, Image.Resampling.BICUBIC)))
 
 
 def random_crop(
@@ -334,13 +332,11 @@ def random_crop(
     latter by its logarithm.
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        seed: of the run.
-        epoch: of the run.
+        height, width: of the image, in pixels.
+        seed, epoch: of the run.
         example: index in the whole training set, so that it does not matter in which split the image is.
         augmentation: how large crops are, where they lie, and how often they are mirrored.
-        whole: the evaluation view shows the whole image, which is then taken as the central crop of a larger one.
+        whole: whether the evaluation view shows the whole image, which then counts as the central crop of a larger one.
     """
     if whole:
         beyond = round(min(height, width) * (1 / EVALUATION_CROP - 1) / 2)

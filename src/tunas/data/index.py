@@ -89,6 +89,7 @@ def kept_arrays(
 
 
 def _sound_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays in a file; None, with a warning, where it is damaged, and where there is none."""
     try:
         with np.load(path, allow_pickle=False) as file:  # a zip file with a checksum for each array
             return {name: file[name] for name in names}

@@ -10,7 +10,7 @@ import numpy as np
 from tunas.errors import InputError
 
 MANY = 50
-"""Classes from which on having few images each makes us doubt that these are classes."""
+"""With more classes than this, labels that differ for most images are refused as no classes."""
 
 
 def classes_of(texts: Iterable[Sequence[str] | np.ndarray], where: str) -> tuple[tuple[str, ...], list[np.ndarray]]:

@@ -14,7 +14,8 @@ import numpy as np
 from tunas.data import digits
 from tunas.data.config import DIGITS_SIZE, IMAGENET_SIZE, DataConfig
 from tunas.data.csv_table import EXTENSIONS, metadata_files, open_metadata, open_table
-from tunas.data.decoding import Decoder, default_workers
+from tunas.data.decoder import Decoder
+from tunas.data.decoding import default_workers
 from tunas.data.examples import Examples, JoinedExamples, Source, digest
 from tunas.data.folder import counted, extensions_in, has_class_folders, has_split_folders, open_folder
 from tunas.data.formats import IMAGE_EXTENSIONS
@@ -45,9 +46,8 @@ def open_data(
         config: what the user said.
         run_dir: directory of the run; class names and sizes are written to `data.json` in it.
         describe: False leaves `data.json` to the caller, for whom `write_description` writes it.
-        run: to evaluate weights alone, what they were trained on as far as it is known. Images without a split that
-            are others than these are then all evaluated on, as `test`, and so are those of a directory that holds no
-            training images.
+        run: where weights are only evaluated, what they were trained on as far as it is known. Other images that name
+            no split are then all evaluated on, as `test`, and so are those of a directory without training images.
 
     Raises:
         InputError: where there is nothing that can be read as a dataset, saying what was looked for.
@@ -57,9 +57,8 @@ def open_data(
     if config.data_format == "digits" or (config.data_format == "auto" and config.dataset_dir is None):
         data = _digits(config)
     else:
-        cache_dir = (
-            Path(config.cache_dir) if config.cache_dir else run_dir / CACHE_NAME if run_dir else scratch_directory()
-        )
+        of_run = run_dir / CACHE_NAME if run_dir else scratch_directory()
+        cache_dir = Path(config.cache_dir) if config.cache_dir else of_run
         data = _from_source(config, _source(config, cache_dir, evaluates=run is not None), cache_dir, run)
     if run_dir is not None and describe:
         write_description(data, config, Path(run_dir))
@@ -67,7 +66,7 @@ def open_data(
 
 
 def _expanded(config: DataConfig) -> DataConfig:
-    """With ~ at the beginning of a path replaced, which a shell leaves alone in --flag=~/path."""
+    """The configuration with each ~ at the beginning of a path replaced: a shell leaves it alone in --flag=~/path."""
     paths = {name: getattr(config, name) for name in ("dataset_dir", "valid_filenames", "cache_dir")}
     return dataclasses.replace(
         config, **{name: os.path.expanduser(path) for name, path in paths.items() if path is not None}
@@ -75,6 +74,7 @@ def _expanded(config: DataConfig) -> DataConfig:
 
 
 def _check(config: DataConfig) -> None:
+    """Refuses values that cannot be or do not fit each other, wherever the images lie."""
     if config.image_size is not None and config.image_size < 1:
         raise InputError(f"image_size is a number of pixels, at least 1, not {config.image_size}")
     if config.num_workers is not None and config.num_workers < 0:
@@ -117,6 +117,7 @@ def _digits(config: DataConfig) -> Data:
 
 
 def _source(config: DataConfig, cache_dir: Path, *, evaluates: bool) -> Source:
+    """The dataset on storage; `evaluates` says whether one without training images will do."""
     directory = config.dataset_dir
     assert directory is not None
     layout = config.data_format if config.data_format != "auto" else _layout(directory)
@@ -181,6 +182,7 @@ def _layout(directory: str) -> str:
 
 
 def _what_is_there(directory: str) -> str:
+    """What was looked for in a directory that holds no dataset, and what is there."""
     layouts = (
         "neither train/<class>/ nor <class>/ with images (class folders), nor dataset_info.json (TFDS), nor *.tar "
         "(WebDataset), nor *.parquet (Hugging Face), nor metadata.csv (see docs/data.md)"
@@ -203,6 +205,7 @@ def _what_is_there(directory: str) -> str:
 
 
 def _from_source(config: DataConfig, source: Source, cache_dir: Path, run: Identity | None) -> Data:
+    """A dataset on storage with its splits."""
     reader = _Reader(config, source, cache_dir)
     if source.train is None:
         assert source.test is not None

@@ -21,8 +21,8 @@ ORDER, AUGMENTATION, GROUP_ORDER = 1, 2, 3
 """Purposes of a draw: streams with different purposes share nothing."""
 
 
-def random_words(count: int, seed: int, purpose: int, first: int = 0, second: int = 0) -> np.ndarray:
-    """uint64 array `[count]`, a function of the arguments."""
+def random_words(count: int, seed: int, purpose: int, first: int, second: int) -> np.ndarray:
+    """uint64 array `[count]`, a function of the arguments; `first` and `second` tell draws of one purpose apart."""
     generator = np.random.Philox(
         key=np.array([seed % _WORD, purpose], np.uint64), counter=np.array([0, first, second, 0], np.uint64)
     )
@@ -47,8 +47,8 @@ WINDOW = 1024
 
 
 def windows(groups: np.ndarray) -> np.ndarray | None:
-    """The group of every example of a split, numbered from 0; None where the order need not heed them because one
-    window holds all.
+    """The group of every example of a split, numbered from 0; None where one window holds all, so that groups do not
+    matter to the order.
 
     Args:
         groups: ascending numbers `[size]` of what is read as a whole.
@@ -58,6 +58,7 @@ def windows(groups: np.ndarray) -> np.ndarray | None:
 
 
 def _groups_in_window(groups: np.ndarray) -> int:
+    """How many groups make a window."""
     count = int(groups[-1]) + 1
     return max(2, math.ceil(WINDOW * count / len(groups)))
 
@@ -78,6 +79,7 @@ def windowed_permutation(groups: np.ndarray, seed: int, split: int, epoch: int) 
 
 
 def check_shard(batch_size: int, shard: tuple[int, int], *, divides: bool) -> None:
+    """Refuses a batch size or a shard that cannot be; with `divides`, a batch that shards cannot share equally."""
     part, parts = shard
     if batch_size < 1:
         raise InputError(f"a batch size is at least 1, not {batch_size}")

@@ -19,24 +19,18 @@ from torch import Tensor
 
 from tunas.data.ahead import one_ahead
 from tunas.data.augmentation import PUBLISHED, Augmentation
-from tunas.data.decoding import (
-    CHUNK,
-    Chunk,
-    Decoder,
-    EvaluationJob,
-    Job,
-    ShrinkJob,
-    TrainingJob,
-    bad_image_sentence,
-    chunks,
-    kill,
-)
+from tunas.data.chunk import Chunk
+from tunas.data.decoder import Decoder, EvaluationJob, Job, ShrinkJob, TrainingJob, bad_image_sentence
+from tunas.data.decoding import chunks, kill
 from tunas.data.images import PREPROCESSING_VERSION, augmented_view
 from tunas.data.order import Order, shard_range, windows
 from tunas.data.pixel_cache import PixelCache, kept_pixels
 from tunas.data.progress import progress
 from tunas.errors import InputError
 
+CHUNK = 64
+"""Images that a process decodes before it hands them on: enough to hide the hand-over, few enough that a batch is
+shared out."""
 Batch = tuple[Tensor, Tensor]
 """uint8 images `[n, 3, S, S]` (channels_last in memory) and int64 labels `[n]`, on the host."""
 log = logging.getLogger("tunas.data")
@@ -206,6 +200,7 @@ class FilePart:
     def _kept(
         self, title: str, kind: str, made: Generator[Chunk], cache_dir: Path, *, check_pixels: bool
     ) -> PixelCache:
+        """The cache of what `made` gives, whose bad images are noted."""
         fingerprint = self.decoder.examples.fingerprint(self.decoder.indices)
         key = f"{title} {kind} {PREPROCESSING_VERSION} {fingerprint}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
@@ -218,6 +213,7 @@ class FilePart:
         return cache
 
     def _every_chunk(self, job: Callable[[np.ndarray], Job]) -> Generator[Chunk]:
+        """Chunks of the whole split in order, under a progress bar; `job` makes the job for some places."""
         with progress(f"decoding {self.name}", len(self)) as advance:
             jobs = (job(np.arange(start, min(start + CHUNK, len(self)))) for start in range(0, len(self), CHUNK))
             with contextlib.closing(chunks(self.decoder, jobs, self.workers)) as made:
@@ -246,6 +242,7 @@ class FilePart:
                 yield self._batch(parts)
 
     def _batch(self, parts: Sequence[Chunk]) -> Batch:
+        """The chunks as one batch; what is bad in them is noted."""
         for part in parts:
             self.bad_images.note(part.bad)
         images = parts[0].images if len(parts) == 1 else torch.cat([part.images for part in parts])

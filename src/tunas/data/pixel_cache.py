@@ -114,7 +114,7 @@ def _reopened(path: Path, key: str) -> PixelCache:
     return PixelCache(path, key, check_pixels=False)
 
 
-def kept_pixels(path: Path, key: str, make: Iterator[Chunk], *, check_pixels: bool = True) -> PixelCache:
+def kept_pixels(path: Path, key: str, make: Iterator[Chunk], *, check_pixels: bool) -> PixelCache:
     """The cache in `path`, which is made anew where there is none or it is damaged. Of several processes, one makes it.
 
     Args:
@@ -129,11 +129,8 @@ def kept_pixels(path: Path, key: str, make: Iterator[Chunk], *, check_pixels: bo
         except FileNotFoundError:
             pass
         except (DamagedCacheError, OSError) as error:
-            log.warning(
-                "%s is damaged (%s) and will be made again",
-                path,
-                error if isinstance(error, DamagedCacheError) else reason(error),
-            )
+            why = reason(error)
+            log.warning("%s is damaged (%s) and will be made again", path, why)
         write_whole(path, lambda file: write_pixels(file, key, make))
         return PixelCache(path, key, check_pixels=False)
 
@@ -175,6 +172,7 @@ def write_pixels(file: BinaryIO, key: str, chunks: Iterable[Chunk]) -> None:
 
 
 def _description(path: Path) -> dict[str, Any]:
+    """The description at the end of a cache."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - _TAIL.size))
@@ -195,5 +193,6 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _checksums(pixels: Tensor) -> list[int]:
+    """CRC-32 of each block of the pixels."""
     content = pixels.numpy().data
     return concurrently(lambda start: zlib.crc32(content[start : start + _BLOCK]), range(0, len(content), _BLOCK))

@@ -19,12 +19,12 @@ from tunas.errors import InputError
 IMAGENET = 1_281_167
 """Training images of ImageNet, whose held-out part is published."""
 HELD_OUT = 50_046
-"""Images of ImageNet's training set that are held out, and at most of any other of its size."""
+"""Images that are held out of ImageNet's training set, and at most of any other."""
 HELD_OUT_PART = 25.6
-"""Of a dataset of at least `SMALL` images, one image in this many."""
+"""One image in so many is held out of a dataset of at least `SMALL` images."""
 SMALL = 100_000
 SMALL_FRACTION = 0.1
-"""Of a smaller dataset, this part of every class: one in 25.6 would be too few images to search by."""
+"""Part of every class that is held out of a smaller dataset: one in 25.6 would be too few images to search by."""
 _SHOWN = 3
 log = logging.getLogger("tunas.data")
 
@@ -62,8 +62,30 @@ def choose_held_out(
         InputError: where the list cannot be read, names nothing of this dataset or an ambiguous file, a fraction cannot
             be, or nothing is left to train on.
     """
-    assert source.train is not None
-    total = len(source.train)
+    _check_fractions(source, valid_filenames, valid_fraction, test_fraction)
+    table = _Table(source)
+    nothing = np.zeros(table.size, bool)
+    wants_test = test_fraction is not None or not source.names_splits
+    test = _part(table, nothing, test_fraction, least=3) if wants_test else nothing
+    if valid_filenames is not None:
+        valid = nothing.copy()
+        valid[_listed(source, valid_filenames)] = True
+        if valid.all():
+            raise InputError(f"{valid_filenames} names all {table.size} training images, which leaves none to train on")
+        return HeldOut(valid, test & ~valid)
+    if source.valid is not None:
+        return HeldOut(nothing, test)
+    valid = _part(table, test, valid_fraction, least=2)
+    if not valid.any() or (valid | test).all():
+        raise InputError(f"{source.name} has {table.size} training images, too few to hold any out for validation")
+    _warn_of_classes_without(table, valid)
+    return HeldOut(valid, test)
+
+
+def _check_fractions(
+    source: Source, valid_filenames: str | None, valid_fraction: float | None, test_fraction: float | None
+) -> None:
+    """Refuses fractions that cannot be, or that say what the source or the list of names says already."""
     for name, fraction in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
         if fraction is not None and not 0 < fraction < 1:
             raise InputError(f"{name} must be above 0 and below 1, not {fraction}")
@@ -73,33 +95,8 @@ def choose_held_out(
         raise InputError(f"{source.name} has a test set of its own; leave out test_fraction")
     if valid_fraction is not None and source.valid is not None:
         raise InputError(f"{source.name} has validation images of its own beside a test set; leave out valid_fraction")
-    table = _Table(source)
-    nothing = np.zeros(total, bool)
-    wants_test = test_fraction is not None or not source.names_splits
-    test = nothing
-    if wants_test:
-        test = _part(table, nothing, test_fraction, least=3)
-    if valid_filenames is not None:
-        if valid_fraction is not None:
-            raise InputError("valid_filenames names what is held out for validation; leave out valid_fraction")
-        valid = nothing.copy()
-        valid[_listed(source, valid_filenames)] = True
-        if valid.all():
-            raise InputError(f"{valid_filenames} names all {total} training images, which leaves none to train on")
-        test = test & ~valid
-    elif source.valid is not None:
-        valid = nothing
-    else:
-        valid = _part(table, test, valid_fraction, least=2)
-        if not valid.any() or (valid | test).all():
-            raise InputError(f"{source.name} has {total} training images, too few to hold any out for validation")
-        _warn_of_classes_without(table, valid)
-    return HeldOut(valid, test)
-
-
-def held_out(source: Source, valid_filenames: str | None = None, valid_fraction: float | None = None) -> np.ndarray:
-    """bool `[training examples]`: which of them are held out for validation; see `choose_held_out`."""
-    return choose_held_out(source, valid_filenames, valid_fraction).valid
+    if valid_fraction is not None and valid_filenames is not None:
+        raise InputError("valid_filenames names what is held out for validation; leave out valid_fraction")
 
 
 class _Table:
@@ -220,5 +217,6 @@ def _listed(source: Source, path: str) -> list[int]:
 
 
 def _some(names: Sequence[str], what: str = "names") -> str:
+    """How many there are, and the first of them."""
     shown = ", ".join(names[:_SHOWN])
     return f"{len(names)} {what} ({shown}{', …' if len(names) > _SHOWN else ''})"

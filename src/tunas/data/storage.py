@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +18,11 @@ from tunas import files
 from tunas.errors import InputError, TemporaryError
 
 THREADS = 16
+"""Accesses to storage at the same time."""
 TRIES = 6
-"""Of an access to storage that fails in a way that may pass."""
+"""How often an access to storage is tried that fails in a way that may pass."""
 FIRST_WAIT = 1.0
-"""Seconds; later waits double, with jitter."""
+"""Seconds before the second try; later waits double, with jitter."""
 REMOTE_BLOCK = 2**24
 """Bytes fetched at a time where a remote file is read from end to end."""
 
@@ -41,6 +43,7 @@ class DamagedFileError(OSError):
 
 
 def is_remote(path: str) -> bool:
+    """Whether a path is a URL."""
     return "://" in path
 
 
@@ -138,6 +141,18 @@ def read_text(path: str) -> str:
         raise InputError(f"{path} is not a text file in UTF-8") from None
 
 
+def read_json_object(path: str) -> dict[str, Any]:
+    """The object in a JSON file; `InputError` where there is none."""
+    text = read_text(path)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path} must hold a JSON object")
+    return document
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in words and without the path."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -163,8 +178,11 @@ def size_of(path: str) -> int:
     return os.stat(path).st_size if not is_remote(path) else int(_info(path)["size"])
 
 
-_STATES = ("etag", "ETag", "md5Hash", "content_md5", "generation", "version_id", "mtime", "updated", "last_modified")
-_STATES_TOO = ("LastModified", "Last-Modified", "modified", "created")
+_STATES = (
+    *("size", "etag", "ETag", "md5Hash", "content_md5", "generation", "version_id"),
+    *("mtime", "updated", "last_modified", "LastModified", "Last-Modified", "modified", "created"),
+)
+"""What file systems behind URLs call the size of a file and what changes with it."""
 
 
 def state_of(path: str) -> str:
@@ -178,7 +196,7 @@ def state_of(path: str) -> str:
         found = os.stat(path)
         return f"{found.st_size} {found.st_mtime_ns}"
     info = _info(path)
-    return " ".join(str(info[name]) for name in ("size", *_STATES, *_STATES_TOO) if info.get(name) is not None)
+    return " ".join(str(info[name]) for name in _STATES if info.get(name) is not None)
 
 
 def _info(path: str) -> dict[str, Any]:
@@ -221,6 +239,7 @@ def list_names(directory: str) -> list[str]:
 
 
 def join(directory: str, name: str) -> str:
+    """The path of what is called `name` in a directory, here or behind a URL."""
     return f"{directory.rstrip('/')}/{name}" if is_remote(directory) else os.path.join(directory, name)
 
 
@@ -293,6 +312,7 @@ def _read_at(descriptor: int, length: int, offset: int) -> bytes:
 
 
 def _as_os_error(error: Exception) -> OSError:
+    """An error of a client as one of storage, with its HTTP status where it has one."""
     found = OSError(f"{type(error).__name__}: {error}")
     found.status = getattr(error, "status", None)  # type: ignore[attr-defined]
     return found

@@ -13,13 +13,13 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from tunas.data.examples import Source, digest, stem
+from tunas.data.examples import Source, digest, source_of, stem
 from tunas.data.formats import IMAGE_EXTENSIONS
 from tunas.data.index import ShardIndex, kept_arrays, shards_key
 from tunas.data.labels import classes_of
@@ -125,6 +125,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def looks_like_webdataset(dataset_dir: str) -> bool:
+    """Whether a path leads to tar files."""
     if os.path.exists(dataset_dir) and not os.path.isdir(dataset_dir):
         return dataset_dir.endswith((".tar", *COMPRESSED))
     return any(path.endswith((".tar", *COMPRESSED)) for path in matching_files(dataset_dir, (".tar", *COMPRESSED)))
@@ -163,10 +164,7 @@ def open_webdataset(dataset_dir: str, cache_dir: Path | None) -> Source:
     if train is not None and not len(train):
         raise InputError(f"the tar files of {dataset_dir!r} hold no images with labels")
     title = re.sub(r"[\W_]*train[\W_\d]*$", "", stem((train_shards or shards)[0].removesuffix(".tar"))) or "webdataset"
-    held = [parts[split] for split in ("valid", "test") if split in parts and len(parts[split])]
-    valid = held[0] if len(held) == 2 and train is not None else None
-    test = held[-1] if valid is not None else held[0] if held else None
-    return Source(title, "webdataset", names, train, test, valid=valid, names_splits="all" not in parts)
+    return source_of(title, "webdataset", names, parts)
 
 
 def matching_files(dataset_dir: str, endings: tuple[str, ...]) -> list[str]:
@@ -188,6 +186,7 @@ def matching_files(dataset_dir: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _files_in(directory: str, endings: tuple[str, ...]) -> list[str]:
+    """Files with one of the endings in a directory, or else in those named like splits below it."""
     names = [name for name in list_names(directory) if not name.startswith(".")]
     here = [join(directory, name) for name in names if name.endswith(endings)]
     below = [join(directory, name) for name in names if split_of_word(name) is not None]
@@ -259,6 +258,7 @@ def _labelled_images(path: str) -> list[tuple[str, int, int, str]]:
 
 
 def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, str]]:
+    """`_labelled_images` of a tar file that is open."""
     end = file.seek(0, 2)
     file.seek(0)
     images: dict[str, tuple[str, int, int]] = {}
@@ -295,15 +295,18 @@ def _scan(path: str, file: BinaryIO) -> list[tuple[str, int, int, str]]:
         if any(file.read(tarfile.BLOCKSIZE)):
             raise InputError(f"{path} is damaged at byte {tar.offset}: no header of a member begins there")
     if unlabelled := sorted(images.keys() - labels.keys()):
-        if unlabelled[0] in wrong:
-            raise InputError(
-                f"{wrong[unlabelled[0]]!r} in {path} holds no label: a whole number from 0 up or a class's name is "
-                f"looked for, in JSON under {', '.join(JSON_NUMBERS[:4])} or {JSON_NAMES[0]}"
-            )
-        raise InputError(
-            f"{path} holds {len(unlabelled)} images without a .cls or .json label, such as {unlabelled[0]!r}"
-        )
+        raise _unlabelled(path, unlabelled, wrong)
     return [(*image, labels[key][1]) for key, image in images.items()]
+
+
+def _unlabelled(path: str, keys: Sequence[str], wrong: Mapping[str, str]) -> InputError:
+    """What to say of images without labels, and of the members (`wrong`) that could have held one."""
+    if keys[0] in wrong:
+        return InputError(
+            f"{wrong[keys[0]]!r} in {path} holds no label: a whole number from 0 up or a class's name is looked for, "
+            f"in JSON under {', '.join(JSON_NUMBERS[:4])} or {JSON_NAMES[0]}"
+        )
+    return InputError(f"{path} holds {len(keys)} images without a .cls or .json label, such as {keys[0]!r}")
 
 
 def _label(extension: str, content: bytes) -> str | None:
