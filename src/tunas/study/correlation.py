@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 1000
-"""Of the architectures, with replacement, for the interval of Kendall's correlation."""
+"""How often the architectures are drawn again, with replacement, for the interval of Kendall's correlation."""
 CONFIDENCE = 0.95
 TOP = (1, 3, 10)
 """Architectures, those that look best with shared weights, whose best one is compared with the best of all."""
@@ -49,6 +49,9 @@ def _kendall(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def top_regret(shared: np.ndarray, alone: np.ndarray, count: int) -> float:
-    """Best of `alone` minus the best of it among the `count` with the most `shared`; of equal ones the worst first."""
+    """The best of `alone` minus the best of it among the `count` architectures of the largest `shared`.
+
+    Of architectures that are equal there, the worst come first.
+    """
     looks_best = np.lexsort((alone, -shared))[:count]
     return float(alone.max() - alone[looks_best].max())

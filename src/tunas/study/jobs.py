@@ -35,6 +35,7 @@ JOB = "job.json"
 LOGS = "logs"
 """Beside the jobs' directories: what those said that ran in processes of their own."""
 TRIES = 3
+"""How often a job is tried that fails for want of luck or memory."""
 PATIENCE = 30.0
 """Seconds that a job waits for a directory that is in use."""
 INPUT_ERROR = 2
@@ -101,7 +102,8 @@ def run_jobs(
 
 
 def check_engine(workers: int, engine: Engine) -> None:
-    """
+    """Refuses what no job could be carried out with.
+
     Raises:
         InputError: where the engine is not installed or there are no workers.
     """
@@ -129,6 +131,7 @@ def check_told(config: Any, directory: Path) -> None:
 
 
 def is_done(directory: Path) -> bool:
+    """Whether the job in a directory has ended with a result."""
     return (directory / RESULT).is_file()
 
 
@@ -174,6 +177,7 @@ def _run_one(config: Any, task: Task | None) -> None:
 
 
 def _here(configs: Iterable[Any], label: str, task: Task | None) -> list[str]:
+    """Runs the jobs in this process, one after the other; names of those that failed."""
     configs = list(configs)
     failed = []
     for number, config in enumerate(configs, 1):
@@ -190,6 +194,7 @@ def _here(configs: Iterable[Any], label: str, task: Task | None) -> list[str]:
 
 
 def _in_processes(configs: Iterable[Any], workers: int, label: str) -> list[str]:
+    """Runs the jobs in processes of their own, `workers` at a time; names of those that failed."""
     waiting = [(config, 0) for config in configs]
     total, done = len(waiting), 0
     failed: list[str] = []
@@ -239,6 +244,7 @@ def _ended(running: dict[int, tuple[Any, Any, int]]) -> Iterator[None]:
 
 
 def _log_of(config: Any) -> Path:
+    """Where a job's process writes what it says."""
     directory = Path(config.checkpoint_dir)
     return directory.parent / LOGS / f"{directory.name}.txt"
 
@@ -273,6 +279,7 @@ def _end_with_parent() -> None:
 
 
 def _last_words(config: Any) -> str:
+    """The last line that a job's process said."""
     lines = _log_of(config).read_text(errors="replace").strip().splitlines()
     return lines[-1].removeprefix("tunas: ") if lines else "it said nothing"
 

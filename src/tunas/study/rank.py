@@ -48,8 +48,13 @@ SHARED = "weights"
 
 @dataclass(frozen=True)
 class Ranking:
-    """The shared weights of one checkpoint against stand-alone trainings: `qualities` `[N]`, of the architectures in
-    the order of the `Rank`."""
+    """The shared weights of one checkpoint against stand-alone trainings.
+
+    Args:
+        step: of the checkpoint.
+        qualities: `[N]`, of the architectures of the `Rank` in their order.
+        correlation: with the stand-alone qualities.
+    """
 
     step: int
     qualities: np.ndarray
@@ -125,34 +130,46 @@ def rank(
         InputError: where there is no search with checkpoints, no study of its space, or its examples are gone.
     """
     check_positive("examples", examples)
+    torch_device, file = chosen_device(device), _checked_file(out)
     directory = Path(checkpoint_dir).expanduser()
     params, space = _search_in(directory)
     paths = checkpoints(directory)[::-1]
     if not paths:
         raise InputError(f"there is no checkpoint in {directory} yet")
+    if study is None and task is not None:
+        raise InputError("architectures are trained here for a task with a name only: give the CSV file of a study")
     if study is None:
-        if task is not None:
-            raise InputError("architectures are trained here for a task with a name only: give the CSV file of a study")
         study = _trained_here(directory, params, space, dataset_dir, random, train, workers, device, seed)
     architectures, stand_alone = stand_alone_qualities(study, space)
-    torch_device = chosen_device(device)
-    if out is not None:
-        check_writable(Path(out).expanduser())
     task = task_of_run(directory, params, dataset_dir, task)
     batches = _held_out_batches(task, params["valid_share"], examples, seed)
     shared = _SharedNetwork(space, params, task, torch_device)
     rankings = _rankings(paths, shared, batches, architectures, stand_alone, seed)
-    if not rankings:
-        raise InputError(f"no checkpoint in {directory} could be read; the newest is {paths[-1].name}")
     counted = len(batches) * params["valid_share"]
     result = Rank(directory, architectures, stand_alone, counted, params["valid_share"], task.quality_name, rankings)
-    if out is not None:
-        file = Path(out).expanduser()
-        make_directory(file.parent)
-        with writing_to(file):
-            write_text(file, json.dumps(result.document(), indent=2) + "\n")
+    if file is not None:
+        _write(result, file)
     warn(task.left_out())
     return result
+
+
+def _checked_file(out: str | None) -> Path | None:
+    """Where the result goes, if anywhere.
+
+    Raises:
+        InputError: where it cannot be written.
+    """
+    if out is None:
+        return None
+    file = Path(out).expanduser()
+    check_writable(file)
+    return file
+
+
+def _write(result: Rank, file: Path) -> None:
+    make_directory(file.parent)
+    with writing_to(file):
+        write_text(file, json.dumps(result.document(), indent=2) + "\n")
 
 
 def _search_in(directory: Path) -> tuple[dict[str, Any], Space]:
@@ -224,6 +241,7 @@ def _task_config(directory: Path, params: dict[str, Any], dataset_dir: str | Non
 
 
 def task_of_run(directory: Path, params: dict[str, Any], dataset_dir: str | None, task: Task | None) -> Task:
+    """The task of the search in `directory`, on the examples that it was run on, or the one that is given."""
     if task is not None:
         return task
     opened = open_task(_task_config(directory, params, dataset_dir), directory)
@@ -248,7 +266,7 @@ def _rankings(
     seed: int,
 ) -> list[Ranking]:
     """One for each checkpoint that can be read, in their order."""
-    rankings = []
+    rankings: list[Ranking] = []
     indices = np.array([architecture.indices for architecture in architectures], np.int64)
     each = len(batches) * len(indices)
     with Progress("rank", len(paths) * each, 0, shown=True) as progress:
@@ -262,6 +280,8 @@ def _rankings(
                 progress.update(number * each + place + 1, f"step {step}")
             means = sums / len(batches)
             rankings.append(Ranking(step, means, correlation(means, stand_alone, seed)))
+    if not rankings:
+        raise InputError(f"no checkpoint in {paths[0].parent} could be read; the newest is {paths[-1].name}")
     return rankings
 
 

@@ -83,6 +83,7 @@ def _row(row: dict[str, str | None]) -> Row:
 
 
 def _figure(row: dict[str, str | None], name: str) -> float | None:
+    """The number in a cell; None where it is empty."""
     text = (row[name] or "").strip()
     try:
         value = float(text) if text else None
@@ -113,6 +114,7 @@ class Summary:
 
     @property
     def accuracies(self) -> list[float]:
+        """Validation accuracies of the rows that have one."""
         return [row.validation for row in self.rows if row.validation is not None]
 
 
@@ -145,7 +147,7 @@ def largest_difference(rows: Sequence[Row]) -> float:
 
 
 def indices_of(rows: Sequence[Row]) -> np.ndarray:
-    """int64 `[N, num_choices]`."""
+    """The architectures of the rows, int64 `[N, num_choices]`."""
     return np.array([row.architecture.indices for row in rows], np.int64)
 
 

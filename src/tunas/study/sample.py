@@ -13,11 +13,13 @@ from tunas.search.objective import default_cost_model
 from tunas.space import Architecture, Space, get_space
 
 ALIKE = 0.02
-"""Random architectures that are compared with one of a given cost cost within this part of it."""
+"""How far, relative to it, random architectures may be from the cost of what they are compared with."""
 WINDOW = {84.0: (83.0, 85.0), 57.0: (57.0, 59.0)}
 """Target -> range of costs of the released random architectures (docs/algorithm.md#released-data)."""
 BATCH = 4096
+"""Architectures drawn at a time."""
 MAX_DRAWS = 20_000_000
+"""Architectures drawn at most; where a twentieth of them holds none within the range, the search for one ends."""
 
 
 def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
@@ -32,10 +34,8 @@ def sample_within(config: Any) -> tuple[list[tuple[Architecture, float]], Any]:
     name = config.cost_model or default_cost_model(space)
     model = load_cost_model(name, space, image_size=config.image_size, num_classes=config.num_classes)
     usual = WINDOW[space.default_target or 84.0] if name == "pixel1" else (-np.inf, np.inf)
-    low, high = (
-        default if given is None else given
-        for given, default in zip((config.min_cost, config.max_cost), usual, strict=True)
-    )
+    low = usual[0] if config.min_cost is None else config.min_cost
+    high = usual[1] if config.max_cost is None else config.max_cost
     if low > high and (config.min_cost is None or config.max_cost is None):
         left_out, bound = ("min_cost", low) if config.min_cost is None else ("max_cost", high)
         given, value = ("max_cost", high) if config.min_cost is None else ("min_cost", low)
@@ -81,8 +81,7 @@ def random_architectures(
         if (not found and drawn >= MAX_DRAWS // 20) or drawn >= MAX_DRAWS:
             raise InputError(
                 f"found {len(found)} of {count} architectures of {space.name} that cost {low:g} to {high:g} "
-                f"{model.unit} "
-                f"among {drawn:,} random ones, which cost {cheapest:.4g} to {dearest:.4g}"
+                f"{model.unit} among {drawn:,} random ones, which cost {cheapest:.4g} to {dearest:.4g}"
             )
     print(f"drew {drawn:,} architectures to find {count}", file=sys.stderr)
     return found

@@ -19,12 +19,11 @@ from tunas.study.study import RANDOM_CSV, SEARCHED_CSV
 FEWEST = 5
 """Architectures that a correlation takes."""
 ACCURACY_COLUMNS = ("accuracy", VALIDATION, TEST)
-"""Of a study's CSV file: the first of them that is filled counts."""
+"""Columns of a study's CSV file that hold qualities; the first of them that is filled counts."""
 
 
 def stand_alone_qualities(path: str, space: Space) -> tuple[list[Architecture], np.ndarray]:
-    """The architectures of `space` in a study's CSV files and their qualities `[N]`; the mean where one was trained
-    several times.
+    """The architectures of `space` in a study's CSV files and their qualities `[N]`, each the mean of its trainings.
 
     Args:
         path: the directory of a study, or one CSV file.

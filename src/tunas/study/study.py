@@ -314,6 +314,7 @@ def _accuracies(rows: Sequence[Trained], kind: str) -> np.ndarray:
 
 
 def _figures(rows: Sequence[Trained], kind: str) -> dict[str, float]:
+    """What the trainings of one kind say by themselves."""
     accuracies = _accuracies(rows, kind)
     figures: dict[str, float] = {"mean": float(accuracies.mean()), "best": float(accuracies.max())}
     figures["count"] = len(accuracies)
@@ -340,7 +341,7 @@ def expected_best(values: np.ndarray, trials: float) -> float:
 
 
 def write_rows(path: Path, config: StudyConfig, rows: Sequence[Trained], unit: str) -> None:
-    """The released columns, and what they leave out behind them."""
+    """Writes a CSV file of the released columns, and behind them what those leave out."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *EXTRA_COLUMNS])

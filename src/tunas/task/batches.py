@@ -41,7 +41,7 @@ def length(batch: Any) -> int:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """The batch on the device, where it is on its way while the caller goes on."""
+    """The batch on the device; it may still be on its way there while the caller goes on."""
     return mapped(lambda tensor: as_held(tensor, device).to(device, non_blocking=True), batch)
 
 
@@ -52,7 +52,7 @@ def as_held(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def piece(batch: Any, start: int, stop: int) -> Any:
-    """Its examples from `start` to before `stop`."""
+    """The batch's examples from `start` to before `stop`."""
     return mapped(lambda tensor: tensor[start:stop], batch)
 
 
@@ -67,5 +67,5 @@ def parts(batch: Any, count: int) -> list[Any]:
 
 
 def as_float(outputs: Any) -> Any:
-    """What a network gives, out of the lower precision that autocast computed it in."""
+    """What a network gives in float32, whatever precision autocast computed it in."""
     return mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, outputs)

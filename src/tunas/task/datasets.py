@@ -29,7 +29,7 @@ Batch = tuple[Any, Any]
 EXAMPLES = 3
 """Purpose of a draw, beside those of `tunas.data.order`."""
 WORDS = 4
-"""That one place of a Philox counter gives."""
+"""Random words that one place of a Philox counter gives."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Examples(Dataset[Piece]):
         self,
         split: str,
         dataset: Any,
-        collate: Callable[[list[Any]], Any] | None = None,
-        augment: Callable[[Any], Any] | None = None,
+        collate: Callable[[list[Any]], Any] | None,
+        augment: Callable[[Any], Any] | None,
     ):
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             raise InputError(
@@ -119,6 +119,7 @@ class Examples(Dataset[Piece]):
         return len({tuple((tensor.dtype, tensor.shape[1:]) for tensor in part.tensors) for part in parts}) == 1
 
     def _example(self, place: int, seed: int, augment: bool) -> Any:
+        """One example, whose random changes are drawn from the seed."""
         seed_generators(int(seed))
         try:
             example = self.dataset[int(place)]
@@ -127,6 +128,7 @@ class Examples(Dataset[Piece]):
             raise InputError(f"example {place} of {self.split} cannot be read: {told(error)}") from error
 
     def _checked(self, batch: Any, count: int) -> Batch:
+        """The batch of `count` examples, where it is one."""
         if not (isinstance(batch, tuple | list) and len(batch) == 2):
             what = f"{len(batch)} parts" if isinstance(batch, tuple | list) else type(batch).__name__
             raise InputError(f"a batch of {self.split} must be a pair (inputs, targets), not {what}")
@@ -208,7 +210,7 @@ def seed_generators(seed: int) -> None:
 
 @contextlib.contextmanager
 def kept_random_state() -> Iterator[None]:
-    """Afterwards the generators that `seed_generators` starts stand where they stood: they are the run's."""
+    """After the context the generators that `seed_generators` starts stand where they stood: they are the run's."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield
@@ -219,7 +221,7 @@ def kept_random_state() -> Iterator[None]:
 
 
 def _as_tuples(batch: Any) -> Any:
-    """With tuples where torch's collate makes lists of them."""
+    """The batch with tuples where torch's collate has made lists of them."""
     if isinstance(batch, dict):
         return {name: _as_tuples(part) for name, part in batch.items()}
     return tuple(_as_tuples(part) for part in batch) if isinstance(batch, list) else batch

@@ -24,6 +24,7 @@ from tunas.task.task import Batch, Task
 
 CHANNELS = 3
 TOP = 5
+"""Likeliest classes among which `top5_accuracy` looks for the label."""
 
 
 class ImageClassification(Task):
@@ -33,7 +34,8 @@ class ImageClassification(Task):
         config: where the images are, and how they are read.
         run_dir: directory of the run, in which caches lie where no other place is given.
         label_smoothing: share of the probability spread over all classes in the labels that are learned from.
-        weights_dir: to evaluate weights alone, the directory that they lie in; the classes must be those of its run.
+        weights_dir: where weights are only evaluated, the directory that they lie in; the classes must be those of its
+            run.
 
     Raises:
         InputError: where there is nothing that can be read as a dataset.

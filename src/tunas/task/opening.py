@@ -24,7 +24,7 @@ def open_task(
     Args:
         config: what the user said.
         run_dir: where caches lie where no other place is given.
-        weights_dir: to evaluate weights alone, the directory that they lie in, of a run or not.
+        weights_dir: where weights are only evaluated, the directory that they lie in, of a run or not.
 
     Raises:
         InputError: where it cannot be opened, or settings of the default task are given for another one.

@@ -118,7 +118,7 @@ class Task:
 
     @functools.cached_property
     def cost_arguments(self) -> Mapping[str, Any]:
-        """By what a network is counted: the prepared inputs of one example, or of a tower their size.
+        """What a network is counted by: the prepared inputs of one example, or for a tower their size.
 
         Raises:
             InputError: where a tower shall learn from something other than square images.
@@ -197,8 +197,10 @@ class Task:
         shard: tuple[int, int] = (0, 1),
         augment: bool = False,
     ) -> Iterator[list[Batch]]:
-        """The same examples, this shard's part of each batch in `shares` equal ones. Each is collated on its own, so
-        that it is the same whichever process gets it."""
+        """The batches of `stream`, this shard's part of each in `shares` equal pieces.
+
+        Each piece is collated on its own, so that it is the same whichever process gets it.
+        """
         part = self._part(split)
         check_shard(batch_size, shard, divides=True)
         order = stream_order(len(part), batch_size, seed, SPLITS.index(split), start_step, shard)

@@ -15,6 +15,7 @@ from tunas.task.datasets import kept_random_state, told
 from tunas.task.task import Task
 
 EXAMPLES = 2
+"""In the batch; some losses and batch norms take no single one."""
 
 
 def try_task(task: Task, split: str, device: torch.device, forward: Callable[[Any], Any]) -> None:
@@ -39,6 +40,7 @@ def try_task(task: Task, split: str, device: torch.device, forward: Callable[[An
 
 
 def check_loss(task: Task, loss: Any) -> None:
+    """Refuses a loss that weights cannot learn from."""
     if not isinstance(loss, Tensor):
         raise InputError(f"loss of {task.name} must be a tensor, not {type(loss).__name__}")
     if loss.dim():
@@ -54,6 +56,7 @@ def check_loss(task: Task, loss: Any) -> None:
 
 
 def check_quality(task: Task, quality: Tensor) -> None:
+    """Refuses a quality that is not one finite number."""
     if quality.dim():
         raise InputError(
             f"quality of {task.name} must be one number for a batch, the mean over its examples, not a tensor of shape "
@@ -66,6 +69,7 @@ def check_quality(task: Task, quality: Tensor) -> None:
 
 
 def _result_of(trouble: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function gives; what it raises is told in one sentence that begins with `trouble`."""
     try:
         return function(*arguments)
     except InputError:
