@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tunas import InputError
-from tunas.run import lock
+from tunas.run import lock as run_lock
 from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, is_altered, locked, open_run, read_params
 from tunas.run.history import HISTORY, note_session, read_history
 
@@ -176,7 +176,7 @@ def test_a_damaged_lock_left_behind_is_taken_over(tmp_path, content):
 
 
 def test_the_lock_of_a_silent_machine_is_taken_over_and_that_of_a_live_one_is_not(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(lock, "SILENCE", 0.5)
+    monkeypatch.setattr(run_lock, "SILENCE", 0.5)
     lock = tmp_path / LOCK
     lock.write_text(json.dumps({"host": "elsewhere", "pid": 7}))
     with locked(tmp_path):
@@ -200,7 +200,7 @@ def test_the_lock_of_a_silent_machine_is_taken_over_and_that_of_a_live_one_is_no
 
 
 def test_a_lock_shows_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(run_lock, "HEARTBEAT", 0.01)
     with locked(tmp_path):
         first = (tmp_path / LOCK).stat().st_mtime_ns
         until = time.monotonic() + 60

@@ -12,14 +12,14 @@ from tunas.cost.catalog import conditions_note, load_cost_model
 from tunas.errors import InputError, check_positive
 from tunas.report.states import finished, newest_state
 from tunas.run.directory import MODEL_SPEC, PARAMS, is_altered, read_model_spec, read_params
-from tunas.search.controller import Controller
+from tunas.search.distribution import Distribution
 from tunas.search.objective import default_cost_model, is_within
 from tunas.search.places import params_by_target, places
 from tunas.space import Architecture, Space, get_space, space_names, structure_from_json
 from tunas.task.pricing import cost_arguments
 
 SAME_TARGET = 1e-6
-"""A target that was read off a table, with some digits, is meant by this."""
+"""How far, relative to it, a target may be from the one that is meant: it was read off a table with some digits."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run_directories(pattern: str) -> list[Path]:
 def analyze(
     directory: Path, cost_model: str | None = None, tolerance: float | None = None, target: float | None = None
 ) -> Finding:
-    """What the search in `directory` came to, as `findings`, of a search for several targets for one of them.
+    """What the search in `directory` came to for its target, or the one of several that is named; as `findings`.
 
     Raises:
         InputError: as `findings`; where there are several targets and none, or none of them, is named.
@@ -92,8 +92,8 @@ def analyze(
 def findings(
     directory: Path, cost_model: str | None = None, tolerance: float | None = None, target: float | None = None
 ) -> list[Finding]:
-    """What the search in `directory` came to for each target: the result of one that has ended; of another one, or
-    where the result is damaged, the newest state that is whole.
+    """What the search in `directory` came to for each target: its result, or the newest state that is whole where it
+    has not ended or the result is damaged.
 
     Args:
         cost_model: to price with, in place of the search's own.
@@ -108,48 +108,70 @@ def findings(
         raise InputError(f"{directory} holds no run: {MODEL_SPEC} or {PARAMS} is missing")
     params = read_params(directory)
     space = space_of(directory, params)
-    warnings = []
-    if is_altered(directory):
-        warnings.append(f"{directory / PARAMS} or {directory / MODEL_SPEC} is not as the search wrote it")
     check_positive("rl_cost_model_tolerance", tolerance)
     each = params_by_target(params)
     wanted = _wanted(directory, each, target)
     asked = tolerance if tolerance is not None else _positive(params, "rl_cost_model_tolerance")
-    result = finished(directory, space, len(each))
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    if isinstance(result, tuple) and tolerance is None:
-        architectures, step = result
-    else:
-        state = newest_state(directory, space, len(each))
-        step, missing, notes = state.step, state.missing, state.notes
-        if isinstance(result, str):
-            warnings.append(result)
-        if isinstance(result, str) and step < int(params.get("steps", step + 1)) - 1:
-            missing = (*missing, result)
-        architectures = []
-        for own, logits in zip(each, state.logits, strict=True):
-            controller = Controller(space, temperature=_positive(params, "rl_temperature") or 1.0)
-            controller.logits[controller.valid] = logits
-            architectures.append(_landed(controller, own, asked, directory))
+    outcome = _outcome(directory, space, each, asked, takes_result=tolerance is None)
     found: list[Finding] = []
     said: list[str] = []
     for number in wanted:
-        own, architecture = each[number], architectures[number]
+        own, architecture = each[number], outcome.architectures[number]
         cost, unit, more = _cost(space, architecture, own, cost_model)
         misses = None
         aimed = _positive(own, "rl_cost_model_target")
         if asked is not None and cost is not None and cost_model is None and aimed is not None:
             misses = _misses(cost, aimed, unit, asked)
-        told = [sentence for sentence in (*warnings, *more) if sentence not in said]
+        told = tuple(sentence for sentence in (*outcome.warnings, *more) if sentence not in said)
         said += told
-        finding = Finding(directory, architecture, step, cost, unit, tuple(told), missing, notes, misses)
+        finding = Finding(
+            directory, architecture, outcome.step, cost, unit, told, outcome.missing, outcome.notes, misses
+        )
         if len(each) > 1:
             device = str(own["cost_model"]) if isinstance(params.get("cost_model"), list) else ""
             place = places(len(each))[number]
             finding = dataclasses.replace(finding, target=aimed, device=device, place=place)
         found.append(finding)
     return found
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a search came to for each target, before it is priced; the other fields are those of a `Finding`."""
+
+    architectures: list[Architecture]
+    step: int
+    warnings: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _outcome(
+    directory: Path, space: Space, each: list[dict[str, Any]], tolerance: float | None, *, takes_result: bool
+) -> _Outcome:
+    """The result of a search that has ended, where that is to be taken; otherwise what its newest state comes to.
+
+    Args:
+        each: parameters, as if for each target alone.
+        tolerance: what a state's architectures land within, if anything.
+    """
+    altered = f"{directory / PARAMS} or {directory / MODEL_SPEC} is not as the search wrote it"
+    warnings = (altered,) if is_altered(directory) else ()
+    result = finished(directory, space, len(each))
+    if isinstance(result, tuple) and takes_result:
+        return _Outcome(*result, warnings)
+    state = newest_state(directory, space, len(each))
+    missing = state.missing
+    if isinstance(result, str):
+        warnings = (*warnings, result)
+        if state.step < int(each[0].get("steps", state.step + 1)) - 1:
+            missing = (*missing, result)
+    architectures = []
+    for own, logits in zip(each, state.logits, strict=True):
+        likely = Distribution(space, _positive(own, "rl_temperature") or 1.0)
+        likely.logits[likely.valid] = logits
+        architectures.append(_landed(likely, own, tolerance, directory))
+    return _Outcome(architectures, state.step, warnings, missing, state.notes)
 
 
 def _wanted(directory: Path, each: list[dict[str, Any]], target: float | None) -> list[int]:
@@ -169,6 +191,7 @@ def _wanted(directory: Path, each: list[dict[str, Any]], target: float | None) -
 
 
 def _misses(cost: float, target: float, unit: str, tolerance: float) -> str | None:
+    """How far the cost is from the target, in words; None where it is within the tolerance."""
     if is_within(cost, target, tolerance):
         return None
     return f"{100 * (cost / target - 1):+.2f} % off the target of {target:g} {unit}, more than {tolerance:.2%}"
@@ -187,22 +210,23 @@ def space_of(directory: Path, params: dict[str, Any]) -> Space:
     return Space(name, structure)
 
 
-def _landed(controller: Controller, params: dict[str, Any], tolerance: float | None, directory: Path) -> Architecture:
+def _landed(likely: Distribution, params: dict[str, Any], tolerance: float | None, directory: Path) -> Architecture:
     """The most likely architecture, or near it, as the run's tolerance asks."""
     target = _positive(params, "rl_cost_model_target")
     if tolerance is None:
-        return controller.most_likely()
+        return likely.most_likely()
     if params.get("constraint"):
         raise InputError(
             f"the search in {directory} has constraints, and a tolerance is about one cost with one target"
         )
     if not params.get("enable_cost_model", True) or target is None:
         raise InputError(f"the search in {directory} had no cost and target, so there is nothing to land on")
-    model = cost_model_of(controller.space, params)
-    return controller.likeliest_within(model.estimate, target, tolerance)
+    model = cost_model_of(likely.space, params)
+    return likely.likeliest_within(model.estimate, target, tolerance)
 
 
 def _positive(params: dict[str, Any], name: str) -> float | None:
+    """A parameter that must be a positive number, or None."""
     value = params.get(name)
     check_positive(name, value)
     return value
@@ -217,6 +241,7 @@ def cost_model_of(space: Space, params: dict[str, Any], name: str | None = None)
 def _cost(
     space: Space, architecture: Architecture, params: dict[str, Any], cost_model: str | None
 ) -> tuple[float | None, str, list[str]]:
+    """(cost, unit, what is to be said of it) by the cost model that is named, or the search's own."""
     try:
         model = cost_model_of(space, params, cost_model)
     except InputError as error:

@@ -27,6 +27,7 @@ from tunas.space import Architecture, Space, Tower, get_space
 from tunas.space.describe import HEADER, tower_rows
 
 EVERY = "every network"
+"""What the part of a cost is called that no choice changes."""
 HEAT_MAP_STEPS = 120
 """Columns of the heat map at most: more are thinned out."""
 
@@ -120,6 +121,7 @@ def _training_sections(
 
 
 def _result_rows(directory: Path) -> list[tuple[str, str]]:
+    """Names and values of what the run came to."""
     if not (directory / RESULT).is_file():
         return [("state", "not finished")]
     return [
@@ -145,6 +147,7 @@ def _curve(
 
 
 def _cost_curve(scalars: Mapping[int, Mapping[str, float]], targets: Sequence[SearchTarget]) -> Figure | None:
+    """The cost of the sampled architectures, with a line at each target."""
     units = {target.finding.unit for target in targets}
     unit = units.pop() if len(units) == 1 else "cost"
     figure = _curve(scalars, "Cost of the sampled architectures", _of_each(targets, "estimated_cost"), unit)
@@ -159,12 +162,11 @@ def _cost_curve(scalars: Mapping[int, Mapping[str, float]], targets: Sequence[Se
 
 
 def _curves_only(values: Mapping[str, float]) -> dict[str, float]:
+    """The scalars of a step without the logits."""
     return {tag: value for tag, value in values.items() if not tag.startswith(("rlpathlogits/", "rltaglogits/"))}
 
 
-def _heat_map(
-    space: Space, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]], place: str = ""
-) -> Section:
+def _heat_map(space: Space, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]], place: str) -> Section:
     """The probability of every choice of every OneOf over the search, from the stem down."""
     points = [point for point in space.points if point.size > 1]
     start = f"{PATH_LOGITS}{place}"
@@ -201,6 +203,7 @@ def _short(choice: Any) -> str:
 
 
 def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -> list[Section]:
+    """The drawing of an architecture, and its cost by layer."""
     if not isinstance(architecture.space.structure, Tower):
         lines = [(line,) for line in str(architecture).splitlines()[1:]]
         return [Section("The architecture", header=("structure",), rows=lines, numbers=architecture.text)]
@@ -230,7 +233,7 @@ def _architecture_sections(architecture: Architecture, params: dict[str, Any]) -
 
 
 def _cost_by_layer(architecture: Architecture, params: dict[str, Any]) -> tuple[dict[str, float], str, float]:
-    """(cost of every layer by its path, the unit, the whole); nothing where the cost is no sum of layers.
+    """(cost of every layer by its path, unit, total); none where the cost is no sum of layers.
 
     Published and fitted tables are relative to each other: a layer counts by how far it is above its cheapest choice,
     and the sum of the cheapest is what every network costs.
@@ -252,6 +255,7 @@ def _cost_by_layer(architecture: Architecture, params: dict[str, Any]) -> tuple[
 
 
 def _drawing(rows: Sequence[Sequence[str]], shares: dict[str, float], total: float) -> list[Layer]:
+    """The layers of `tower_rows`, each with its part of the total cost."""
     widest = max(int(row[-1]) for row in rows)
     layers = []
     for block, layer, operation, kernel, stride, expansion, se, width in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tunas.errors import InputError
+from tunas.run.checkpoint_names import checkpoints, step_of
 from tunas.run.directory import MODEL_SPEC, RESULT, read_result
 from tunas.run.events import read_events
 from tunas.search.places import STATE, places
@@ -55,7 +55,7 @@ def finished(directory: Path, space: Space, count: int) -> tuple[list[Architectu
 
 
 def newest_state(directory: Path, space: Space, count: int) -> State:
-    """The newest state that is whole, of the newest checkpoint or the last complete step of the event files.
+    """The newest state that is whole: that of a checkpoint, or the last complete step of the event files.
 
     Args:
         count: of targets.
@@ -99,6 +99,7 @@ def _newest_logged(directory: Path, space: Space, count: int) -> tuple[State | N
 
 
 def _tags(space: Space, place: str) -> Iterator[str]:
+    """The tags of a target's logits, in the order of `State.logits`."""
     for point in space.points:
         for choice in range(point.size):
             yield f"{PATH_LOGITS}{place}{point.path}/{choice}"
@@ -106,11 +107,11 @@ def _tags(space: Space, place: str) -> Iterator[str]:
 
 def _newest_saved(directory: Path, space: Space, count: int) -> tuple[State | None, list[tuple[int, str]]]:
     """(state, (last step, sentence) of each newer checkpoint that is damaged)."""
-    from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint  # imports torch
+    from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint  # imports torch
 
     problems: list[tuple[int, str]] = []
     for path in checkpoints(directory):
-        step = int(re.findall(r"\d+", path.name)[0]) - 1
+        step = step_of(path) - 1
         try:
             tensors, _ = load_checkpoint(path)
             return State(step, np.stack([_valid_part(tensors, space, place) for place in places(count)])), problems
@@ -121,6 +122,7 @@ def _newest_saved(directory: Path, space: Space, count: int) -> tuple[State | No
 
 
 def _valid_part(tensors: dict[str, Any], space: Space, place: str) -> np.ndarray:
+    """The logits of a target in a checkpoint, of all choices one after the other."""
     sizes, name = np.array(space.sizes), f"{STATE}{place}logits"
     logits = tensors[name].double().numpy() if name in tensors else np.zeros(0)
     if logits.shape != (len(sizes), sizes.max()):

@@ -15,6 +15,7 @@ from tunas.run.directory import read_json_object
 from tunas.study.study import RANDOM, RANDOM_CSV, SEARCHED_CSV, STUDY, expected_best
 
 MOST_TRIALS = 100
+"""Random trainings that the curve at equal compute goes up to, at most."""
 
 
 def is_study(path: Path) -> bool:
@@ -54,6 +55,7 @@ def study_sections(directory: Path) -> list[Section]:
 
 
 def _trainings(path: Path) -> list[dict[str, str]]:
+    """The rows of a study's CSV file."""
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         for row in rows:

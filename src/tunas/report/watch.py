@@ -14,12 +14,12 @@ from tunas.run.events import read_events
 from tunas.search.places import SCALARS, params_by_target
 
 SECONDS = 2.0
-"""Between two looks."""
+"""Seconds between two looks."""
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 40
 
 
-def watch(directories: Sequence[Path], seconds: float = SECONDS) -> None:
+def watch(directories: Sequence[Path]) -> None:
     """Shows a table of the searches until all have ended, or Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
@@ -29,7 +29,7 @@ def watch(directories: Sequence[Path], seconds: float = SECONDS) -> None:
             live.update(overview(directories), refresh=True)
             if all((directory / RESULT).is_file() for directory in directories):
                 return
-            time.sleep(seconds)
+            time.sleep(SECONDS)
 
 
 def overview(directories: Sequence[Path]) -> Any:
@@ -50,7 +50,7 @@ def overview(directories: Sequence[Path]) -> Any:
 
 
 def _rows(directory: Path) -> list[tuple[str, ...]]:
-    """One for each target."""
+    """A row of the table for each target of a search."""
     params = read_params(directory)
     scalars, _ = read_events(directory)
     found = findings(directory)
