@@ -61,9 +61,16 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; the exit code: 0, 1 where a loss diverged, 2 for bad input, 3 where the result is not as asked
-    for (a firm tolerance missed, a run that could only be read in part), 75 where starting again may help (a storage
-    that does not answer, a process that the system ended), 128 + signal where stopped."""
+    """Runs a command.
+
+    Args:
+        arguments: its words, of which the first is its name; those of this process where left out.
+
+    Returns:
+        The exit code: 0; 1 where a loss diverged; 2 for bad input; 3 where the result is not as asked for (a firm
+        tolerance missed, a run that could only be read in part); 75 where starting again may help (a storage that does
+        not answer, a process that the system ended); 128 + signal where stopped.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "--help-all", "help"):
         print(usage())
@@ -82,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def usage() -> str:
+    """What `tunas --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
@@ -139,6 +147,7 @@ def _closed_pipe() -> int:
 
 
 def _fail(sentence: str, code: int) -> int:
+    """Says what went wrong, if anything is to be said; the exit code."""
     if sentence:
         print(f"tunas: {sentence}", file=sys.stderr)
     return code

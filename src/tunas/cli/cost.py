@@ -31,7 +31,7 @@ class CostConfig:
 
 
 DIGITS = 7
-"""Of a cost below a million: as many as a 32-bit number has, so that one can compare with other programs."""
+"""Significant digits of a cost: as many as a 32-bit number has, so that it can be compared with other programs'."""
 
 
 def run(config: CostConfig) -> None:

@@ -37,6 +37,7 @@ GROUPS: dict[str, str] = {
 """Title -> its flags. A flag of no group is shown under `schedule and more`."""
 OTHERS = "schedule and more"
 MARKERS = (tyro.conf.UseAppendAction, tyro.conf.OmitArgPrefixes)
+"""How tyro reads flags: repeated for several values, and called as they are in their group."""
 METAVARS = {
     "int | None": "INT",
     "float | None": "FLOAT",
@@ -44,6 +45,7 @@ METAVARS = {
     "<class 'str'>": "TEXT",
     "tuple[str, ...]": "TEXT",
 }
+"""Type -> what the help shows in place of a value."""
 FIRST = """from_run ssd indices checkpoint_dir dataset_dir image_size cost_model rl_cost_model_target
     rl_cost_model_tolerance epochs device min_cost max_cost dirname mode checkpoint samples out"""
 """Flags that `--help` shows; `--help-all` shows every one. So does the help of a command of few flags."""
@@ -57,8 +59,9 @@ FIRST_OF = {
 }
 """Further ones of a command."""
 FEW = 12
+"""Flags of a command whose help always shows all."""
 FROM = "from_run"
-"""Is `--from` on the command line: a field cannot have that name."""
+"""The field for `--from`, which is no name that a field can have."""
 FROM_HELP = """Directory of a run to go on from: what is left out here is as that run was told. The space and the
     architecture, the data, image size and classes, padding and cost model."""
 OfRun = Callable[[Any, Mapping[str, str]], dict[str, Any]]
@@ -127,7 +130,7 @@ def grouped(
     names: Sequence[str] | None = None,
     defaults: Mapping[str, Any] | None = None,
     *,
-    takes_run: bool = False,
+    takes_run: bool,
     whole: bool = True,
 ) -> type:
     """A dataclass of dataclasses, one for each group, that hold the fields of `config_type`.
@@ -148,31 +151,32 @@ def grouped(
         arg = tyro.conf.arg(name="from", help=_help(text, whole), help_behavior_hint="", metavar="RUN")
         groups["main"].append((FROM, Annotated[str | None, arg], dataclasses.field(default=None, kw_only=True)))
     for field in dataclasses.fields(config_type):
-        if names is not None and field.name not in names:
-            continue
-        text = texts.get(field.name, "")
-        repeatable = _repeatable(hints[field.name])
-        kind = repeatable or hints[field.name]
-        says_itself = field.default in (None, "", ()) or "Positional" in str(kind)
-        plain = METAVARS.get(str(kind)) or _positional_name(field, str(kind))  # instead of {None}|INT
-        arg = tyro.conf.arg(
-            help=_help(text, whole),
-            help_behavior_hint="" if says_itself else None,
-            metavar=plain,
-        )
-        default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
-        if field.name in defaults:
-            default = {"default": defaults[field.name]}
-        if repeatable is not None:
-            default = {"default": as_tuple(default["default"])}
-        copied = dataclasses.field(kw_only=True, **default)
-        groups[_group_of(field.name)].append((field.name, Annotated[kind, arg], copied))
+        if names is None or field.name in names:
+            text = _help(texts.get(field.name, ""), whole)
+            groups[_group_of(field.name)].append(_flag(field, hints[field.name], text, defaults))
     parts = [
         (title.replace(" ", "_"), dataclasses.make_dataclass(title, fields))
         for title, fields in groups.items()
         if fields
     ]
     return dataclasses.make_dataclass(config_type.__name__, parts)
+
+
+def _flag(
+    field: dataclasses.Field, hint: Any, text: str, defaults: Mapping[str, Any]
+) -> tuple[str, Any, dataclasses.Field]:
+    """A field as `make_dataclass` takes it and as tyro shows it: (name, type with the help, field with the default)."""
+    repeatable = _repeatable(hint)
+    kind = repeatable or hint
+    says_itself = field.default in (None, "", ()) or "Positional" in str(kind)
+    plain = METAVARS.get(str(kind)) or _positional_name(field, str(kind))  # instead of {None}|INT
+    arg = tyro.conf.arg(help=text, help_behavior_hint="" if says_itself else None, metavar=plain)
+    default: dict[str, Any] = {"default": field.default, "default_factory": field.default_factory}
+    if field.name in defaults:
+        default = {"default": defaults[field.name]}
+    if repeatable is not None:
+        default = {"default": as_tuple(default["default"])}
+    return field.name, Annotated[kind, arg], dataclasses.field(kw_only=True, **default)
 
 
 def _positional_name(field: dataclasses.Field, kind: str) -> str | None:
@@ -184,6 +188,7 @@ def _positional_name(field: dataclasses.Field, kind: str) -> str | None:
 
 
 def _help(text: str, whole: bool) -> str:
+    """The text, or its first sentence."""
     return text if whole else text.partition(". ")[0].removesuffix(".") + "."
 
 

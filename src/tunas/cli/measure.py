@@ -40,8 +40,7 @@ def run(config: MeasureConfig) -> None:
         if found.references:
             print(
                 f"speed: {found.references} architectures of the cost model's samples, measured in turn with this "
-                f"one, now take "
-                f"{found.slowdown:.3f} of their time then; at the speed of then "
+                f"one, now take {found.slowdown:.3f} of their time then; at the speed of then "
                 f"{100 * found.error_at_speed_of_then:+.2f} % measured over predicted"
             )
 
@@ -64,4 +63,5 @@ def next_line(config: MeasureConfig, samples: int) -> str:
 
 
 def fit_command(samples: str | Path, ssd: str) -> str:
+    """The command that fits a cost model to samples."""
     return f"tunas fit {quote(f'--samples={samples}')} {quote(f'--ssd={ssd}')} --out=my_device.json"

@@ -15,16 +15,11 @@ def run(config: PredictConfig) -> None:
     predictions = predict(config)
     rows = [(one.image, name, chance) for one in predictions.found for name, chance in one.classes]
     if config.output_format == "json":
-        print(
-            json.dumps(
-                [
-                    {"image": one.image, "classes": [{"class": c, "probability": p} for c, p in one.classes]}
-                    for one in predictions.found
-                ],
-                indent=1,
-                ensure_ascii=False,
-            )
-        )
+        document = [
+            {"image": one.image, "classes": [{"class": name, "probability": chance} for name, chance in one.classes]}
+            for one in predictions.found
+        ]
+        print(json.dumps(document, indent=1, ensure_ascii=False))
     elif config.output_format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("image", "class", "probability"))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tunas.search.result import SearchResult
 
 FAR = 0.01
-"""Off the target by more, relative to it, a search says how to get closer."""
+"""Where the result is farther off the target, relative to it, a search says how to get closer."""
 
 
 def run(config: SearchConfig) -> int:
@@ -106,12 +106,13 @@ def frontier_table(config: SearchConfig, result: SearchResult) -> Table:
 
 
 def target_of(found: SearchResult) -> str:
+    """The target in words."""
     return with_unit(found.target, found.unit)
 
 
 def next_command(config: SearchConfig, result: SearchResult) -> str:
-    """How to train what the search found, for the first of several targets: the run says the rest of what it was
-    told."""
+    """The command that trains what the search found, for the first of several targets; with `--from`, the run says the
+    rest."""
     words = ["tunas train", quote(f"--from={result.checkpoint_dir}"), *as_told(config, ["device"])]
     if result.others:
         words.append(f"--indices={result.architecture.text}")

@@ -15,13 +15,15 @@ MEASURING_SHARE = 0.3
 SHORTEST = 0.5
 """Part of their epochs below which searches and trainings are not shortened while comparisons can be left out."""
 FEWEST_STEPS = 100
-"""Of a search: a shorter one has not learned anything."""
+"""Steps that a search has at least: a shorter one has not learned anything."""
 ROUNDS = 30
+"""Halvings by which the longest epochs are found that fit."""
 
 Estimated = Callable[[Sizes], dict[str, Estimate]]
 
 
 def seconds_of(parts: dict[str, Estimate]) -> float:
+    """What the parts take together."""
     return sum(part.seconds for part in parts.values())
 
 
@@ -78,7 +80,7 @@ def within(
 
 
 def shortened(sizes: Sizes, part: float, why: str) -> Sizes:
-    """With that part of the epochs of searches and trainings."""
+    """The sizes with a part, 0 to 1, of the epochs of searches and trainings, and the reason."""
     if part >= 1:
         return sizes
     changes = {name: getattr(sizes, name) * part for name in ("search_epochs", "candidate_epochs", "train_epochs")}
@@ -96,6 +98,7 @@ def _longest(sizes: Sizes, fits: Callable[[Sizes], bool], why: str) -> float:
 
 
 def _fewer_networks(sizes: Sizes, estimated: Estimated, budget: float, fewest: int, why: str) -> Sizes:
+    """The sizes with as few networks to measure as leave most of the budget to the rest."""
     measuring = estimated(sizes).get("measure", Estimate(0.0)).seconds
     if not measuring or measuring <= MEASURING_SHARE * budget:
         return sizes

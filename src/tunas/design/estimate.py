@@ -22,18 +22,18 @@ from tunas.train.plan import plan_training
 
 REPORT_SECONDS, REPORT_BYTES = 0.6, 5_000_000
 OPENING_SECONDS = 0.5
-"""Of a file and what lies beside it, to time it."""
+"""What opening a file takes, with what lies beside it, before it is timed."""
 NUMBER_BYTES = 4
 LOSES = 20.0
-"""Seconds of work that a killed run loses at most, where that does not take too much writing."""
+"""Seconds of work that a killed run loses at most, unless that would take too much writing."""
 WRITTEN = 2e8
 """Bytes a second that a disk takes, low rather than high."""
 MOST_WRITING = 50
-"""Times as long as a checkpoint takes to write, the next one is away at least."""
+"""Between two checkpoints there is at least so many times the time that one takes to write."""
 EVENT_BYTES = 60
-"""Of a logged scalar."""
+"""What a logged scalar takes."""
 LOGGED = 200
-"""Steps of a run that are logged, about."""
+"""About how many steps of a run are logged."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Estimate:
 
 
 def estimates(way: Way, sizes: Sizes, found: Timed) -> dict[str, Estimate]:
-    """Of every part, by its name.
+    """What each part takes, by its name.
 
     Args:
         sizes: of the parts, which may be other ones than the way's.
@@ -119,7 +119,7 @@ def _fitting(way: Way, found: Timed) -> Estimate:
 
 
 def search_steps(sizes: Sizes, found: Timed) -> int:
-    """Of the search that was timed, with the epochs of `sizes`."""
+    """Steps of the search that was timed, with the epochs of `sizes`."""
     return found.search.steps(sizes.search_epochs)
 
 
@@ -131,7 +131,7 @@ def _searching(way: Way, epochs: float, found: Timed) -> Estimate:
 
 
 def _trainings(way: Way, count: int, epochs: float, found: Timed) -> Estimate:
-    """Of so many trainings, as many at a time as there are workers."""
+    """`count` trainings, as many at a time as there are workers."""
     beside = at_once(way, count)
     disk = (KEPT * 3 + 1) * found.parameters * NUMBER_BYTES
     return Estimate(found.training(beside).seconds(epochs) * math.ceil(count / beside), disk * count)
@@ -156,7 +156,7 @@ def _exporting(way: Way, found: Timed) -> Estimate:
 
 
 def _timing(way: Way, found: Timed) -> Estimate:
-    """Of the file, which is there, and of some of the networks that were measured, which are made again."""
+    """Timing the file, which is there, and some of the networks that were measured, which are made again."""
     references = REFERENCES if way.measures and way.runtime.interleaves else 0
     runs = found.run * _runs_of_network(way.timing_config()) * (references + 1)
     return Estimate(OPENING_SECONDS + found.prepare * references + runs, 2_000)

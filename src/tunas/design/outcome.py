@@ -37,7 +37,8 @@ class Row:
         file: directory of the export; None where nothing was exported.
         file_quality: accuracy of the file.
         complaint: why the file did not pass its check.
-        measured: milliseconds of the file now; at the speed that the device had when it was measured, the next.
+        measured: milliseconds of the file now.
+        at_speed_of_then: the same at the speed that the device had when the cost model's networks were measured.
         comparison: the winner's trainings against those of random architectures, as `tunas.study.study.compared` has
             them; None without any.
     """

@@ -26,7 +26,7 @@ from tunas.task import Task
 from tunas.task.opening import open_task
 
 PLACES = 5
-"""Parts of a search that its steps are timed at, at least: its first quarter is several times as slow as the rest."""
+"""Places in a search that its steps are timed at, at least: its first quarter is several times as slow as the rest."""
 LIMIT = 5.0
 """Seconds after which no further step is timed."""
 SHARE = 0.02
@@ -35,6 +35,7 @@ PATIENCE = 60.0
 """Seconds that a process waits for the others to be ready, so that all are timed at the same time."""
 
 _together: Any = None
+"""In a process of `pace_beside`: the barrier at which all begin."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Pace:
         return int(self.trial.examples * epochs // self.trial.batch)
 
     def seconds(self, epochs: float) -> float:
-        """Of a whole run, with its evaluations."""
+        """How long a whole run takes, with its evaluations."""
         return self.start + seconds_for(self.steps(epochs), self.step, self.trial)
 
 
 def pace_of(config: Any, given: Task | None) -> Pace:
-    """Of a search or a training that has this process to itself.
+    """The pace of a search or a training that has this process to itself.
 
     Args:
         given: the task where the configuration does not say it.
@@ -69,7 +70,7 @@ def pace_of(config: Any, given: Task | None) -> Pace:
 
 
 def pace_beside(configs: Sequence[Any], sharing: int, *, forked: bool = True) -> Pace:
-    """Of runs side by side, a process for each: their mean.
+    """The mean pace of runs side by side, a process for each.
 
     Args:
         sharing: processes that the threads are dealt to.

@@ -226,7 +226,7 @@ def winner(way: Way, target: Target) -> Architecture:
 
 
 def training_name(target: Target, seed: int, random: int | None = None) -> str:
-    """Of the directory of a training; the one that ships has the target's name."""
+    """What the directory of a training is called; that of the one that ships has the target's name."""
     parts = [target.name, *([] if random is None else [f"random-{random}"]), *([f"seed-{seed}"] if seed else [])]
     return "-".join(parts)
 
@@ -324,8 +324,10 @@ def _time(way: Way) -> None:
 
 
 def timed_file(way: Way, target: Target) -> FileTime:
+    """How long a target's file takes, once it was timed."""
     return FileTime(**read_json_object(way.out / EXPORTS / target.name / TIME))
 
 
 def trained_document(way: Way, name: str) -> dict[str, Any]:
+    """`result.json` of a training, by the name of its directory."""
     return read_json_object(way.out / TRAININGS / name / RESULT)

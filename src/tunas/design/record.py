@@ -60,6 +60,7 @@ def settings_of(config: DesignConfig) -> dict[str, Any]:
 
 
 def task_identity(task: Task) -> dict[str, Any]:
+    """What makes the examples those that they are, as JSON has it."""
     return json.loads(json.dumps(task.identity()))  # type: ignore[no-any-return]
 
 
@@ -80,8 +81,10 @@ def check_out(out: Path) -> None:
 
 
 def read_record(out: Path, config: DesignConfig, task: Task) -> Record | None:
-    """The record of the design in the directory, which must be the same one; None where there is none yet, or one that
-    has to be planned anew, as what it shall be has changed before the search had begun.
+    """The record of the design in the directory, which must be the same one.
+
+    None where there is none yet, and where the design has to be planned anew, because settings of the search or of what
+    comes after it have changed before that had begun.
 
     Raises:
         InputError: where it is of another design, or of other examples.

@@ -18,18 +18,18 @@ from tunas.train.config import TrainConfig
 SIDES = (64, 96, 128, 160, 192, 224)
 """Pixels a side that are chosen from."""
 SIDE_BELOW = ((2_000, 96), (10_000, 128), (50_000, 160))
-"""(training images, largest side for fewer)."""
+"""(number, largest side where there are fewer training images than that)."""
 ASKED = 64
 """Images whose own size is looked up."""
 LARGE_DATASET = 100_000
-"""From here on searches and trainings are as long as published."""
+"""With so many training images or more, searches and trainings are as long as published."""
 SEARCH_STEPS = 1_500
-"""Of a search on less: long enough to land and to rank; the rest of the published 90 epochs would be spent on weights
-that are thrown away."""
+"""Steps of a search on fewer images: enough to land and to rank; the rest of the published 90 epochs would be spent on
+weights that are thrown away."""
 TRANSFER_EPOCHS = 30.0
-"""Of a training from weights that have learned before."""
+"""Epochs of a training from weights that have learned before."""
 NETWORKS = 120
-"""Measured: with four times as many the error of the cost model fell by a fifth (docs/devices.md)."""
+"""Networks that are measured: with four times as many the error of the cost model fell by a fifth (docs/devices.md)."""
 BRIEFLY = 0.2
 """Part of a training's epochs that candidates are trained for."""
 DIGITS_TRAIN_EPOCHS = 12.0
@@ -68,7 +68,7 @@ class Sizes:
     reasons: dict[str, str]
 
     def but(self, why: dict[str, str], **changes: Any) -> Sizes:
-        """The same with other sizes and the reasons for these."""
+        """The same sizes but for `changes`, with the reasons for these."""
         return dataclasses.replace(self, **changes, reasons={**self.reasons, **why})
 
 
@@ -102,6 +102,7 @@ def own_side(data: Any) -> int | None:
 
 
 def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tuple[float, str]:
+    """Epochs of the search, and the reason."""
     if config.epochs is not None:
         return config.epochs, "as asked for"
     if digits:
@@ -114,6 +115,7 @@ def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tup
 
 
 def train_epochs(config: TrainConfig, *, transfers: bool, digits: bool) -> tuple[float, str]:
+    """Epochs of a training that counts, and the reason."""
     if config.epochs is not None:
         return config.epochs, "as asked for"
     if digits:

@@ -86,7 +86,7 @@ def _mean(mean: float, error: float | None, in_percent: bool) -> str:
 
 
 def _quality(value: float, name: str) -> str:
-    """In percent, where it is a part of the examples."""
+    """A quality for a table, in percent where it is a part of the examples."""
     return f"{value:.2%}" if name == ACCURACY else f"{value:.4f}"
 
 

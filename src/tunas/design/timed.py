@@ -26,7 +26,7 @@ from tunas.task.opening import open_task
 DRAWN = 4096
 """Random architectures among which one of the wanted cost is looked for."""
 CALIBRATED = 12
-"""Times as many images as a measured network is calibrated on, to see what one costs."""
+"""To see what calibration costs, a network is calibrated on so many times the images of a measured one."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _timed_networks(way: Way) -> tuple[float, float, Architecture]:
 
 
 def _seconds_of_calibration(way: Way, architecture: Architecture, prepare: float) -> float:
-    """For one image, by an INT8 conversion that sees more of them than those that were timed before."""
+    """Seconds of calibration for one image: a conversion to INT8 with more images against the one that was timed."""
     if way.runtime.precision != INT8:
         return 0.0
     network, inputs, names = network_and_inputs(architecture, way.timing_config())
@@ -107,6 +107,7 @@ def _seconds_of_calibration(way: Way, architecture: Architecture, prepare: float
 
 
 def _timed_network(way: Way, architecture: Architecture, measuring: MeasureConfig) -> tuple[float, float, Architecture]:
+    """(seconds to prepare a network, seconds of a run, its architecture)."""
     began = time.perf_counter()
     run = run_of(architecture, way.runtime, measuring)
     prepare = time.perf_counter() - began
@@ -175,7 +176,7 @@ def _processors() -> int:
 
 
 def _seconds_of_fit(way: Way) -> float:
-    """Of one fit of the cost model, on made-up times."""
+    """Seconds of one fit of the cost model, on made-up times."""
     from tunas.cost.regression import SpaceFeatures, fitted_times
 
     known = way.task.cost_arguments
@@ -187,6 +188,7 @@ def _seconds_of_fit(way: Way) -> float:
 
 
 def _shared_weights(way: Way) -> int:
+    """How many weights a search of the space shares."""
     import torch
 
     with torch.device("meta"):

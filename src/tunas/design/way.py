@@ -87,12 +87,14 @@ class Way:
 
     @property
     def targets(self) -> list[Target]:
+        """What networks are designed for, one each."""
         if not self.config.latency:
             return [Target("default", None)]
         unit = "ms" if self.measures else self._known_unit()
         return [Target(f"{cost:g}{unit}".replace("+", ""), cost) for cost in self.config.latency]
 
     def _known_unit(self) -> str:
+        """The cost model's unit, where names of directories say it."""
         unit = self.cost_model().unit
         return unit if unit == "ms" else ""
 
@@ -136,9 +138,11 @@ class Way:
         return with_flags(MeasureConfig, "measure", flags, **settings)
 
     def fit_config(self) -> FitConfig:
+        """How the cost model is fitted to them."""
         return FitConfig(str(self.out / SAMPLES), self.config.ssd, str(self.out / COST_MODEL), seed=self.config.seed)
 
     def search_config(self, **more: Any) -> SearchConfig:
+        """The search for all targets; `more` goes before what follows from the design."""
         settings: dict[str, Any] = {
             **self._shares(),
             "ssd": self.config.ssd,
@@ -161,7 +165,7 @@ class Way:
         return {"replicas": dealt, "train_batch_size": batch // replicas * dealt}
 
     def train_config(self, architecture: Architecture, seed: int = 0, *, briefly: bool = False) -> TrainConfig:
-        """Of a training that counts; or of a candidate, on the training split and for few epochs."""
+        """A training that counts; or `briefly` that of a candidate, on the training split and for few epochs."""
         settings: dict[str, Any] = {
             "ssd": self.config.ssd,
             "indices": architecture.text,
@@ -176,7 +180,7 @@ class Way:
         return self._sized(TrainConfig, "train", epochs, settings)
 
     def _sized(self, kind: Any, command: str, epochs: float, settings: dict[str, Any]) -> Any:
-        """With the epochs that were chosen: what a flag says of them went into these."""
+        """The configuration of another command with the epochs that were chosen; a flag's epochs went into these."""
         if (every := self.sizes.checkpoints.get(command)) and "checkpoint_every" not in self._said(command):
             settings["checkpoint_every"] = every
         flags = [flag for flag in getattr(self.config, command) if not flag.removeprefix("--").startswith("epochs=")]
@@ -189,10 +193,11 @@ class Way:
 
     @property
     def search_directory(self) -> Path:
-        """Of the search, one for all targets."""
+        """Where the search for all targets runs."""
         return self.out / SEARCH
 
     def export_config(self, target: Target) -> ExportConfig:
+        """How the file of a target is made."""
         train_split = splits(TrainConfig(use_held_out_test_set=self.sizes.tests))[0]
         images = min(CALIBRATION_IMAGES, self.task.size(train_split))
         return ExportConfig(

@@ -9,7 +9,7 @@ from tunas.errors import InputError
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import read_params
 from tunas.search.candidates import likeliest
-from tunas.search.controller import Controller
+from tunas.search.distribution import Distribution
 from tunas.search.places import STATE
 from tunas.space import Architecture, Space
 
@@ -46,10 +46,10 @@ def finalists(
     newest = newest_checkpoint(directory)
     if newest is None:
         raise InputError(f"the search in {directory} has no checkpoint any more, so its candidates are not known")
-    controller = Controller(space, temperature=float(read_params(directory).get("rl_temperature", 1.0)))
-    controller.logits = newest[0][f"{STATE}{place}logits"].double().numpy()
+    learned = Distribution(space, float(read_params(directory).get("rl_temperature", 1.0)))
+    learned.logits = newest[0][f"{STATE}{place}logits"].double().numpy()
     winner = space.architecture(str(found["indices"]))
-    return likeliest(controller, winner, model, float(found["target"]), tolerance, count, seed)
+    return likeliest(learned, winner, model, float(found["target"]), tolerance, count, seed)
 
 
 def best_of(rows: list[tuple[str, float]]) -> int:
