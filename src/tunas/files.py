@@ -36,9 +36,14 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[BinaryIO], object
         raise
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """`write_whole` of content that is there already."""
+    write_whole(path, lambda file: file.write(content))
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """`write_whole` of UTF-8 text."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def read_json(path: str | os.PathLike[str], what: str = "") -> Any:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from tunas.cost.measure import OUTPUT, conditions_of, network_and_inputs, wanted_architectures
 from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import COLUMNS
 from tunas.cost.timing import progress_bar
 from tunas.errors import InputError
-from tunas.files import make_directory, write_text, write_whole
+from tunas.files import make_directory, write_bytes, write_text
 from tunas.needs import need_packages
 from tunas.runtime import Conversion
 from tunas.runtime.onnx_file import onnx_bytes
@@ -48,12 +46,8 @@ def export(config: MeasureConfig) -> Path:
             if not path.is_file():
                 network, inputs, names = network_and_inputs(architecture, config)
                 content = onnx_bytes(network, inputs, Conversion(inputs=names, output=OUTPUT))
-                write_whole(path, functools.partial(_write, content))
+                write_bytes(path, content)
     return manifest
-
-
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _written_manifest(path: Path, rows: Sequence[tuple[str, Architecture]], config: MeasureConfig) -> Path:

@@ -15,10 +15,11 @@ from tunas.runtime.registry import FLOAT32, Arrays, Session
 from tunas.task.batches import mapped, piece, tensors
 
 LOGITS_TOLERANCE = 1e-4
-"""Of a float32 artifact, relative to the largest logit where that is above 1."""
+"""How far logits of a float32 artifact may be from PyTorch's, relative to the largest logit where that is above 1."""
 ROUNDING = 1e-9
-"""Of 27 and 26 of 100 the difference is not above 0.01."""
+"""What a difference of two qualities may exceed the allowed one by: 27 of 100 minus 26 of 100 is not above 0.01."""
 BATCH = 64
+"""Examples that run at a time where the artifact takes any number of them."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Reference:
         inputs: one tensor `[N, …]` per input: uint8 images `[N, 3, S, S]`, or what a task gives its network.
         targets: of the examples.
         outputs: logits `[N, classes]`, or what the network of a task gives.
-        quality: (outputs, targets) of all examples -> accuracy, or the quality of the task.
+        quality: makes accuracy, or the quality of the task, of (outputs, targets) of all examples.
     """
 
     inputs: tuple[Tensor, ...]
@@ -127,13 +128,14 @@ def checked(
     session: Session,
     against: Reference,
     taken: Callable[[tuple[Tensor, ...]], Arrays],
-    dynamic_batch: bool = False,
-    done: Callable[[int], object] = lambda examples: None,
+    dynamic_batch: bool,
+    done: Callable[[int], object],
 ) -> Check:
     """Runs an artifact on every example of a reference.
 
     Args:
         taken: makes what it takes of the reference's inputs.
+        dynamic_batch: whether it takes any number of examples at once.
         done: is given how many examples have just been run.
     """
     found, batch = [], BATCH if dynamic_batch else 1

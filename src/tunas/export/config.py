@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tunas.run.told import Told
 
 CALIBRATION_IMAGES = 512
+"""Training images that the ranges of INT8 activations are taken from (docs/algorithm.md#int8)."""
 MAX_ACCURACY_DROP = 0.01
 
 

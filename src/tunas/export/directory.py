@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -10,11 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tunas.errors import InputError
-from tunas.files import make_directory, write_whole
-from tunas.run.directory import read_json_object, writing_to
+from tunas.files import make_directory, write_bytes, writing_to
+from tunas.run.directory import read_json_object
 
 MODEL = "model"
 ABOUT = "model.json"
@@ -49,8 +48,7 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
             for name, content in files.items():
-                target = partial / name
-                write_whole(target, functools.partial(_write, content))
+                write_bytes(partial / name, content)
             os.chmod(partial, 0o755)
             shutil.rmtree(path, ignore_errors=True)
             os.replace(partial, path)
@@ -59,11 +57,8 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
             raise
 
 
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
 def about_bytes(document: Mapping[str, Any]) -> bytes:
+    """The content of `model.json`."""
     return (json.dumps({"format": FORMAT, "version": 1, **document}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -73,6 +68,7 @@ def labels_bytes(names: tuple[str, ...]) -> bytes:
 
 
 def sha256(content: bytes) -> str:
+    """64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -36,9 +36,9 @@ from tunas.space.layers import Tower, scale_filters
 from tunas.task.task import Task
 
 WARMUP, ROUNDS, REPEATS = 5, 10, 5
-"""Of the timing, as `tunas measure` has them by default."""
+"""How a file is timed: as `tunas measure` does by default."""
 LATENCY_RUNS = WARMUP + ROUNDS * (REPEATS + 1)
-"""Of one image: with those that are not timed."""
+"""Runs of a file while it is timed, those that do not count included."""
 OUTPUT = "logits"
 
 
@@ -142,7 +142,7 @@ def _made(
 def _latencies(
     sessions: list[Session], runtimes: list[Runtime], source: Source, config: ExportConfig
 ) -> list[dict[str, float]]:
-    """Of one example, the artifacts in turns."""
+    """How long each artifact takes for one example, in turns with the others."""
     probe = source.inputs.probe(config.seed)
     runs = [
         session.bound(*source.inputs.taken(runtime)(probe)) for session, runtime in zip(sessions, runtimes, strict=True)
@@ -153,6 +153,7 @@ def _latencies(
 
 
 def _predicted(source: Source, config: ExportConfig) -> tuple[float, str] | None:
+    """The cost that is predicted of the network, and its unit; None without a cost model of its widths."""
     name = config.cost_model or source.cost_model or ("pixel1" if has_pixel1(source.architecture.space) else None)
     if name is None or source.filters_multiplier != 1:
         return None
@@ -170,22 +171,12 @@ def _written(
     source: Source,
     config: ExportConfig,
 ) -> Exported:
+    """Writes the directory of an artifact, under a name that says so where it did not pass."""
     unit, quality_name = source.inputs.unit, source.inputs.quality_name
     complaint = check.complaint(runtime.precision, config.max_accuracy_drop, unit, quality_name)
     named = {_file_name(suffix): content for suffix, content in files.items()}
     document = {
-        "runtime": runtime.name,
-        "precision": runtime.precision,
-        "file": next(iter(named)),
-        "files": {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in named.items()},
-        "dynamic_batch": config.dynamic_batch,
-        **source.inputs.facts(runtime),
-        "ssd": source.architecture.space.name,
-        "indices": source.architecture.text,
-        "filters_multiplier": source.filters_multiplier,
-        **_sizes(source),
-        "trained": source.facts,
-        "calibration": _calibration_facts(source, config) if runtime.precision == INT8 else None,
+        **_network_facts(runtime, named, source, config),
         "check": {
             "passed": complaint is None,
             "complaint": complaint,
@@ -198,15 +189,7 @@ def _written(
             "agreement": check.agreement,
             "largest_logit_difference": check.difference,
         },
-        "latency": {
-            **latency,
-            "device": runtime.describe(),
-            "threads": config.threads,
-            "batch": 1,
-            "rounds": ROUNDS,
-            "repeats": REPEATS,
-            "clock": "wall",
-        },
+        "latency": {**latency, **_latency_facts(runtime, config)},
         "predicted_cost": None if predicted is None else {"cost": predicted[0], "unit": predicted[1]},
         "versions": {"tunas": tunas.__version__, "torch": torch.__version__, "runtime": runtime.version()},
     }
@@ -217,12 +200,45 @@ def _written(
     return Exported(runtime.name, directory, document, check, unit, quality_name, size, latency, predicted, complaint)
 
 
+def _network_facts(
+    runtime: Runtime, named: Mapping[str, bytes], source: Source, config: ExportConfig
+) -> dict[str, Any]:
+    """What the files are, what they take, and which network they hold."""
+    return {
+        "runtime": runtime.name,
+        "precision": runtime.precision,
+        "file": next(iter(named)),
+        "files": {name: {"bytes": len(content), "sha256": sha256(content)} for name, content in named.items()},
+        "dynamic_batch": config.dynamic_batch,
+        **source.inputs.facts(runtime),
+        "ssd": source.architecture.space.name,
+        "indices": source.architecture.text,
+        "filters_multiplier": source.filters_multiplier,
+        **_sizes(source),
+        "trained": source.facts,
+        "calibration": _calibration_facts(source, config) if runtime.precision == INT8 else None,
+    }
+
+
+def _latency_facts(runtime: Runtime, config: ExportConfig) -> dict[str, Any]:
+    """How the file was timed, and on what."""
+    return {
+        "device": runtime.describe(),
+        "threads": config.threads,
+        "batch": 1,
+        "rounds": ROUNDS,
+        "repeats": REPEATS,
+        "clock": "wall",
+    }
+
+
 def _file_name(suffix: str) -> str:
     """`model.onnx`; a whole name, such as timm's config.json, stays."""
     return MODEL + suffix if suffix.startswith(".") else suffix
 
 
 def _sizes(source: Source) -> dict[str, int]:
+    """Parameters of the network, and of a tower its multiply-accumulates."""
     if not isinstance(source.architecture.structure, Tower):
         return {"parameters": sum(parameter.numel() for parameter in source.network.parameters())}
     architecture, told = source.architecture, source.inputs.cost_arguments
@@ -236,6 +252,7 @@ def _sizes(source: Source) -> dict[str, int]:
 
 
 def _calibration_facts(source: Source, config: ExportConfig) -> dict[str, Any]:
+    """What the ranges of INT8 activations were taken from."""
     return {
         source.inputs.unit: config.calibration_images,
         "split": source.inputs.train_split,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,72 @@ WHOLE = ("digits",)
 
 Taken = Callable[[tuple[Tensor, ...]], Arrays]
 """Makes what an artifact takes of examples: one array per input of theirs."""
+
+
+class Inputs(Protocol):
+    """What an export asks of the inputs of a network: `ImageInputs` and `TaskInputs` answer."""
+
+    @property
+    def train_split(self) -> str:
+        """What ranges of activations are taken from."""
+        ...
+
+    @property
+    def eval_split(self) -> str:
+        """What files are checked on."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What files call their inputs."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What an example is called, in the plural."""
+        ...
+
+    @property
+    def quality_name(self) -> str:
+        """What counts in the check."""
+        ...
+
+    @property
+    def cost_arguments(self) -> dict[str, Any]:
+        """What pricing a space takes beside its name."""
+        ...
+
+    def taken(self, runtime: Runtime) -> Taken:
+        """What makes examples those that the files of a runtime take."""
+        ...
+
+    def wrapped(self, network: Any, runtime: Runtime) -> nn.Module:
+        """What is converted: the network, and around it what makes its inputs of those that the files take."""
+        ...
+
+    def calibration(self, count: int, seed: int) -> list[Arrays]:
+        """Training examples as the files take them.
+
+        Raises:
+            InputError: where there are not so many.
+        """
+        ...
+
+    def reference(self, network: Any, count: int | None) -> Reference:
+        """What PyTorch makes of the first `count` examples to check on, or of all."""
+        ...
+
+    def probe(self, seed: int) -> tuple[Tensor, ...]:
+        """One example to time."""
+        ...
+
+    def facts(self, runtime: Runtime) -> dict[str, Any]:
+        """What `model.json` says of them."""
+        ...
+
+    def beside(self, runtime: Runtime) -> dict[str, bytes]:
+        """Name -> content of what lies beside the files of a runtime."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -184,6 +250,7 @@ class TaskInputs:
 
 
 def check_enough(count: int, there: int, unit: str) -> None:
+    """Refuses to calibrate on more examples than there are."""
     if count > there:
         raise InputError(
             f"calibration takes {count} training {unit} and there are {there}; say --calibration_images={there}"

@@ -27,12 +27,13 @@ from tunas.runtime import get_runtime
 from tunas.train.trained import trained_weights
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-"""Of files that are taken from a folder; a file that is named itself may have any."""
+"""Endings of files that are taken from a folder; a file that is named itself may have any."""
 STANDARD_INPUT = "-"
 OF_A_TASK = (
     "{} learned a task of its own, whose inputs are no image files; run it in Python: tunas.load_network(run), or the "
     "exported file in its runtime"
 )
+"""The refusal of a model that takes no images, around its directory."""
 
 Predictor = Callable[[torch.Tensor], np.ndarray]
 """Logits `[classes]` of the uint8 pixels `[height, width, 3]` of an image."""
@@ -114,9 +115,8 @@ def _trained(directory: Path, config: PredictConfig) -> tuple[Predictor, list[st
         raise InputError(OF_A_TASK.format(directory))
     data = read_json_object(directory / DATA)
     labels = list(map(str, data["class_names"]))
-    network, _ = network_of(
-        params, trained_weights(directory, None if config.which == "auto" else config.which).tensors, len(labels)
-    )
+    weights = trained_weights(directory, None if config.which == "auto" else config.which)
+    network, _ = network_of(params, weights.tensors, len(labels))
     size, whole = params["image_size"], data["name"] == "digits"
     torch.set_num_threads(config.threads)
 
@@ -182,6 +182,7 @@ def _named_images(names: tuple[str, ...]) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _standard_input(content: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """`_named_images` of what standard input holds: an image, or names of images."""
     try:
         decode(content)
     except BadImageError:

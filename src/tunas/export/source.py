@@ -15,7 +15,7 @@ from tunas.data.loader import Data
 from tunas.data.opening import open_data
 from tunas.errors import InputError
 from tunas.export.config import ExportConfig
-from tunas.export.inputs import ImageInputs, TaskInputs
+from tunas.export.inputs import ImageInputs, Inputs, TaskInputs
 from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import options_of_training
 from tunas.run.checkpoint import newest_checkpoint
@@ -26,6 +26,9 @@ from tunas.task.opening import named_task
 from tunas.task.task import Task
 from tunas.train.trained import trained_weights
 from tunas.train.weights import load_weights
+
+DATA_FIELDS = tuple(entry.name for entry in dataclasses.fields(DataConfig))
+DATA_DEFAULTS = {entry.name: entry.default for entry in dataclasses.fields(DataConfig)}
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,17 @@ class Source:
 
     network: Network
     architecture: Architecture
-    inputs: ImageInputs | TaskInputs
+    inputs: Inputs
     facts: dict[str, Any] = field(default_factory=dict)
     cost_model: str | None = None
     filters_multiplier: float = 1.0
 
 
-def opened_source(config: ExportConfig, task: Task | None = None) -> Source:
+def opened_source(config: ExportConfig, task: Task | None) -> Source:
     """The network that `config` names.
+
+    Args:
+        task: what it learned, where that was given in Python.
 
     Raises:
         InputError: where the directory holds no finished training, its examples are gone, or the weights do not fit.
@@ -79,6 +85,7 @@ def _of_run(directory: Path, config: ExportConfig, task: Task | None) -> Source:
 
 
 def _images_of(directory: Path, params: dict[str, Any], config: ExportConfig) -> Data:
+    """The images of a training, where it found them or where `config` says that they are now."""
     given = {name: value for name in DATA_FIELDS if (value := getattr(config, name)) != DATA_DEFAULTS[name]}
     of_run = {name: params[name] for name in DATA_FIELDS if name in params}
     data = open_data(DataConfig(**{**of_run, "num_workers": 0, **given}), run_dir=directory, describe=False)
@@ -110,11 +117,7 @@ def _of_task(task: Task, config: ExportConfig, train_split: str, eval_split: str
     return TaskInputs(task.with_workers(0), train_split, eval_split)
 
 
-DATA_FIELDS = tuple(entry.name for entry in dataclasses.fields(DataConfig))
-DATA_DEFAULTS = {entry.name: entry.default for entry in dataclasses.fields(DataConfig)}
-
-
-def training_params(directory: Path, allow_unfinished: bool = False) -> dict[str, Any]:
+def training_params(directory: Path, allow_unfinished: bool) -> dict[str, Any]:
     """`params.json` of a training that is finished, or of one that is not where that is allowed.
 
     Raises:
@@ -177,4 +180,5 @@ def _of_checkpoint(config: ExportConfig, task: Task | None) -> Source:
 
 
 def _checked_split(there: Collection[str]) -> str:
+    """What weights are checked on of which no training is known."""
     return "test" if "test" in there else "valid"

@@ -15,11 +15,11 @@ from tunas.errors import InputError
 from tunas.nn.network import Network
 from tunas.nn.timm_network import CONFIG, LOADER, LOADER_FILE, WEIGHTS, network_of_config, timm_config
 from tunas.nn.timm_weights import from_timm, to_timm
+from tunas.nn.weight_files import read_tensors
 from tunas.run.directory import read_json_object
 from tunas.runtime.device import processor_name
 from tunas.runtime.pytorch import fetched, inferred, tensors
 from tunas.runtime.registry import Conversion, Runtime, Session
-from tunas.train.weights import read_tensors
 
 
 def timm_files(network: Network) -> dict[str, bytes]:
@@ -39,7 +39,7 @@ def timm_files(network: Network) -> dict[str, bytes]:
 
 
 def read_timm(directory: Path) -> Network:
-    """The network of such a directory, as one of ours, in eval mode.
+    """The network of a directory with the files of `timm_files`, as one of ours, in eval mode.
 
     Raises:
         InputError: where the directory is not one that `timm_files` filled.

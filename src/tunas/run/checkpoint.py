@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tunas.errors import DivergedError, InputError
-from tunas.files import write_whole, writing_to
+from tunas.files import write_bytes, writing_to
 from tunas.run.checkpoint_names import checkpoint_path, checkpoints, step_of
 from tunas.run.device import World
 from tunas.run.events import cut_back
@@ -70,7 +70,7 @@ def write_checkpoint(path: Path, step: int, tensors: Mapping[str, Tensor], numbe
     text = json.dumps({**numbers, "step": step, "random": random_states()}, sort_keys=True)
     payload = save(on_host, {"numbers": text, "checksum": _checksum(on_host, text)})
     with writing_to(path.parent):
-        write_whole(path, lambda file: file.write(payload))
+        write_bytes(path, payload)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,12 +18,14 @@ def processor_name() -> str:
 
 
 def gpu_name() -> str:
+    """What the CUDA GPU calls itself."""
     import torch
 
     return torch.cuda.get_device_name()
 
 
 def no_gpu() -> str | None:
+    """Why nothing can run on a CUDA GPU, as the end of a sentence; None where there is one."""
     import torch
 
     return None if torch.cuda.is_available() else "needs a CUDA GPU, and torch sees none"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tunas.runtime.device import processor_name
 from tunas.runtime.pytorch import exported, fetched, first_output, tensors
-from tunas.runtime.registry import INT8, Conversion, Runtime, Session
-
-SUFFIX = ".pte"
+from tunas.runtime.registry import INT8, Conversion, Runtime, Session, one_file
 
 
 def _converted(network: Any, examples: Any, conversion: Conversion) -> bytes:
@@ -49,26 +46,14 @@ def _open(program: bytes, threads: int) -> Session:
     method = loaded.load_method("forward")
     _unsafe_reset_threadpool(threads)
 
-    def run(inputs: Any) -> Any:
-        return (loaded, first_output(method.execute(inputs)))[
-            1
-        ]  # the method reads from the program that it was loaded from
+    def run(inputs: Any, program: Any = loaded) -> Any:  # which the method reads from, so that it must stay
+        return first_output(method.execute(inputs))
 
     return Session(run, tensors, fetched)
 
 
-def _files(program: bytes) -> Mapping[str, bytes]:
-    return {SUFFIX: program}
-
-
-def _read(files: Mapping[str, bytes]) -> bytes:
-    return files[SUFFIX]
-
-
 _SETTINGS: dict[str, Any] = {
-    "files": _files,
-    "read": _read,
-    "suffix": SUFFIX,
+    **one_file(".pte"),
     "package": "executorch",
     "install": "tunas-torch[executorch]",
     "any_batch": False,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunas.runtime.device import processor_name
 from tunas.runtime.onnx_file import SUFFIX, onnx_bytes
-from tunas.runtime.registry import INT8, Arrays, Conversion, Runtime, Session
+from tunas.runtime.quiet import without_warnings
+from tunas.runtime.registry import INT8, Arrays, Conversion, Runtime, Session, one_file
 
 WARNINGS_AND_WORSE = 3
 """ONNX Runtime's severity of errors: its warnings are about how it fuses, not about what is wrong."""
@@ -30,7 +29,7 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> bytes:
             arrays = next(self.examples, None)
             return None if arrays is None else dict(zip(conversion.inputs, arrays, strict=True))
 
-    with tempfile.TemporaryDirectory() as directory, _quiet():
+    with tempfile.TemporaryDirectory() as directory, without_warnings():  # it gives advice that is followed here
         exported, prepared, quantized = (Path(directory) / f"{name}{SUFFIX}" for name in ("a", "b", "c"))
         exported.write_bytes(onnx_bytes(network, examples, conversion))
         quant_pre_process(exported, prepared, skip_symbolic_shape=True)
@@ -44,17 +43,6 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> bytes:
             activation_type=QuantType.QUInt8,
         )
         return quantized.read_bytes()
-
-
-class _quiet:
-    """Keeps the quantiser's advice, which this module follows, from the terminal."""
-
-    def __enter__(self) -> None:
-        self.disabled = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *exception: object) -> None:
-        logging.disable(self.disabled)
 
 
 def _open(content: bytes, threads: int) -> Session:
@@ -73,18 +61,8 @@ def _open(content: bytes, threads: int) -> Session:
     return Session(lambda feed: session.run(None, feed)[0], place)
 
 
-def _files(content: bytes) -> Mapping[str, bytes]:
-    return {SUFFIX: content}
-
-
-def _read(files: Mapping[str, bytes]) -> bytes:
-    return files[SUFFIX]
-
-
 _SETTINGS: dict[str, Any] = {
-    "files": _files,
-    "read": _read,
-    "suffix": SUFFIX,
+    **one_file(SUFFIX),
     "package": "onnxruntime",
     "requires": ("onnx", "onnxruntime"),
 }

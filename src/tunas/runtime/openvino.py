@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Any
 
 from tunas.runtime.device import processor_name
 from tunas.runtime.onnx_file import onnx_bytes
+from tunas.runtime.quiet import without_warnings
 from tunas.runtime.registry import INT8, Conversion, Runtime, Session
 
-SUFFIX = ".xml"
-WEIGHTS = ".bin"
+SUFFIX, WEIGHTS = ".xml", ".bin"
+"""Of the two files: the graph, and its weights."""
 
 
 def _converted(network: Any, examples: Any, conversion: Conversion) -> Any:
@@ -34,7 +34,7 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
     0.3. What NNCF leaves in float32, squeeze-and-excite and large depthwise kernels, computes in float32 from weights
     in INT8, per output channel and symmetric too.
     """
-    with _quiet():
+    with without_warnings(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws progress bars of its own
         import nncf
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -50,18 +50,6 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
             ),
         )
         return nncf.compress_weights(quantized, mode=nncf.CompressWeightsMode.INT8_SYM)
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """NNCF says what it does, with progress bars of its own, on standard output."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _open(model: Any, threads: int) -> Session:

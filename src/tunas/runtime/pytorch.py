@@ -26,7 +26,7 @@ def exported(network: Any, examples: Any, conversion: Conversion) -> Any:
 
 
 def traced_examples(examples: Any, conversion: Conversion) -> Any:
-    """Examples that do not make an exporter take the batch for a constant: it specialises a batch of one."""
+    """Examples in a batch that an exporter does not take for a constant, as it does a batch of one."""
     if not conversion.dynamic_batch:
         return examples
     return tuple(example.repeat(2, *[1] * (example.dim() - 1)) for example in examples)
@@ -47,6 +47,7 @@ def _read(files: Mapping[str, bytes]) -> Any:
 
 
 def tensors(arrays: Arrays) -> Any:
+    """A tuple of tensors that share the arrays' memory where they can."""
     import torch
 
     return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays)
@@ -57,14 +58,17 @@ def _on_gpu(arrays: Arrays) -> Any:
 
 
 def fetched(output: Any) -> np.ndarray:
+    """A tensor on any device as a float32 array."""
     return output.float().cpu().numpy()
 
 
 def first_output(output: Any) -> Any:
+    """What counts of what a module gives."""
     return output[0] if isinstance(output, tuple | list) else output
 
 
 def inferred(module: Any) -> Callable[[Any], Any]:
+    """Runs a module on a tuple of tensors without gradients."""
     import torch
 
     def run(inputs: Any) -> Any:
@@ -75,6 +79,7 @@ def inferred(module: Any) -> Callable[[Any], Any]:
 
 
 def _then_synchronized(run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same, which returns when the GPU has the result."""
     import torch
 
     def synchronized(inputs: Any) -> Any:

@@ -81,8 +81,7 @@ class Runtime:
         precision: `float32`, or `int8` where `convert` quantises and therefore needs calibration.
         files: `files(artifact)` is the artifact's files, suffix -> content, of which the first is the one to name.
             Where left out, it can be measured but not exported.
-        read: `read({suffix: content})` is the artifact again.
-            Raises whatever it likes for damaged files.
+        read: `read({suffix: content})` is the artifact again. Raises whatever it likes for damaged files.
         suffix: of the artifact's first file; there is one artifact in a directory for each suffix.
         package: what runs the artifact, as package indexes call it.
         requires: modules that must be importable.
@@ -117,6 +116,15 @@ class Runtime:
             return self.package
 
 
+def one_file(suffix: str) -> dict[str, Any]:
+    """The settings of a `Runtime` whose artifact is the content of one file."""
+    return {
+        "files": lambda content: {suffix: content},
+        "read": lambda files: files[suffix],
+        "suffix": suffix,
+    }
+
+
 _runtimes: dict[str, Runtime] = {}
 
 
@@ -126,6 +134,7 @@ def register_runtime(runtime: Runtime) -> None:
 
 
 def runtime_names() -> tuple[str, ...]:
+    """Every name that `get_runtime` knows now, whether it can be used here or not."""
     return tuple(_runtimes)
 
 
@@ -133,8 +142,8 @@ def get_runtime(name: str, what: str = "device", others: tuple[str, ...] = ()) -
     """The runtime of that name, which can be used here.
 
     Args:
-        what: the caller calls it.
-        others: names that the caller takes as well.
+        what: what the caller calls a runtime, for messages.
+        others: names that the caller takes as well, for messages.
 
     Raises:
         InputError: where there is none (with the nearest names), or it is not installed, or cannot be used on this

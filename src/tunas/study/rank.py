@@ -132,10 +132,7 @@ def rank(
     check_positive("examples", examples)
     torch_device, file = chosen_device(device), _checked_file(out)
     directory = Path(checkpoint_dir).expanduser()
-    params, space = _search_in(directory)
-    paths = checkpoints(directory)[::-1]
-    if not paths:
-        raise InputError(f"there is no checkpoint in {directory} yet")
+    params, space, paths = _search_in(directory)
     if study is None and task is not None:
         raise InputError("architectures are trained here for a task with a name only: give the CSV file of a study")
     if study is None:
@@ -172,8 +169,8 @@ def _write(result: Rank, file: Path) -> None:
         write_text(file, json.dumps(result.document(), indent=2) + "\n")
 
 
-def _search_in(directory: Path) -> tuple[dict[str, Any], Space]:
-    """Parameters and space of the search in a directory."""
+def _search_in(directory: Path) -> tuple[dict[str, Any], Space, list[Path]]:
+    """Parameters, space and checkpoints, the oldest first, of the search in a directory."""
     if not (directory / PARAMS).is_file() or not (directory / MODEL_SPEC).is_file():
         raise InputError(f"{directory} holds no search: {PARAMS} or {MODEL_SPEC} is missing")
     params = read_params(directory)
@@ -184,7 +181,9 @@ def _search_in(directory: Path) -> tuple[dict[str, Any], Space]:
     space = get_space(str(params["ssd"]))
     if space.structure != structure_from_json(read_model_spec(directory)):
         raise InputError(f"the search in {directory} was of another space than {space.name} is now")
-    return params, space
+    if not (paths := checkpoints(directory)[::-1]):
+        raise InputError(f"there is no checkpoint in {directory} yet")
+    return params, space, paths
 
 
 def _trained_here(
