@@ -6,7 +6,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tunas.data.examples import Source, source_of
 from tunas.data.file_table import FileExamples
 from tunas.data.labels import classes_of
 from tunas.data.split_names import WORDS, named_splits, split_of_word
-from tunas.data.storage import read_text
+from tunas.data.storage import json_object, read_text
 from tunas.errors import InputError
 
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -158,7 +157,8 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
     if path.suffix.lower() == ".jsonl":
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
-                yield _json_row(path, number, line)
+                row = json_object(line, f"line {number} of {path}")
+                yield {name.lower(): str(value) for name, value in row.items() if isinstance(value, str | int | float)}
         return
     header = text.partition("\n")[0]
     reader = csv.DictReader(io.StringIO(text), delimiter=_delimiter(header), skipinitialspace=True)
@@ -172,16 +172,6 @@ def _records(path: Path) -> Iterator[dict[str, str]]:
     for row in reader:
         if any(row.values()):
             yield {(name or "").strip().lower(): value or "" for name, value in row.items() if isinstance(value, str)}
-
-
-def _json_row(path: Path, number: int, line: str) -> dict[str, str]:
-    try:
-        document = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"line {number} of {path} is not valid JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"line {number} of {path} must hold a JSON object")
-    return {str(name).lower(): str(value) for name, value in document.items() if isinstance(value, (str, int, float))}
 
 
 def _has_labels(path: Path) -> bool:

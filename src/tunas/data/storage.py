@@ -143,13 +143,17 @@ def read_text(path: str) -> str:
 
 def read_json_object(path: str) -> dict[str, Any]:
     """The object in a JSON file; `InputError` where there is none."""
-    text = read_text(path)
+    return json_object(read_text(path), path)
+
+
+def json_object(text: str, where: str) -> dict[str, Any]:
+    """The object that JSON text says; `InputError` where it says none, which names `where` it stands."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+        raise InputError(f"{where} is not valid JSON: {error}") from None
     if not isinstance(document, dict):
-        raise InputError(f"{path} must hold a JSON object")
+        raise InputError(f"{where} must hold a JSON object")
     return document
 
 

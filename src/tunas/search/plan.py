@@ -12,6 +12,7 @@ from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, chosen_recipe, para
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.recipe.steps import steps_in
 from tunas.search import schedule
 from tunas.search.config import SearchConfig
 from tunas.search.controller import ADAM_BETA2, BASELINE_MOMENTUM
@@ -173,7 +174,7 @@ def plan_search(
     _check_values(config)
     batch, replicas = _batch_and_replicas(config, train_size)
     share = batch // replicas
-    steps = _steps(config, train_size, batch, digits)
+    steps = steps_in(config.epochs or (DIGITS_EPOCHS if digits else EPOCHS), train_size, batch)
     valid_share, delay_valid_share = _valid_shares(config, share, digits)
     precision = search_precision(config, on_cuda)
     recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
@@ -268,17 +269,6 @@ def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int
             f"{replicas}"
         )
     return batch, replicas
-
-
-def _steps(config: SearchConfig, train_size: int, batch: int, digits: bool) -> int:
-    """Whole batches in all epochs."""
-    steps = int(train_size * (config.epochs or (DIGITS_EPOCHS if digits else EPOCHS)) // batch)
-    if steps < 1:
-        raise InputError(
-            f"{config.epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
-            f"smaller batches"
-        )
-    return steps
 
 
 def _valid_shares(config: SearchConfig, share: int, digits: bool) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from tunas.recipe.choose import (
 )
 from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size, small_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
+from tunas.recipe.steps import steps_in
 from tunas.space.catalog import V3_FAMILY
 from tunas.train.config import TrainConfig
 
@@ -120,12 +121,7 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
     recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
     is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
     batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
-    steps = int(train_size * epochs // batch)
-    if steps < 1:
-        raise InputError(
-            f"{epochs} epochs of {train_size} examples are less than one batch of {batch}; use more epochs or "
-            f"smaller batches"
-        )
+    steps = steps_in(epochs, train_size, batch)
     if config.head_epochs >= epochs:
         raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
     eval_every = config.eval_every or (None if config.use_held_out_test_set else EVAL_EVERY)
