@@ -108,6 +108,7 @@ def usage() -> str:
 
 
 def _run(name: str, words: list[str]) -> int:
+    """Reads the words of a command and carries it out; the exit code."""
     from tunas.cli.flags import parsed
     from tunas.errors import DivergedError, InputError, TemporaryError
 

@@ -59,6 +59,7 @@ def run(config: CostConfig) -> None:
 
 
 def _print_size(architecture: Architecture, config: CostConfig) -> None:
+    """Prints parameters and multiply-accumulates."""
     from tunas.cost.catalog import PIXEL1_CLASSES, PIXEL1_SIZE
     from tunas.cost.own import example_of
     from tunas.nn.counting import shapes

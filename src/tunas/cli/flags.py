@@ -210,6 +210,7 @@ def field_texts(config_type: type) -> dict[str, str]:
 
 @functools.cache
 def _own_field_texts(owner: type) -> dict[str, str]:
+    """The same of the fields that a class itself declares."""
     body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}

@@ -126,6 +126,7 @@ def has_pixel1(space: Space) -> bool:
 
 
 def _load_pixel1(space: Space) -> CostModel:
+    """The packaged tables of a space."""
     path = PIXEL1_DIRECTORY / f"{space.name}.npz"
     packaged = sorted(file.stem for file in PIXEL1_DIRECTORY.glob("*.npz"))
     if space.name not in packaged:

@@ -53,6 +53,7 @@ class Placed:
 
     @property
     def output_size(self) -> int:
+        """Pixels along one side of its output."""
         return self.operations[-1].output_size if self.operations else self.size
 
 

@@ -40,14 +40,17 @@ class FitReport:
 
     @property
     def relative_errors(self) -> np.ndarray:
+        """Distance of predicted over measured time from 1, `[N]`."""
         return np.abs(self.predicted / self.measured - 1)
 
     @property
     def mean_error(self) -> float:
+        """Mean of the relative errors."""
         return float(self.relative_errors.mean())
 
     @property
     def p95_error(self) -> float:
+        """95th percentile of the relative errors."""
         return float(np.quantile(self.relative_errors, 0.95))
 
     @property

@@ -134,6 +134,7 @@ class CostModel:
         return costs + self.bias
 
     def _check_range(self, indices: np.ndarray, first_row: int) -> None:
+        """Refuses an index that a OneOf has not; `first_row` is the number of the first architecture."""
         # what lies below the lowest index wraps around to a huge number: one comparison instead of two
         offsets = np.subtract(indices, self._lowest, dtype=np.int64, casting="unsafe").view(np.uint64)
         wrong = offsets >= self._choices.view(np.uint64)
@@ -218,6 +219,7 @@ def checksum_of(document: Mapping[str, Any]) -> str:
 
 
 def _check_term(term: CostTerm, space: Space, where: str) -> None:
+    """Refuses a table that does not fit the space, or holds a number that is not finite."""
     for position in term.positions:
         if not 0 <= position < space.num_choices:
             raise InputError(
@@ -251,6 +253,7 @@ def _read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _term_from_json(term: Any, where: str) -> CostTerm:
+    """The table that an entry of `terms` describes."""
     _typed(term, dict, where)
     positions = [
         _integer(position, f"{where}/positions")

@@ -146,6 +146,7 @@ class FunctionCost:
         return networks
 
     def _called(self, rows: np.ndarray) -> np.ndarray:
+        """What the function gives for architectures without `ALL`."""
         costs = np.asarray(self.function(rows))
         if costs.shape != (len(rows),) or costs.dtype.kind not in "iuf":
             raise InputError(

@@ -7,9 +7,8 @@ import os
 from tunas.cost.fit_report import FitReport
 
 
-def save_fit_plot(report: FitReport, path: str | os.PathLike[str], title: str = "") -> None:
-    """Writes a PNG with two panels: held-out predictions against measurements, and the learning curve over the
-    noise."""
+def save_fit_plot(report: FitReport, path: str | os.PathLike[str], title: str) -> None:
+    """Writes a PNG of two panels: held-out predictions against measurements, and the learning curve over the noise."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -143,6 +143,7 @@ class Fitted:
         return self.bias + self.features.picked(indices) @ self.entries
 
     def strengths_by_group(self) -> dict[str, float]:
+        """Name of a group of corrections -> its strength."""
         return dict(zip(GROUPS, self.strengths, strict=True))
 
     def terms(self) -> list[CostTerm]:

@@ -241,6 +241,7 @@ def _check_whole(row: dict[str, Any], where: str) -> None:
 
 
 def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
+    """The measurement in a row of a CSV file, with 0 for indices that are not in use."""
     if row["ssd"] != space.name:
         raise InputError(f"{where}: a measurement of {row['ssd']!r}, not of {space.name}")
     try:

@@ -120,6 +120,7 @@ def _jpeg_frame(encoded: bytes) -> tuple[int, int, int] | None:
 
 
 def _decode_by_pillow(encoded: bytes) -> Tensor:
+    """`decode` by Pillow, which reads every format and says what is wrong with a damaged file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -103,6 +103,7 @@ def _check(config: DataConfig) -> None:
 
 
 def _digits(config: DataConfig) -> Data:
+    """The embedded digits with their fixed splits."""
     size = config.image_size or DIGITS_SIZE
     pixels, labels = digits.digit_images(size)
     test = len(labels) - digits.TEST_SIZE

@@ -222,6 +222,7 @@ class FilePart:
                     yield chunk
 
     def _decoded_once(self, batch_size: int, shard: tuple[int, int]) -> Generator[Batch]:
+        """`all_batches` where nothing is kept."""
         start, stop = shard_range(len(self), shard)
         spans = [(first, _chunk_lengths(min(batch_size, stop - first))) for first in range(start, stop, batch_size)]
         jobs = (
@@ -265,6 +266,7 @@ class BadImages:
         self.reasons: dict[str, str] = {}
 
     def note(self, bad: Iterable[tuple[str, str]]) -> None:
+        """Takes in (name, reason) of bad images; those that are known already count once."""
         for name, why in bad:
             if name not in self.reasons:
                 self.reasons[name] = why

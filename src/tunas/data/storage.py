@@ -284,6 +284,7 @@ def _range_or_error(wanted: Range) -> bytes | OSError:
 
 
 def _content(wanted: Range) -> bytes:
+    """The bytes of a range, asked for once."""
     path, offset, length = wanted
     if is_remote(path):
         stop = None if length < 0 else offset + length

@@ -136,6 +136,7 @@ class TfdsExamples:
         return kept_arrays(self._cache_dir, "tfds-names", key, ("labels", "names"), self._read_all)
 
     def _read_all(self) -> dict[str, np.ndarray]:
+        """Labels, and names without directory and extension, of all records."""
         labels, names = [], []
         with progress("reading labels", len(self)) as advance:
             for start in range(0, len(self), _NAME_BATCH):

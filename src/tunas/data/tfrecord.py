@@ -40,6 +40,7 @@ def record_places(path: str) -> np.ndarray:
 
 
 def _record_places(path: str) -> np.ndarray:
+    """`record_places`, asked for once."""
     places = []
     end = size_of(path)
     with open_binary(path) as file:

@@ -274,6 +274,7 @@ def _check_disk(out: Path, needed: float) -> None:
 
 
 def _print_plan(way: Way, record: Record, todo: list[Part]) -> None:
+    """Prints what was chosen and why, and what each part will take."""
     from rich.console import Console
     from rich.table import Table
 

@@ -44,6 +44,7 @@ class Estimate:
     bytes: float = 0.0
 
     def times(self, count: float) -> Estimate:
+        """What `count` such parts take."""
         return Estimate(self.seconds * count, self.bytes * count)
 
     def __add__(self, other: Estimate) -> Estimate:

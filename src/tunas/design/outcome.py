@@ -122,6 +122,7 @@ def report(way: Way, seconds: float) -> None:
 
 
 def _row(way: Way, target: Target) -> Row:
+    """What was made for a target."""
     architecture, model, sizes = parts.winner(way, target), way.cost_model(), way.sizes
     aimed, predicted = parts.aimed_at(way, target), float(model.estimate(architecture))
     figures = compared(_trainings(way, target, architecture)) if sizes.random else None

@@ -53,6 +53,7 @@ class Pace:
     start: float
 
     def steps(self, epochs: float) -> int:
+        """Steps of a run of so many epochs."""
         return int(self.trial.examples * epochs // self.trial.batch)
 
     def seconds(self, epochs: float) -> float:

@@ -189,6 +189,7 @@ def _are_done(way: Way, names: list[str]) -> bool:
 
 
 def _candidates(way: Way) -> None:
+    """Trains the candidates of every target briefly."""
     jobs = []
     for target in way.targets:
         found = candidates_of(way, target)
@@ -251,6 +252,7 @@ def _trainings_in_words(way: Way) -> str:
 
 
 def _train(way: Way) -> None:
+    """Trains the winners, and what they are compared with; what ships comes first."""
     first, others = [], []
     for target in way.targets:
         best = winner(way, target)
@@ -312,6 +314,7 @@ def _export(way: Way) -> None:
 
 
 def _time(way: Way) -> None:
+    """Times the file of every target that has not been timed yet."""
     other = way.prices_this_device()
     for target in way.targets:
         path = way.out / EXPORTS / target.name / TIME

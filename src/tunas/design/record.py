@@ -50,6 +50,7 @@ class Record:
     took: dict[str, float] = field(default_factory=dict)
 
     def save(self, out: Path) -> None:
+        """Writes `design.json`."""
         with writing_to(out):
             write_text(out / RECORD, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 

@@ -117,6 +117,7 @@ class Way:
 
     @property
     def is_digits(self) -> bool:
+        """Whether the examples are the embedded digits."""
         return self.task.name == "digits"
 
     def measure_config(self) -> MeasureConfig:

@@ -108,6 +108,7 @@ def opened_model(config: PredictConfig) -> tuple[Predictor, list[str]]:
 
 
 def _trained(directory: Path, config: PredictConfig) -> tuple[Predictor, list[str]]:
+    """What predicts by a training, and the class names."""
     params = read_params(directory)
     if "replicas" in params:
         raise InputError(f"{directory} is a search; train what it found, and predict with that")
@@ -129,6 +130,7 @@ def _trained(directory: Path, config: PredictConfig) -> tuple[Predictor, list[st
 
 
 def _exported(path: Path, threads: int) -> tuple[Predictor, list[str]]:
+    """What predicts by an exported model, and the class names."""
     directory, about = read_about(path)
     if about["input"] == PREPARED:
         raise InputError(OF_A_TASK.format(directory))

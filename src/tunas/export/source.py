@@ -66,6 +66,7 @@ def opened_source(config: ExportConfig, task: Task | None) -> Source:
 
 
 def _of_run(directory: Path, config: ExportConfig, task: Task | None) -> Source:
+    """The network of a training."""
     params = training_params(directory, config.allow_unfinished)
     weights = trained_weights(directory, config.which)
     splits = (params["train_split"], params["eval_split"])
@@ -161,6 +162,7 @@ def network_of(params: dict[str, Any], tensors: dict[str, Any], num_classes: int
 
 
 def _of_checkpoint(config: ExportConfig, task: Task | None) -> Source:
+    """The network whose weights are in a file."""
     assert config.checkpoint is not None and config.ssd is not None
     if task is None and config.task is not None:
         task = named_task(config.task)

@@ -62,6 +62,7 @@ def _variants(layer: Any) -> Iterator[Any]:
 
 
 def _check_variant(layer: Any, inputs: int, outputs: int, size: int, base: int, options: NetworkOptions) -> None:
+    """Compares what a layer without choices says of itself with its module."""
     module = build_layer(layer, inputs, outputs, options).eval()
     operations = layer_operations(layer, inputs, outputs, size, base)
     if not all(dataclasses.is_dataclass(operation) for operation in operations):

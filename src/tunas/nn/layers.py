@@ -98,6 +98,8 @@ def _squeeze_operations(spec: layers.SeparableConv | layers.InvertedBottleneck, 
 
 
 class ConvLayer(nn.Module):
+    """A dense convolution, each kernel size with a batch norm or bias of its own."""
+
     def __init__(self, spec: layers.Conv, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
 
@@ -119,6 +121,8 @@ class ConvLayer(nn.Module):
 
 
 class SeparableConvLayer(nn.Module):
+    """A depthwise convolution, squeeze-and-excite where told, and a pointwise convolution."""
+
     def __init__(self, spec: layers.SeparableConv, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
         self.depthwise = _depthwise(spec, inputs, options)
@@ -146,6 +150,8 @@ class SeparableConvLayer(nn.Module):
 
 
 class InvertedBottleneckLayer(nn.Module):
+    """A pointwise expansion, a depthwise convolution, squeeze-and-excite where chosen, a pointwise projection."""
+
     def __init__(self, spec: layers.InvertedBottleneck, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
         self.expansion = spec.expansion
@@ -211,6 +217,8 @@ class ResidualLayer(nn.Module):
 
 
 class ZeroLayer(nn.Module):
+    """Gives None, which stands for zeros."""
+
     def __init__(self, spec: layers.Zero, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
 
@@ -223,6 +231,8 @@ class ZeroLayer(nn.Module):
 
 
 class ActivationLayer(nn.Module):
+    """An activation by itself."""
+
     def __init__(self, spec: layers.Activation, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
         self.kind = options.activation(spec)
@@ -236,6 +246,8 @@ class ActivationLayer(nn.Module):
 
 
 class GlobalAveragePoolLayer(nn.Module):
+    """The mean over all pixels, as a map of one."""
+
     def __init__(self, spec: layers.GlobalAveragePool, inputs: int, outputs: int, options: NetworkOptions):
         super().__init__()
 

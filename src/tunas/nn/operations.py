@@ -64,6 +64,7 @@ class Operation:
 
     @property
     def is_in_passing(self) -> bool:
+        """Whether a runtime does it beside another operation."""
         return self.kind in IN_PASSING
 
     @property

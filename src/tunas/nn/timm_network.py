@@ -196,12 +196,14 @@ def _check_squeezes(network: Network) -> None:
 
 
 def _conv_string(layer: Any, act: str, skip: bool) -> str:
+    """timm's string for a plain convolution."""
     conv = layer.conv.conv
     skips = "_skip" if skip else ""
     return f"cn_r1_k{conv.kernel_size[0]}_s{conv.stride[0]}_c{conv.out_channels}_n{ACTIVATIONS[act][0]}{skips}"
 
 
 def _separable_string(layer: Any, skip: bool) -> str:
+    """timm's string for a separable convolution."""
     conv, out = layer.depthwise.conv, layer.pointwise.conv.out_channels
     ending = _no_skip(skip, conv.in_channels, out, conv.stride[0])
     act = ACTIVATIONS[_known(layer.depthwise.act)][0]
@@ -209,6 +211,7 @@ def _separable_string(layer: Any, skip: bool) -> str:
 
 
 def _bottleneck_string(layer: Any, skip: bool, is_v3: bool) -> str:
+    """timm's string for an inverted bottleneck."""
     conv, inputs, out = layer.depthwise.conv, layer.expand.conv.in_channels, layer.project.conv.out_channels
     ratio = conv.in_channels / inputs
     if divisible_width(inputs * float(f"{ratio:.6f}")) != conv.in_channels:

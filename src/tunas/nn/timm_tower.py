@@ -189,6 +189,7 @@ class BuilderModel:
 
 
 def has_skip(block: Any) -> bool:
+    """Whether one of timm's blocks adds its input."""
     return bool(getattr(block, "has_skip", False))
 
 

@@ -211,6 +211,7 @@ def _conv_names(layer: Any, conv: str, norm: str) -> dict[nn.Module, str]:
 
 
 def _layer_names(layer: Any, prefix: str) -> dict[nn.Module, str]:
+    """Module -> timm's name, of the convolutions and norms of a layer inside the stages."""
     names: dict[nn.Module, str] = {}
     if isinstance(layer, ConvLayer):
         if layer.conv.norm is None:

@@ -24,6 +24,7 @@ class UsedKernels:
         self._share = 1.0
 
     def add(self, kernel: Tensor) -> None:
+        """Notes a kernel, with its part in the mixtures around it."""
         self.kernels.append(kernel)
         self.shares.append(self._share)
 

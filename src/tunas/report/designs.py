@@ -61,6 +61,7 @@ def design_sections(directory: Path) -> list[Section]:
 
 
 def _row(row: dict[str, Any], unit: str) -> tuple[str, ...]:
+    """The line of a target in the table."""
     return (
         str(row["name"]),
         with_unit(row["target"], unit),

@@ -68,6 +68,7 @@ def _quality_of(document: dict[str, Any]) -> str:
 
 
 def _row(name: str, found: dict[str, Any]) -> tuple[str, ...]:
+    """The line of an exported model in the table."""
     check, cost = found["check"], found["predicted_cost"]
     size = sum(file["bytes"] for file in found["files"].values()) / 2**20
     return (

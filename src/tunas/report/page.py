@@ -62,6 +62,7 @@ def write_page(paths: Sequence[str | os.PathLike[str]], out: str | os.PathLike[s
 
 
 def _sections(path: Path) -> list[Section]:
+    """The sections about what lies at a path."""
     if is_design(path):
         return design_sections(path)
     if is_study(path):

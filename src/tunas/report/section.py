@@ -30,10 +30,12 @@ class Figure:
     layout: dict[str, Any] = field(default_factory=dict)
 
     def with_data(self, data: list[dict[str, Any]]) -> Figure:
+        """The same figure of other traces."""
         return dataclasses.replace(self, data=data)
 
     @property
     def json(self) -> dict[str, Any]:
+        """What Plotly draws, as JSON values."""
         axes = {"xaxis": {"title": {"text": self.x}}, "yaxis": {"title": {"text": self.y}}}
         return {"data": self.data, "layout": {**axes, "height": self.height, **self.layout}}
 

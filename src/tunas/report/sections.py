@@ -53,6 +53,7 @@ def run_sections(directory: Path) -> list[Section]:
 def _search_sections(
     directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
 ) -> list[Section]:
+    """The sections about a search, but for its parameters."""
     space = space_of(directory, params)
     targets = search_targets(directory, params)
     rows = _result_rows(directory)
@@ -95,6 +96,7 @@ def _of_each(targets: Sequence[SearchTarget], name: str) -> dict[str, str]:
 def _training_sections(
     directory: Path, params: dict[str, Any], scalars: Mapping[int, Mapping[str, float]]
 ) -> list[Section]:
+    """The sections about a training, but for its parameters."""
     tags = sorted({tag for values in scalars.values() for tag in values})
     evaluated = [tag for tag in tags if tag.startswith("eval")]
     curves = [
@@ -322,6 +324,7 @@ def fit_sections(path: Path) -> list[Section]:
 
 
 def _predicted_against_measured(measured: list[float], predicted: list[float], unit: str) -> Section:
+    """The held-out predictions of a fitted cost model in a picture."""
     low, high = min(*measured, *predicted), max(*measured, *predicted)
     traces: list[dict[str, Any]] = [
         {"type": "scatter", "mode": "lines", "x": [low, high], "y": [low, high], "name": "equal", "line": {"width": 1}},

@@ -70,6 +70,7 @@ def _mean(rows: list[dict[str, str]]) -> float:
 
 
 def _summary(figures: dict[str, Any], title: str) -> Section:
+    """The figures of a study in a table."""
     header = ("architectures", "trained", "mean", "best", "spread", "random better", "search = random trainings",
               "their best")  # fmt: skip
     rows = []
@@ -90,6 +91,7 @@ def _summary(figures: dict[str, Any], title: str) -> Section:
 def _against_cost(
     kinds: dict[str, dict[str, list[dict[str, str]]]], qualities: dict[str, list[float]], unit: str
 ) -> Figure:
+    """Every architecture by its cost and quality."""
     traces = [
         {
             "type": "scatter",
@@ -117,6 +119,7 @@ def _ranks(qualities: dict[str, list[float]]) -> Figure:
 
 
 def _best_of_trials(figures: dict[str, Any], random: np.ndarray) -> Figure:
+    """What random trainings are expected to reach by their number, beside the searches."""
     searches = {kind: found for kind, found in figures.items()
                 if isinstance(found, dict) and "random_trainings_for_one_search" in found}  # fmt: skip
     most = max([10.0, *(1.5 * found["random_trainings_for_one_search"] for found in searches.values())])

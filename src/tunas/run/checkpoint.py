@@ -163,6 +163,7 @@ def _from_hex(text: str) -> Tensor:
 
 
 def _resumed(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """What `resumed_checkpoint` hands out, in the first process, which also removes what is newer."""
     found = newest_checkpoint(directory)
     warnings = found[2] if found else []
     step = found[1]["step"] if found else -1

@@ -42,6 +42,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this is the first process, which writes."""
         return self.rank == 0
 
     def sum_(self, vector: Tensor) -> None:

@@ -76,6 +76,7 @@ class EventLog:
         return {path.name: path.stat().st_size for path in self.directory.glob(PATTERN)}
 
     def close(self) -> None:
+        """Ends the file and the trackers."""
         if self._file is not None:
             with contextlib.suppress(OSError):  # `log` has reported it
                 self._file.close()

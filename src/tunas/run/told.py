@@ -37,6 +37,7 @@ class Told:
 
     @property
     def is_search(self) -> bool:
+        """Whether it is a search rather than a training."""
         return "indices" not in self.params
 
     def values(self, names: Iterable[str]) -> dict[str, Any]:

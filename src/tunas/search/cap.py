@@ -50,9 +50,11 @@ class Timed:
 
     @property
     def at_speed_of_then(self) -> float:
+        """Milliseconds, had the device been as fast as when the cost model was fitted."""
         return self.measured / self.slowdown
 
     def document(self) -> dict[str, Any]:
+        """As JSON values."""
         return {**dataclasses.asdict(self), "at_speed_of_then": self.at_speed_of_then}
 
 

@@ -58,7 +58,7 @@ class Distribution:
         InputError: where the temperature is no positive number or there is nothing to choose.
     """
 
-    def __init__(self, space: Space, temperature: float = 1.0):
+    def __init__(self, space: Space, temperature: float):
         if not space.num_choices:
             raise InputError(f"there is nothing to search: {space.name} has no OneOf")
         if not (math.isfinite(temperature) and temperature > 0):

@@ -79,6 +79,7 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
 
 
 def _search(space: Space, config: SearchConfig, world: World, directory: Path, task: Task | None) -> SearchResult:
+    """Checks what the search needs, lays out its plan and carries it out."""
     began = time.monotonic()
     task = open_task(config, directory, task=task)
     config = within_minutes(config, directory, world, began, lambda config: trial(space, task, config, world))
@@ -103,6 +104,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
 
 
 def _lesson(config: SearchConfig, task: Task, world: World, directory: Path) -> tuple[Lesson, dict[str, Any]]:
+    """What the shared weights learn, and what `params.json` keeps of how that was decided."""
     size, on_cuda, digits = task.size("train"), world.device.type == "cuda", task.name == "digits"
 
     def recipe(image_size: int | None, mirrors: Mirrors | None) -> Recipe:
@@ -112,6 +114,7 @@ def _lesson(config: SearchConfig, task: Task, world: World, directory: Path) -> 
 
 
 def _plan(config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:
+    """What follows from the configuration for the task at hand."""
     on_cuda = world.device.type == "cuda"
     return plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=on_cuda, recipe=recipe)
 
@@ -223,6 +226,7 @@ def _run(
     directory: Path,
     measuring: MeasureConfig | None,
 ) -> SearchResult:
+    """Carries out a search that has been checked, or what is left of it."""
     state = Search(space, lesson.task, plan, config, objectives, world, lesson)
     run = SearchRun(state, directory)
     start = carry_out(run, directory, world, config.log_to)

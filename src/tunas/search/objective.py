@@ -73,6 +73,7 @@ class Objective:
 
     @property
     def unit(self) -> str:
+        """Of the main cost; empty where there is none."""
         return self.model.unit if self.model is not None else ""
 
     def reward(self, accuracy: np.ndarray, indices: np.ndarray) -> Outcome:
@@ -94,9 +95,11 @@ class Objective:
         return self.reward(np.zeros(len(indices)), indices).reward
 
     def cost_of(self, architecture: Architecture) -> float | None:
+        """The main cost of an architecture; None where cost does not count."""
         return None if self.model is None else self.model.estimate(architecture)
 
     def constraint_costs(self, architecture: Architecture) -> dict[str, dict[str, float]]:
+        """Name -> cost and limit, of every further cost."""
         return {c.name: {"cost": c.model.estimate(architecture), "limit": c.limit} for c in self.constraints}
 
     def facts(self) -> dict[str, Any]:

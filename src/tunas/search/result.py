@@ -86,6 +86,7 @@ def search_result(
 
 
 def _landed(state: Any, aim: Aim, directory: Path, steps: int, quality: float) -> SearchResult:
+    """What was found for a target."""
     objective, tolerance = aim.objective, state.config.rl_cost_model_tolerance
     architecture = aim.controller.most_likely()
     candidates: list[Candidate] = []
@@ -114,6 +115,7 @@ def _landed(state: Any, aim: Aim, directory: Path, steps: int, quality: float) -
 def _capped_result(
     state: Any, directory: Path, steps: int, quality: float, at_most: float, measuring: MeasureConfig | None
 ) -> SearchResult:
+    """What was found below a cap, measured where it was asked for."""
     aim: Aim = state.aims[0]
     assert aim.objective.target is not None
     timed: list[Timed] = []

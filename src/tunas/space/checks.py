@@ -44,6 +44,7 @@ def check_tower(name: str, tower: Any) -> None:
 
 
 def _check_conventions(name: str, conventions: Any) -> None:
+    """Refuses conventions that no network can follow."""
     if conventions is None:
         return
     if not isinstance(conventions, layers.Conventions):
@@ -155,6 +156,7 @@ def _check_layer(path: str, layer: Any, *, residual_ok: bool, resizing_ok: bool 
 
 
 def _check_fields(path: str, layer: Any, *, resizing_ok: bool) -> None:
+    """Checks the fields of a layer, but for the layer inside it."""
     stride = getattr(layer, "stride", 1)
     if type(stride) is not int or stride not in (1, 2):
         raise InputError(f"{path}/stride: the stride must be 1 or 2, not {stride!r}")

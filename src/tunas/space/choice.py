@@ -103,6 +103,7 @@ class ChoicePoint:
 
     @property
     def size(self) -> int:
+        """How many choices there are."""
         return len(self.oneof.choices)
 
 

@@ -149,6 +149,7 @@ class InvertedBottleneck:
     se_width: int | None = field(default=None, metadata=SE_WIDTH)
 
     def with_stride(self, stride: int) -> InvertedBottleneck:
+        """The same bottleneck with another stride."""
         return dataclasses.replace(self, stride=stride)
 
 

@@ -49,6 +49,8 @@ def _tower(sepconv: Any, bottlenecks: Sequence[Any], widths: Sequence[int | OneO
 
 
 def _search_tower(widths: Sequence[int | OneOf]) -> Tower:
+    """The tower of a ProxylessNAS space with the given widths."""
+
     def bottleneck(stride: int, *, skippable: bool) -> OneOf:
         conv = InvertedBottleneck(
             kernel=OneOf((3, 5, 7), OP),

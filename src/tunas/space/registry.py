@@ -103,6 +103,7 @@ def _check_module(module: type, name: str) -> None:
 
 
 def _check_description(description: Any, inner: str | None) -> None:
+    """Refuses what cannot describe a layer, or has the name of another one."""
     if not (isinstance(description, type) and dataclasses.is_dataclass(description)):
         raise InputError(f"a layer is described by a frozen dataclass, unlike {description!r}")
     name = description.__name__
@@ -135,6 +136,7 @@ def layer_types() -> tuple[type, ...]:
 
 
 def is_layer(node: Any) -> bool:
+    """Whether `node` is the description of a registered layer."""
     return type(node) in _kinds
 
 

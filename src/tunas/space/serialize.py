@@ -93,6 +93,7 @@ def is_own(structure: Any) -> bool:
 
 
 def _encode(node: Any) -> Any:
+    """A part of a structure as JSON values."""
     if dataclasses.is_dataclass(node):
         fields = [
             f.name
@@ -107,6 +108,7 @@ def _encode(node: Any) -> Any:
 
 
 def _decode(node: Any, path: str, types: dict[str, type], depth: int = 0, *, stand_ins: bool) -> Any:
+    """The part of a structure that JSON values at `path` describe, by the classes in `types`."""
     if depth > DEEPEST:
         raise InputError(f"{path[:40]}…: the model spec is nested more than {DEEPEST} deep")
 

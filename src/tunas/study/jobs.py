@@ -158,6 +158,7 @@ def run_one(config: Any, task: Task | None = None) -> None:
 
 
 def _run_one(config: Any, task: Task | None) -> None:
+    """Runs a job whose directory is free, and adds up its time however it ends."""
     directory = Path(config.checkpoint_dir)
     before = seconds_of(directory)
     began = time.perf_counter()

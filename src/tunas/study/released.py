@@ -69,6 +69,7 @@ def read_rows(path: str) -> list[Row]:
 
 
 def _row(row: dict[str, str | None]) -> Row:
+    """The architecture in a row of the file."""
     space = get_space(str(row["ssd"]))
     if not has_pixel1(space):
         raise InputError(f"{space.name} has no Pixel-1 tables to compare its {TIME} with")

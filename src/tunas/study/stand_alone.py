@@ -58,6 +58,7 @@ def stand_alone_qualities(path: str, space: Space) -> tuple[list[Architecture], 
 
 
 def _csv_files(path: str) -> list[Path | str]:
+    """The CSV files of a study, or the one that is named."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         return [path]
@@ -70,6 +71,7 @@ def _csv_files(path: str) -> list[Path | str]:
 
 
 def _quality(row: dict[str, str | None]) -> float:
+    """The quality in a row."""
     texts = [(row.get(name) or "").strip() for name in ACCURACY_COLUMNS]
     text = next(filter(None, texts), "")
     try:

@@ -88,6 +88,7 @@ class Examples(Dataset[Piece]):
             return Piece(error=error)
 
     def _batch(self, job: Job) -> Batch:
+        """The batch of a job, all of whose random numbers come from its seeds."""
         if len(self.dataset) != self.size:
             raise InputError(
                 f"the dataset given as {self.split} had {self.size} examples when the run began, and has "

@@ -64,6 +64,7 @@ def evaluate_only(
 
 
 def _follow(config: TrainConfig, architecture: Architecture, task: Task, world: World, directory: Path) -> TrainResult:
+    """Scores each new checkpoint of a running training, until the last."""
     split = splits(config)[1]
     figures = figures_of(config, architecture, task, world)
 

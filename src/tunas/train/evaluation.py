@@ -93,6 +93,7 @@ class _Sums:
         self._counted: Tensor | None = None
 
     def add(self, outputs: Any, targets: Any) -> None:
+        """Takes in a batch."""
         counted = self.metric.count(outputs, targets)
         self._take_in()
         self._counted = counted  # fetched when the next batch is queued, so that a GPU does not stand still for it
@@ -108,6 +109,7 @@ class _Sums:
         self.sums = torch.zeros_like(self.metric.count(outputs, targets), dtype=torch.float64, device="cpu")
 
     def result(self, examples: int) -> float:
+        """The figure over `examples` of all processes."""
         self._take_in()
         assert self.sums is not None
         return self.metric.result(_added_up(self.sums, self.world), examples)

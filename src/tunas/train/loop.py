@@ -71,6 +71,7 @@ def train(config: TrainConfig, task: Task | None = None) -> TrainResult:
 def _train(
     config: TrainConfig, architecture: Architecture, world: World, directory: Path, task: Task | None
 ) -> TrainResult:
+    """Checks what the training needs, lays out its plan and carries it out."""
     began = time.monotonic()
     task = open_task(config, directory, task=task)
     if not (task.is_proven and isinstance(architecture.structure, Tower)):
@@ -118,6 +119,7 @@ def trial(config: TrainConfig, architecture: Architecture, task: Task, world: Wo
 
 
 def _architecture(space: Space, config: TrainConfig) -> Architecture:
+    """The architecture to train."""
     if space.num_choices and not config.indices.strip():
         raise InputError(
             f"{space.name} is a search space: name one of its architectures with --indices (`tunas analyze` prints "
@@ -216,6 +218,7 @@ def _run(
     figures: dict[str, Any],
     initial: dict[str, Tensor] | None,
 ) -> TrainResult:
+    """Carries out a training that has been checked, or what is left of it, and writes its result."""
     seed_global_generators(config.seed)
     task = lesson.task
     network = network_as_told(config, architecture, task, plan)
