@@ -35,8 +35,8 @@ HEAD = "head."
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """Weights that were given.
+class GivenWeights:
+    """Weights to start from.
 
     Args:
         tensors: state dict of a network of the architecture; its classifier may have another size.
@@ -96,7 +96,7 @@ def advising_init_from(directory: Path, epochs: float) -> Iterator[None]:
         ) from None
 
 
-def found_weights(path: Path, config: TrainConfig, architecture: Architecture) -> Found:
+def found_weights(path: Path, config: TrainConfig, architecture: Architecture) -> GivenWeights:
     """What lies at `path`.
 
     Raises:
@@ -111,29 +111,29 @@ def found_weights(path: Path, config: TrainConfig, architecture: Architecture) -
         if newest is None:
             raise InputError(f"--init_from: there is no checkpoint in {path} yet")
         if SHARED in newest[0]:
-            return Found(_inherited(newest[0][SHARED], path, config, architecture), source=path)
-        return Found(trained_weights(path).tensors, _timm_model_of(path), path)
+            return GivenWeights(_inherited(newest[0][SHARED], path, config, architecture), source=path)
+        return GivenWeights(trained_weights(path).tensors, _timm_model_of(path), path)
     return _from_file(path, config, architecture)
 
 
-def _from_file(path: Path, config: TrainConfig, architecture: Architecture) -> Found:
+def _from_file(path: Path, config: TrainConfig, architecture: Architecture) -> GivenWeights:
     """The weights in a file: of a search, of a training, or timm's."""
     try:
         tensors, _ = load_checkpoint(path)
     except DamagedCheckpoint:  # or not written by us
         tensors = read_tensors(path)
     if SHARED in tensors:
-        return Found(_inherited(tensors[SHARED], path.parent, config, architecture), source=path.parent)
+        return GivenWeights(_inherited(tensors[SHARED], path.parent, config, architecture), source=path.parent)
     if (ours := own_weights(tensors)) is not None:
         source = path.parent if (path.parent / PARAMS).is_file() else None
-        return Found(ours, _timm_model_of(path.parent) if source else None, source)
+        return GivenWeights(ours, _timm_model_of(path.parent) if source else None, source)
     if not isinstance(architecture.structure, Tower):
         raise InputError(f"--init_from: {path} holds no weights of {architecture.space.name}")
     if config.filters_multiplier != 1:
         raise InputError("--init_from takes a timm checkpoint for networks of full width, without --filters_multiplier")
     if (around := around_of(architecture.space.structure)) is not None:
-        return Found(around.inherited(architecture, tensors))
-    return Found(from_timm(tensors, architecture), config.timm_model or timm_name(architecture))
+        return GivenWeights(around.inherited(architecture, tensors))
+    return GivenWeights(from_timm(tensors, architecture), config.timm_model or timm_name(architecture))
 
 
 def _timm_model_of(run: Path) -> str | None:
@@ -163,7 +163,7 @@ def _inherited(shared: Tensor, run: Path, config: TrainConfig, architecture: Arc
     return dict(supernet.extract(architecture).state_dict())
 
 
-def _check_padding(found: Found, config: TrainConfig, path: Path) -> None:
+def _check_padding(found: GivenWeights, config: TrainConfig, path: Path) -> None:
     """Refuses weights of a run whose convolutions padded otherwise."""
     if found.source is None or found.timm_model is not None:
         return
