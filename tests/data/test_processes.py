@@ -19,7 +19,7 @@ from tunas import InputError
 from tunas.data.ahead import WaitingStopped, stopped_when
 from tunas.data.images import decode
 from tunas.errors import TemporaryError
-from tunas.run.checkpoint import checkpoints
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.loop import Run, carry_out
 from tunas.run.session import Stopped, ended
 

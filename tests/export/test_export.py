@@ -113,7 +113,7 @@ def test_a_dynamic_batch_is_exported_and_raw_weights_are_others(trained, tmp_pat
 
 
 def test_weights_of_a_file_are_exported(trained, tmp_path):
-    from tunas.run.checkpoint import checkpoints
+    from tunas.run.checkpoint_names import checkpoints
 
     pytest.importorskip("onnxruntime")
     config = tunas.ExportConfig(

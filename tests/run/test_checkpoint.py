@@ -11,12 +11,12 @@ from tunas.errors import DivergedError
 from tunas.files import write_whole
 from tunas.run.checkpoint import (
     DamagedCheckpoint,
-    checkpoints,
     load_checkpoint,
     newest_checkpoint,
     resumed_checkpoint,
     save_checkpoint,
 )
+from tunas.run.checkpoint_names import checkpoints
 
 
 def state(step: int) -> dict[str, torch.Tensor]:

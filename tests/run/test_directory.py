@@ -10,8 +10,9 @@ import pytest
 
 from tunas import InputError
 from tunas.run import lock as run_lock
-from tunas.run.directory import LOCK, MODEL_SPEC, PARAMS, check_directory, is_altered, locked, open_run, read_params
+from tunas.run.directory import MODEL_SPEC, PARAMS, check_directory, is_altered, open_run, read_params
 from tunas.run.history import HISTORY, note_session, read_history
+from tunas.run.lock import LOCK, locked
 
 PARAMETERS = {"seed": 0, "ssd": "tiny", "constraint": ("params=5",), "num_workers": 2}
 

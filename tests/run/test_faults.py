@@ -16,7 +16,8 @@ from support.jobs import SEARCH, TRAIN, Job, finished, first_to_end, killed_and_
 from tunas import InputError
 from tunas.cli import main
 from tunas.report.analyze import analyze
-from tunas.run.checkpoint import checkpoints, newest_checkpoint
+from tunas.run.checkpoint import newest_checkpoint
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.directory import read_params
 from tunas.run.events import PATTERN, events_of, read_events
 

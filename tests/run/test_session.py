@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from support.runs import ALONE
-from tunas.run.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from tunas.run.checkpoint import load_checkpoint, save_checkpoint
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.events import read_events
 from tunas.run.loop import Run, carry_out
 from tunas.run.session import STREAMS, Stopped, generator, stop_requests

@@ -11,7 +11,8 @@ from support.jobs import DOTS, SEARCH, TINY, finished
 from tunas import InputError, SearchConfig, SuperNet, get_space
 from tunas.cli import main
 from tunas.data import normalize, open_data
-from tunas.run.checkpoint import checkpoints, load_checkpoint
+from tunas.run.checkpoint import load_checkpoint
+from tunas.run.checkpoint_names import checkpoints
 from tunas.study.correlation import correlation, top_regret
 from tunas.study.rank import rank, task_of_run
 from tunas.study.stand_alone import stand_alone_qualities

@@ -38,8 +38,8 @@ from tunas.export.config import ExportConfig
 from tunas.export.export import exportable
 from tunas.files import make_directory
 from tunas.recipe.mirror import MirrorProbe, probed
-from tunas.run.directory import locked
 from tunas.run.job import keep_between_steps
+from tunas.run.lock import locked
 from tunas.search.config import SearchConfig
 from tunas.search.plan import plan_search
 from tunas.space import Space, Tower, get_space

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from tunas.cost.fit import LEARNING_FRACTIONS
-from tunas.cost.measure import REFERENCES
 from tunas.cost.measure_config import MeasureConfig
+from tunas.cost.samples import REFERENCES
 from tunas.design.sizes import Sizes
 from tunas.design.timed import Timed, at_once, candidates, trainings
 from tunas.design.way import SAMPLES, Way

@@ -14,7 +14,8 @@ from tunas.design.sizes import Sizes
 from tunas.design.way import SEARCH
 from tunas.errors import InputError
 from tunas.files import write_text, writing_to
-from tunas.run.directory import CACHE, DATA, LOCK, read_json_object
+from tunas.run.directory import CACHE, DATA, read_json_object
+from tunas.run.lock import LOCK
 from tunas.run.settings import in_words
 from tunas.task import Task
 

@@ -42,8 +42,9 @@ from tunas.search.simulate import simulated_search
 from tunas.search.step import Search
 from tunas.space import Space, Tower, get_space
 from tunas.task.config import TaskConfig
+from tunas.task.datasets import Batch
 from tunas.task.opening import open_task
-from tunas.task.task import Batch, Task
+from tunas.task.task import Task
 from tunas.task.trial import try_task
 
 WARM_UP_WORK = 3.0

@@ -21,7 +21,8 @@ from tunas.files import check_writable, make_directory, write_text, writing_to
 from tunas.flags import as_tuple
 from tunas.nn import SuperNet
 from tunas.recipe.precision import autocast
-from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint
+from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.device import chosen_device
 from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
 from tunas.run.session import Progress, ended, warn
@@ -35,8 +36,9 @@ from tunas.study.stand_alone import FEWEST, stand_alone_qualities
 from tunas.study.study import RANDOM, RANDOM_CSV, Entry, trained, training_jobs, write_rows
 from tunas.task.batches import as_float, on_device
 from tunas.task.config import TaskConfig
+from tunas.task.datasets import Batch
 from tunas.task.opening import open_task
-from tunas.task.task import Batch, Task
+from tunas.task.task import Task
 
 RANK = "rank.json"
 """In the directory of a search, where nothing else is said."""

@@ -19,8 +19,9 @@ from tunas.data.images import evaluation_recipe, normalize
 from tunas.data.loader import Data
 from tunas.data.opening import open_data, write_description
 from tunas.task.config import LABEL_SMOOTHING
+from tunas.task.datasets import Batch
 from tunas.task.metric import Metric, accuracy
-from tunas.task.task import Batch, Task
+from tunas.task.task import Task
 
 CHANNELS = 3
 TOP = 5

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunas.errors import InputError
 from tunas.files import make_directory
-from tunas.run.checkpoint import checkpoints
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.device import World
 from tunas.run.directory import PARAMS, read_params
 from tunas.run.events import EventLog

@@ -19,7 +19,8 @@ from tunas.nn import SuperNet, build_network
 from tunas.nn.timm_space import around_of
 from tunas.nn.timm_weights import from_timm
 from tunas.nn.weight_files import read_tensors
-from tunas.run.checkpoint import DamagedCheckpoint, checkpoints, load_checkpoint, newest_checkpoint
+from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
+from tunas.run.checkpoint_names import checkpoints
 from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
 from tunas.space import Architecture, Tower, structure_from_json
 from tunas.space.layers import scale_filters

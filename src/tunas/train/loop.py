@@ -27,8 +27,9 @@ from tunas.run.session import ended, seed_global_generators, warn
 from tunas.run.time_left import FORWARD_WORK
 from tunas.space import Architecture, Space, Tower, get_space
 from tunas.space.layers import scale_filters
+from tunas.task.datasets import Batch
 from tunas.task.opening import open_task
-from tunas.task.task import Batch, Task
+from tunas.task.task import Task
 from tunas.task.trial import try_task
 from tunas.train.before import check_before_training, figures_of
 from tunas.train.config import TrainConfig

@@ -19,7 +19,7 @@ from tunas.recipe.precision import autocast
 from tunas.run.device import World
 from tunas.run.session import generator
 from tunas.task.batches import as_float, length, on_device, parts
-from tunas.task.task import Batch
+from tunas.task.datasets import Batch
 from tunas.train.config import TrainConfig
 from tunas.train.plan import TrainPlan
 from tunas.train.weights import AVERAGED, PLAIN, load_tensors
