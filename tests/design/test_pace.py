@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from support.jobs import INDICES, TINY
+from tunas import TrainConfig
 from tunas.design.pace import pace_beside
-from tunas.train.config import TrainConfig
 
 WATCHED = Path(__file__).parents[1] / "support" / "watched.py"
 CONFIG = TrainConfig(ssd=TINY, indices=INDICES, epochs=2.0, train_batch_size=48, device="cpu", num_workers=0)
