@@ -80,3 +80,9 @@ def test_help_shows_what_has_to_be_said_first(capsys):
     for command, flag in [("design", "--latency"), ("teach", "--teacher"), ("export", "--runtime")]:
         main([command, "--help"])
         assert flag in capsys.readouterr().out
+
+
+def test_completion_for_tcsh_says_which_package_it_needs(monkeypatch, capsys):
+    monkeypatch.setattr("tunas.needs.has_package", lambda name: False)
+    assert main(["completion", "tcsh"]) == 2
+    assert "completion for tcsh needs shtab, not installed here: pip install 'shtab'" in capsys.readouterr().err

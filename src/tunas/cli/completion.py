@@ -22,7 +22,10 @@ class CompletionConfig:
 def run(config: CompletionConfig) -> None:
     from tunas.cli import COMMANDS, imported
     from tunas.cli.flags import MARKERS, grouped
+    from tunas.needs import need_packages
 
+    if config.shell == "tcsh":  # tyro itself knows the two others
+        need_packages("completion for tcsh", "shtab", install="shtab")
     commands: list[Any] = [
         Annotated[
             grouped(imported(command.config), takes_run=command.of_run is not None),
