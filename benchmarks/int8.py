@@ -78,24 +78,38 @@ def precisions_of(family: str) -> list[str]:
     return [name for name in RUNTIMES if name.removesuffix("-int8") == family]
 
 
+def sitting(number: int, names: list[str], arguments: argparse.Namespace) -> np.ndarray:
+    """Milliseconds `[architectures · runtimes, rounds, repeats]` of networks opened for this sitting.
+
+    Where a network's weights come to lie in memory makes it some percent faster or slower for as long as it is open.
+    """
+    image = np.random.default_rng(0).random((1, 3, arguments.image_size, arguments.image_size), np.float32)
+    settle_allocator()
+    networks = [(*one, name) for one in enumerate(drawn(arguments)) for name in names]
+    order = np.random.default_rng(number).permutation(len(networks))
+    runs = []
+    for place in order:
+        of_space, architecture, name = networks[place]
+        artifact = artifact_of(of_space, architecture, get_runtime(name), arguments)
+        runs.append(get_runtime(name).open(artifact, threads=1).bound(image))
+    config = config_of(names[0], arguments)
+    times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
+    return times[np.argsort(order)]
+
+
 def measured(family: str, arguments: argparse.Namespace) -> dict[str, Measured]:
     """Of each runtime of a family, (samples, milliseconds `[N, 2]` by odd and even rounds).
 
-    All networks take turns, in both precisions, so that what changes the machine's speed for a while falls on all.
+    All networks take turns, in both precisions, so that what changes the machine's speed for a while falls on all; in
+    several sittings, for each of which they are opened again, in another order.
     """
     space, names = tunas.get_space(SSD), precisions_of(family)
     paths = {name: arguments.work / f"{name}.csv" for name in names}
     if not all(path.is_file() for path in paths.values()):
-        image = np.random.default_rng(0).random((1, 3, arguments.image_size, arguments.image_size), np.float32)
-        settle_allocator()
-        runs = []
-        for number, architecture in enumerate(drawn(arguments)):
-            for name in names:
-                artifact = artifact_of(number, architecture, get_runtime(name), arguments)
-                runs.append(get_runtime(name).open(artifact, threads=1).bound(image))
+        sittings = [sitting(number, names, arguments) for number in range(arguments.sittings)]
+        times = np.concatenate(sittings, axis=1)
         config = config_of(family, arguments)
-        times = interleaved_times(runs, config.warmup, config.rounds, config.repeats, CLOCKS[config.clock])
-        turns = {"rounds": config.rounds, "repeats": config.repeats}
+        turns = {"rounds": times.shape[1], "repeats": config.repeats}
         for place, (name, path) in enumerate(paths.items()):
             of_runtime = times[place :: len(names)]
             medians = np.median(of_runtime, axis=2)
@@ -220,8 +234,9 @@ def main() -> None:
     parser.add_argument("--num_architectures", type=int, default=200)
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--num_classes", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sittings", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--families", nargs="+", default=["onnxruntime", "openvino"])

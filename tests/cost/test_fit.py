@@ -12,6 +12,7 @@ from support.towers import small_tower
 from tunas import CostModel, InputError, OneOf, Space, load_cost_model
 from tunas.cost import CostTerm
 from tunas.cost.additive import macs, parameters
+from tunas.cost.features import layer_tables
 from tunas.cost.fit import FitConfig, fit, fit_samples, held_out
 from tunas.cost.fit_report import FitReport
 from tunas.cost.regression import (
@@ -109,7 +110,8 @@ def test_features_of_an_architecture_are_the_entries_it_picks():
     indices = drawn(SPACE, 20)
     totals = features.picked(indices) @ features.amounts
     work = sum(
-        totals[:, features.names.index(f"macs {kind}")] for kind in ("dense", "pointwise", "depthwise", "vector")
+        totals[:, features.names.index(f"macs {kind}")]
+        for kind in ("dense", "pointwise", "depthwise", "gate", "vector")
     )
     np.testing.assert_allclose(work, macs(SPACE).estimate(indices), rtol=1e-12)
     np.testing.assert_allclose(
@@ -127,6 +129,19 @@ def test_a_device_that_follows_the_physics_is_recovered_from_few_samples():
     model, report = fit_samples(SPACE, samples_of(SPACE, indices, time(indices)))
     np.testing.assert_allclose(model.estimate(unseen), time(unseen), rtol=2e-3)
     assert report.mean_error < 2e-3 and report.spearman > 0.999 and report.r_squared > 0.9999
+
+
+def test_a_device_that_leaves_squeeze_and_excite_in_another_precision_is_recovered_from_few_samples():
+    tables = layer_tables(SPACE, lambda placed: sum(o.macs for o in placed.operations if o.kind.startswith("se_")))
+    gates = CostModel(SPACE, 0.0, [CostTerm(table.positions, table.values, table.path) for table in tables])
+    indices, unseen = drawn(SPACE, 60), SPACE.sample(np.random.default_rng(9), 500)
+
+    def time(rows):
+        return physical_time(SPACE)(rows) + 2e-3 * gates.estimate(rows)
+
+    assert gates.estimate(unseen).max() * 2e-3 > 0.2 * time(unseen).mean()
+    model, _ = fit_samples(SPACE, samples_of(SPACE, indices, time(indices)))
+    np.testing.assert_allclose(model.estimate(unseen), time(unseen), rtol=4e-3)
 
 
 def test_tables_with_known_coefficients_are_recovered():

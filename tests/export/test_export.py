@@ -6,10 +6,12 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import tunas
 from support.jobs import INDICES, TINY
@@ -20,6 +22,7 @@ from tunas.export.camera import Camera, as_taken
 from tunas.export.check import Check
 from tunas.export.standalone import predict_program
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 ONNX = ("onnxruntime", "onnxruntime-int8")
 ALL = (*ONNX, "openvino", "openvino-int8", "torch-cpu", "timm")
 
@@ -124,6 +127,23 @@ def test_weights_of_a_file_are_exported(trained, tmp_path):
     assert one.document["check"]["split"] == "test"
 
 
+def test_a_transformer_of_ones_own_is_exported_like_a_tower(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    told = {"ssd": f"{EXAMPLES / 'transformer.py'}:space", "indices": "1:2:2:3:0:1:4:0:3:1:0:0:0:1:0:0:1"}
+    torch.manual_seed(0)
+    network = tunas.build_network(tunas.get_space(told["ssd"]).architecture(told["indices"]))
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    told |= {"checkpoint": str(tmp_path / "weights.safetensors"), "out": str(tmp_path / "out")}
+    short = {"calibration_images": 16, "images": 40, "max_accuracy_drop": 1.0}
+    float32, int8, program = export(tunas.ExportConfig(**told, **short, runtime=(*ONNX, "torch-cpu")))
+    for one in (float32, program):
+        assert one.complaint is None and one.check.agreement == 1 and one.check.difference < 1e-4
+    assert float32.check.difference < int8.check.difference < 0.2 * int8.check.scale
+    assert int8.size < 0.8 * float32.size
+    with pytest.raises(tunas.InputError, match="timm describes towers of our layers, which the Network of a model"):
+        export(tunas.ExportConfig(**told, **short, runtime=("onnxruntime", "timm")))
+
+
 # Without this package
 
 
@@ -187,6 +207,11 @@ def test_what_did_not_pass_is_kept_under_a_name_that_says_so(trained, tmp_path, 
     assert "points less than PyTorch" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["onnxruntime-failed-check"]
     assert about(tmp_path / "onnxruntime-failed-check")["check"]["passed"] is False
+    monkeypatch.setattr(module, "checked", honest)
+    assert main(words) == 0 and [path.name for path in tmp_path.iterdir()] == ["onnxruntime"]
+    monkeypatch.setattr(module, "checked", worse)
+    assert main(words) == 1
+    assert f"{tmp_path / 'onnxruntime'} is still that of an earlier export" in capsys.readouterr().err
 
 
 # What is refused

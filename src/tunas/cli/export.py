@@ -43,5 +43,7 @@ def run(config: ExportConfig) -> int:
         print(f"{one.runtime} = {one.directory}")
     for one in exported:
         if one.complaint:
-            print(f"tunas: {one.runtime}: {one.complaint}; it is kept as {one.directory}", file=sys.stderr)
+            passed = one.directory.with_name(one.runtime)
+            earlier = f", and {passed} is still that of an earlier export" if passed.exists() else ""
+            print(f"tunas: {one.runtime}: {one.complaint}; it is kept as {one.directory}{earlier}", file=sys.stderr)
     return 1 if any(one.complaint for one in exported) else 0

@@ -306,6 +306,8 @@ def _work_kind(operation: Operation) -> str:
     """The kind of loop that computes an operation."""
     if operation.kind == "pool":
         return "pool"
+    if operation.kind in ("se_reduce", "se_expand"):
+        return "gate"  # which INT8 runtimes may leave in float32 (OpenVINO's costs four times the classifier a weight)
     if operation.groups > 1:
         return "depthwise"
     if operation.output_size == 1:

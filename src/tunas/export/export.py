@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from tunas.export.directory import (
     write_directory,
 )
 from tunas.export.source import Source, opened_source
-from tunas.export.timm_model import TIMM
+from tunas.export.timm_model import TIMM, timm_files
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
 from tunas.runtime.registry import INT8, Arrays
@@ -88,6 +89,8 @@ def export(config: ExportConfig, task: Task | None = None) -> list[Exported]:
     runtimes = [exportable(name, config) for name in config.runtimes]
     out = writable(Path(config.out).expanduser(), config.runtimes)
     source = opened_source(config, task)
+    if TIMM in runtimes:
+        timm_files(source.network)  # raises where timm has no words for it, before the others take their time
     predicted = _predicted(source, config)
     quantises = any(runtime.precision == INT8 for runtime in runtimes)
     calibration = source.inputs.calibration(config.calibration_images, config.seed) if quantises else []
@@ -196,6 +199,8 @@ def _written(
     beside = {**source.inputs.beside(runtime), ABOUT: about_bytes(document)}
     directory = out / (runtime.name + (FAILED if complaint else ""))
     write_directory(directory, {**named, **beside})
+    if complaint is None:
+        shutil.rmtree(out / (runtime.name + FAILED), ignore_errors=True)  # of an earlier export
     size = sum(map(len, files.values()))
     return Exported(runtime.name, directory, document, check, unit, quality_name, size, latency, predicted, complaint)
 

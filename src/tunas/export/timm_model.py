@@ -30,8 +30,8 @@ def timm_files(network: Network) -> dict[str, bytes]:
     """
     if not isinstance(network, Network):
         raise InputError(
-            f"timm describes towers of our layers, and the network is a {type(network).__name__}; leave out "
-            f"--runtime=timm"
+            f"timm describes towers of our layers, which the {type(network).__name__} of a model of one's own is not; "
+            f"leave out --runtime=timm"
         )
     config = json.dumps(timm_config(network), indent=1)
     weights = {name: value.detach().clone().contiguous() for name, value in to_timm(network).items()}
