@@ -1,11 +1,13 @@
 """The whole way on a space small enough for a test: the same after a kill, refused early, and nothing done twice."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from support.jobs import OWN_PROGRAM, TINY, killed_and_restarted
 from tunas import CostModel, DesignConfig, InputError, design, get_space
@@ -142,7 +144,8 @@ def test_the_device_is_measured_and_the_winner_timed_beside_its_networks(tmp_pat
     found = design(config)
     (row,) = found.rows
     assert found.other_device is None and found.unit == "ms" and row.at_speed_of_then > 0
-    assert "held-out mean error" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "held-out mean error" in page and "32 networks to measure: as asked for" in page
     path = tmp_path / "out/cost_model.json"
     model = CostModel.load(path, get_space(TINY))
     assert model.provenance["image_size"] == 16 and model.provenance["samples"] == 32
@@ -199,14 +202,27 @@ def test_a_plan_writes_nothing(tmp_path, capsys):
         ({"search": ("epoch=3",)}, "give a flag of `tunas search`"),
         ({"device": "torch-gpu"}, "unknown device 'torch-gpu'"),
         ({"cost_model": None, "measure": ("num_architectures=9",)}, "num_architectures=9 are too few to fit"),
+        ({"cost_model": None, "measure": ("num_architectures=many",)}, "num_architectures=many: give how many"),
         ({"ssd": "mobilenet_v2"}, "nothing to search"),
-        ({"minutes": 0.001}, r"--minutes=0.001 is not enough: .* about [\d.]+ minutes here"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_done(tmp_path, changes, said):
     out = tmp_path / "out"
     with pytest.raises(InputError, match=said):
         design(dataclasses.replace(SMALL, **{"out": str(out)} | changes))
+    assert not out.exists()
+
+
+def test_too_few_minutes_are_refused_and_no_decoded_images_stay(tmp_path):
+    for split, label, number in itertools.product(("train", "test"), ("dark", "light"), range(20)):
+        picture = tmp_path / "photos" / split / label / f"{number}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 10 * number + 40 * (label == "light")).save(picture)
+    out = tmp_path / "out"
+    small = {"search": ("train_batch_size=16", "replicas=4"), "train": ("train_batch_size=16", "hflip=0")}
+    told = dataclasses.replace(SMALL, **small, out=str(out), dataset_dir=str(tmp_path / "photos"), num_workers=0)
+    with pytest.raises(InputError, match=r"--minutes=0.001 is not enough: .* about [\d.]+ minutes here"):
+        design(dataclasses.replace(told, latency=(1400.0,), minutes=0.001))
     assert not out.exists()
 
 

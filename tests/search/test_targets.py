@@ -8,6 +8,7 @@ import torch
 
 from support.jobs import TINY
 from tunas import CostModel, InputError, SearchConfig, get_space, search
+from tunas.cli.search import frontier_table
 from tunas.cost import CostTerm
 from tunas.report.analyze import analyze, findings
 from tunas.report.watch import overview
@@ -150,6 +151,9 @@ def test_a_constraint_binds_every_target(files, tmp_path):
     for each in json.loads((tmp_path / "run/result.json").read_text())["targets"]:
         (said,) = each["constraints"].values()
         assert said["limit"] == 2 >= said["cost"]
+    table = frontier_table(config(files, tmp_path, **targets), found)
+    assert table.columns[-1].header == f"{first} (limit 2)"
+    assert list(table.columns[-1].cells) == [f"{each.constraints[str(first)]['cost']:.4g}" for each in found.frontier]
 
 
 def test_it_goes_on_bit_for_bit(files, tmp_path):

@@ -67,6 +67,8 @@ def result_table(config: SearchConfig, result: SearchResult) -> Table:
     if result.cost is not None and result.target is not None:
         table.add_row("predicted cost", with_unit(result.cost, result.unit))
         table.add_row("target", f"{target_of(result)} ({100 * (result.off or 0.0):+.2f} %)")
+    for name, said in result.constraints.items():
+        table.add_row(f"constraint {name}", f"{said['cost']:.4g}, limit {said['limit']:.4g}")
     if result.at_most is not None:
         table.add_row("at most", with_unit(result.at_most, result.unit))
     for number, timed in enumerate(result.timed, 1):
@@ -98,10 +100,16 @@ def frontier_table(config: SearchConfig, result: SearchResult) -> Table:
     of_devices = len(config.cost_models) > 1
     for column in ("target", *(("cost model",) if of_devices else ()), "predicted cost", "off target", "sampled"):
         table.add_column(column, justify="left" if column == "cost model" else "right")
+    for name, said in result.constraints.items():
+        table.add_column(f"{name} (limit {said['limit']:.4g})", justify="right")
     for found, told in zip(result.frontier, config.by_target(), strict=True):
         device = (str(told.cost_model),) if of_devices else ()
         cost = with_unit(found.cost, found.unit)
-        table.add_row(target_of(found), *device, cost, f"{100 * (found.off or 0.0):+.2f} %", f"{found.quality:.4f}")
+        off, further = (
+            f"{100 * (found.off or 0.0):+.2f} %",
+            [f"{said['cost']:.4g}" for said in found.constraints.values()],
+        )
+        table.add_row(target_of(found), *device, cost, off, f"{found.quality:.4f}", *further)
     return table
 
 

@@ -22,10 +22,10 @@ from tunas.design.pretrained import initial_weights
 from tunas.design.record import RECORD, Record, check_out, read_record, settings_of, task_identity
 from tunas.design.sizes import (
     BRIEFLY,
-    NETWORKS,
     Sizes,
     chosen_side,
     in_words,
+    networks_to_measure,
     own_side,
     search_epochs,
     train_epochs,
@@ -80,7 +80,8 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
     check_out(out)
     began = time.monotonic()
     with locked(out):
-        way, record = _opened(config, out, task, began)
+        with _made_for_nothing(out / CACHE):
+            way, record = _opened(config, out, task, began)
         todo = [*parts_of(way), Part("report", "one page", lambda: False, lambda: report(way, _seconds(record)))]
         _print_plan(way, record, todo)
         if config.plan:
@@ -92,6 +93,18 @@ def design(config: DesignConfig, task: Task | None = None) -> Outcome | None:
         found = outcome_of(way, _seconds(record))
     show(found)
     return found
+
+
+@contextlib.contextmanager
+def _made_for_nothing(cache: Path) -> Iterator[None]:
+    """Removes decoded images where a design is refused that made them."""
+    was_there = cache.exists()
+    try:
+        yield
+    except InputError:
+        if not was_there:
+            shutil.rmtree(cache, ignore_errors=True)
+        raise
 
 
 def _seconds(record: Record) -> float:
@@ -163,9 +176,9 @@ def _sizes(config: DesignConfig, space: Space, task: Task) -> Sizes:
         reasons["init_from"] = why
     searched_for, reasons["search_epochs"] = search_epochs(searching, size, digits=digits)
     trained_for, reasons["train_epochs"] = train_epochs(training, transfers=init_from is not None, digits=digits)
-    networks = NETWORKS if config.cost_model is None else 0
-    if networks:
-        reasons["networks"] = "with four times as many a cost model's error falls by a fifth"
+    networks = 0
+    if config.cost_model is None:
+        networks, reasons["networks"] = networks_to_measure(config.measure)
     hflip, why = _mirroring(training, task, image_size)
     if why:
         reasons["hflip"] = why
@@ -212,7 +225,7 @@ def _check_flags(way: Way) -> None:
     if way.measures:
         needed = fewest_samples(way.space, **_conditions(way), folds=way.fit_config().folds)
         asked = way.measure_config().num_architectures
-        if asked < needed and way.sizes.networks:
+        if asked < needed:
             raise InputError(
                 f"--measure num_architectures={asked} are too few to fit {way.space.name}: {needed} are the least"
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tunas.errors import InputError
 from tunas.recipe.defaults import EPOCHS, auto_batch_size
 from tunas.search.config import SearchConfig
 from tunas.search.plan import DIGITS_EPOCHS
@@ -30,6 +31,8 @@ TRANSFER_EPOCHS = 30.0
 """Epochs of a training from weights that have learned before."""
 NETWORKS = 120
 """Networks that are measured: with four times as many the error of the cost model fell by a fifth (docs/devices.md)."""
+ASKS_NETWORKS = "num_architectures"
+"""The flag of `tunas measure` that says another number."""
 BRIEFLY = 0.2
 """Part of a training's epochs that candidates are trained for."""
 DIGITS_TRAIN_EPOCHS = 12.0
@@ -99,6 +102,27 @@ def own_side(data: Any) -> int | None:
         except (OSError, ValueError):
             continue
     return int(np.median(sides)) if sides else None
+
+
+def networks_to_measure(said: Sequence[str]) -> tuple[int, str]:
+    """How many networks are measured.
+
+    Args:
+        said: flags of `tunas measure` that the user gave.
+
+    Raises:
+        InputError: where one asks for no number of them.
+    """
+    for asked in [flag.partition("=")[2] for flag in said if name_of(flag) == ASKS_NETWORKS]:
+        if not (asked.isdecimal() and int(asked)):
+            raise InputError(f"--measure {ASKS_NETWORKS}={asked}: give how many networks are measured")
+        return int(asked), "as asked for"
+    return NETWORKS, "with four times as many a cost model's error falls by a fifth"
+
+
+def name_of(flag: str) -> str:
+    """Of a flag of another command, as `name=value`."""
+    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tuple[float, str]:

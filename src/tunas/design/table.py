@@ -59,7 +59,8 @@ def _comparison(found: Outcome) -> Any:
     table = Table(title=f"against random architectures of the same cost, trained alike{seeds}")
     in_percent = found.quality_name == ACCURACY
     for column in ("target", "architectures", "mean", "best", "random better", "search = random trials", "their best"):
-        table.add_column(column, justify="left" if column == "architectures" else "right")
+        names = column == "architectures"
+        table.add_column(column, justify="left" if names else "right", no_wrap=names)
     for row in found.rows:
         if row.comparison is None:
             continue

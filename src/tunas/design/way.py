@@ -16,7 +16,7 @@ from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.model import with_unit
 from tunas.cost.range import cost_range
 from tunas.design.config import DesignConfig
-from tunas.design.sizes import Sizes
+from tunas.design.sizes import ASKS_NETWORKS, Sizes, name_of
 from tunas.errors import InputError
 from tunas.export.config import CALIBRATION_IMAGES, ExportConfig
 from tunas.needs import has_package
@@ -35,7 +35,7 @@ SEARCH, TRAININGS, EXPORTS = "search", "train", "export"
 """Directories of a design."""
 GROUP = 40
 """Networks that take turns while the device is measured: an interruption loses the times of one group."""
-OF_MANY = ("group", "num_architectures")
+OF_MANY = ("group", ASKS_NETWORKS)
 """Flags of `tunas measure` that mean nothing where one network is timed."""
 OF_THE_SEARCH = "search"
 """--init_from that stands for the weights that the search has shared."""
@@ -122,14 +122,15 @@ class Way:
 
     def measure_config(self) -> MeasureConfig:
         """How the networks are measured that the cost model is fitted to."""
-        sizes = {"group": GROUP, "num_architectures": max(1, self.sizes.networks)}
-        said = self._said("measure")
-        given = {name: value for name, value in sizes.items() if name not in said}
-        return self._measuring(self.config.measure, out=str(self.out / SAMPLES), **given)
+        group = {} if "group" in self._said("measure") else {"group": GROUP}
+        flags = [flag for flag in self.config.measure if name_of(flag) != ASKS_NETWORKS]
+        return self._measuring(
+            flags, out=str(self.out / SAMPLES), num_architectures=max(1, self.sizes.networks), **group
+        )
 
     def timing_config(self) -> MeasureConfig:
         """How one network is timed as those were."""
-        flags = [flag for flag in self.config.measure if _name_of(flag) not in OF_MANY]
+        flags = [flag for flag in self.config.measure if name_of(flag) not in OF_MANY]
         return self._measuring(flags, indices="")
 
     def _measuring(self, flags: Sequence[str], **settings: Any) -> MeasureConfig:
@@ -190,7 +191,7 @@ class Way:
     def _said(self, command: str) -> set[str]:
         """Names of the flags that the user gave for another command."""
         flags = getattr(self.config, command)
-        return {_name_of(flag) for flag in flags}
+        return {name_of(flag) for flag in flags}
 
     @property
     def search_directory(self) -> Path:
@@ -243,10 +244,6 @@ class Way:
                     f"{with_unit(target.cost, model.unit)}{where}; they cost {with_unit(found.low, model.unit)} to "
                     f"{with_unit(found.high, model.unit)}"
                 )
-
-
-def _name_of(flag: str) -> str:
-    return flag.removeprefix("--").partition("=")[0].replace("-", "_")
 
 
 def runtime_of(config: DesignConfig) -> Runtime:

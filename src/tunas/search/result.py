@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ class SearchResult:
         timed: winners that were measured against it, `architecture` the last.
         within_tolerance: whether the cost is as near to the target as `rl_cost_model_tolerance` asks; None without one.
         candidates: what it was chosen from with `choose_from`, the best first; empty without.
+        constraints: name -> the `cost` of the architecture and its `limit`, of every further cost that counted.
         others: of a search for several targets, of which this is the first, what it found for the others.
     """
 
@@ -48,6 +49,7 @@ class SearchResult:
     timed: tuple[Timed, ...] = ()
     within_tolerance: bool | None = None
     candidates: tuple[Candidate, ...] = ()
+    constraints: Mapping[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     others: tuple[SearchResult, ...] = ()
 
     @property
@@ -109,6 +111,7 @@ def _landed(state: Any, aim: Aim, directory: Path, steps: int, quality: float) -
         quality,
         within_tolerance=within,
         candidates=tuple(candidates),
+        constraints=objective.constraint_costs(architecture),
     )
 
 
@@ -151,7 +154,7 @@ def result_document(
 def _documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
     """What `result.json` says of each target. Of several also the cost model."""
     documents = []
-    for found, aim, told in zip(result.frontier, state.aims, state.config.by_target(), strict=True):
+    for found, told in zip(result.frontier, state.config.by_target(), strict=True):
         named = {"cost_model": told.cost_model} if result.others else {}
         candidates = [each.document(state.task.quality_name) for each in found.candidates]
         documents.append(
@@ -165,7 +168,7 @@ def _documents(result: SearchResult, state: Any) -> list[dict[str, Any]]:
                 "measured": [timed.document() for timed in found.timed],
                 "within_tolerance": found.within_tolerance,
                 **({"candidates": candidates} if candidates else {}),
-                "constraints": aim.objective.constraint_costs(found.architecture),
+                "constraints": dict(found.constraints),
             }
         )
     return documents
