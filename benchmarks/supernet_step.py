@@ -69,7 +69,7 @@ def compare(
     alone = supernet.extract(architecture).to(memory_format=torch.channels_last).train()
 
     def shared_step() -> None:
-        gradients_of(F.cross_entropy(supernet(images, architecture), labels)).add()
+        gradients_of(F.cross_entropy(supernet(images, architecture), labels), in_turn=True).add()
 
     def alone_step() -> None:
         F.cross_entropy(alone(images), labels).backward()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from support.prepared import Prepared
+from tunas.nn.ops import Conv2d
 from tunas.search.replicas import Gradients, InOrder, Lanes, gradients_of, lanes_for
 
 
@@ -60,6 +61,20 @@ def test_gradients_of_leaves_what_backward_would_add():
     found = dict(gradients_of((used * used * scale).sum() + 0 * used.sum()).tensors)
     assert used.grad is None and unused not in found
     assert torch.equal(found[used], torch.full((3,), 4.0)) and found[scale] == 3
+
+
+def test_products_are_added_at_once_in_their_turn_and_later_otherwise():
+    conv = Conv2d(6, 4, 1)
+    conv.weight.grad = torch.zeros_like(conv.weight)
+    conv.share_gradients()
+    images = torch.randn(2, 3, 5, 5).to(memory_format=torch.channels_last)
+    later = gradients_of(conv(images, 2).square().sum())
+    assert not conv.weight.grad.any()
+    later.add()
+    added = conv.weight.grad.clone()
+    assert added.any()
+    assert gradients_of(conv(images, 2).square().sum(), in_turn=True) == Gradients([])
+    torch.testing.assert_close(conv.weight.grad, 2 * added)
 
 
 def test_lanes_work_at_the_same_time_and_answer_in_order():

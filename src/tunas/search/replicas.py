@@ -7,6 +7,7 @@ first.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -123,10 +124,16 @@ class Gradients:
             each.add()
 
 
-def gradients_of(loss: Tensor) -> Gradients:
-    """Of every weight, or slice of one, that the loss depends on; `.grad` is left alone."""
+def gradients_of(loss: Tensor, *, in_turn: bool = False) -> Gradients:
+    """Of every weight, or slice of one, that the loss depends on; `.grad` is left alone.
+
+    Args:
+        in_turn: it is this loss's turn to be added: products of matrices are, as they are computed, and not found.
+    """
     weights = weights_behind(loss)
-    with kept_factors() as factors:
+    keeping: contextlib.AbstractContextManager[list[Factors]]
+    keeping = contextlib.nullcontext([]) if in_turn else kept_factors()
+    with keeping as factors:
         found = torch.autograd.grad(loss, weights, allow_unused=True)
     tensors = [(weight, one) for weight, one in zip(weights, found, strict=True) if one is not None]
     return Gradients(tensors, factors)

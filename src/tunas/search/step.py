@@ -147,7 +147,8 @@ class Search:
                 random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
                 torch.manual_seed(int(random.integers(2**62)))
             loss = self.lesson.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
-            total.add(replica - self.local_replicas.start, gradients_of(loss / plan.replicas))
+            gradients = gradients_of(loss / plan.replicas, in_turn=self.lanes.count == 1)
+            total.add(replica - self.local_replicas.start, gradients)
             return loss.detach(), self.supernet.used
 
         losses, used = zip(*self.lanes.map(one, self._lessons(step, batch)), strict=True)
