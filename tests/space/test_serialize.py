@@ -219,7 +219,7 @@ def damaged_documents(draw):
     return document
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(damaged_documents())
 def test_a_damaged_document_is_refused_or_is_a_tower_that_can_be_a_space(document):
     try:
