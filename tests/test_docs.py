@@ -30,13 +30,24 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
 
 
+def sources() -> list[Path]:
+    folders = ("src", "tests", "benchmarks", "docs", "examples", "tools")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if path.suffix in (".py", ".md")]
+    return [*found, *ROOT.glob("*.md")]
+
+
 def test_every_reference_to_what_is_computed_leads_to_a_heading() -> None:
     anchors = headings(ROOT / "docs" / "algorithm.md")
-    files = [path for folder in ("src", "tests", "benchmarks", "docs") for path in (ROOT / folder).rglob("*.*")]
-    for path in files:
-        if path.suffix in (".py", ".md"):
-            for anchor in re.findall(r"algorithm\.md#([\w-]+)", path.read_text()):
-                assert anchor in anchors, f"{path} refers to #{anchor}"
+    for path in sources():
+        for anchor in re.findall(r"algorithm\.md#([\w-]+)", path.read_text()):
+            assert anchor in anchors, f"{path} refers to #{anchor}"
+
+
+def test_every_page_that_code_refers_to_exists_with_the_heading() -> None:
+    for path in sources():
+        for page, anchor in re.findall(r"\b((?:docs|benchmarks)/\w+\.md)(?:#([\w-]+))?", path.read_text()):
+            assert (ROOT / page).is_file(), f"{path} refers to {page}"
+            assert not anchor or anchor in headings(ROOT / page), f"{path} refers to {page}#{anchor}"
 
 
 def too_long(page: Path) -> bool:

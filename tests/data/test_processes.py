@@ -162,7 +162,8 @@ def group_of(process: subprocess.Popen) -> list[int]:
 def begun(datasets, tmp_path, method: str, then: str) -> subprocess.Popen:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    words = [sys.executable, str(script), str(datasets["folder", "PNG"]), method, then]
+    # On one processor torch warns of too many workers, before the line that is waited for.
+    words = [sys.executable, "-W", "ignore", str(script), str(datasets["folder", "PNG"]), method, then]
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
