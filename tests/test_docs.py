@@ -1,5 +1,6 @@
 """Every Python block in the documentation runs, page by page, in a fresh directory; its references and lines hold."""
 
+import json
 import re
 from pathlib import Path
 
@@ -59,3 +60,9 @@ def too_long(page: Path) -> bool:
 
 def test_no_page_has_prose_or_code_beyond_120_columns() -> None:
     assert [page.name for page in prose.pages() if too_long(page)] == []
+
+
+def test_no_cell_of_the_tutorial_goes_beyond_120_columns() -> None:
+    cells = json.loads((ROOT / "examples" / "tutorial.ipynb").read_text())["cells"]
+    lines = [line for cell in cells for line in "".join(cell["source"]).splitlines()]
+    assert lines and [line for line in lines if len(line) > prose.WIDTH] == []

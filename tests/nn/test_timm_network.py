@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import tunas
+from support.jobs import Program
 from tunas import InputError
 from tunas.export.timm_model import read_timm, timm_files
 from tunas.nn import NetworkOptions
@@ -95,12 +94,13 @@ def test_options_are_kept(options, tmp_path):
 def test_it_opens_without_this_package(tmp_path):
     network = lively(tunas.build_network(tunas.get_space("mnasnet_b1").architecture(""), 7))
     written(network, tmp_path / "one")
-    program = (
-        "import sys; sys.modules['tunas'] = None; import load; print(sum(p.numel() for p in load.model().parameters()))"
+    program = tmp_path / "one" / "count.py"
+    program.write_text(
+        "import sys; sys.modules['tunas'] = None; sys.path.insert(0, '.')\n"
+        "import load; print(sum(p.numel() for p in load.model().parameters()))\n"
     )
-    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "one", capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert int(run.stdout) == sum(parameter.numel() for parameter in network.parameters())
+    printed = Program(program, directory=program.parent).result()
+    assert int(printed) == sum(parameter.numel() for parameter in network.parameters())
     assert json.loads((tmp_path / "one" / "config.json").read_text())["family"] == "efficientnet"
     assert set(load_file(tmp_path / "one" / "model.safetensors")) >= {"conv_stem.weight", "classifier.weight"}
 
