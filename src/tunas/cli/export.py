@@ -21,20 +21,21 @@ def run(config: ExportConfig) -> int:
     shown = "{:.2%}".format if classifies else "{:.4g}".format
     table = Table(title=f"{first.examples} {unit}, PyTorch's {name} {shown(first.torch_quality)}")
     table.add_column("runtime", no_wrap=True)
-    columns = ["size", name, "same class", "logits differ by" if classifies else "outputs differ by", "measured"]
+    differ = "logits\noff by" if classifies else "outputs\noff by"
+    columns = ["MB", name, "same\nclass", differ, "ms\nmeasured"]
     if exported[0].predicted is not None:
         columns.append("predicted")
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for one in exported:
         predicted = [] if one.predicted is None else [with_unit(*one.predicted)]
         table.add_row(
             one.runtime,
-            f"{one.size / 1e6:.2f} MB",
+            f"{one.size / 1e6:.2f}",
             shown(one.check.quality),
             "–" if one.check.agreement is None else f"{one.check.agreement:.2%}",
             f"{one.check.difference:.2g}",
-            f"{one.latency['milliseconds']:.3g} ms",
+            f"{one.latency['milliseconds']:.3g}",
             *predicted,
         )
     Console(soft_wrap=True).print(table)

@@ -27,6 +27,9 @@ HEAD = "head"
 """Path and description of the classifier, which every network ends with."""
 CACHE_MEGABYTES = (0.25, 1, 2, 4, 8, 16)
 """Sizes of float32 tensors at which caches and allocators change their speed."""
+GATE_MEGABYTES = (0.25, 1, 4)
+"""Sizes of the float32 weights of one convolution of a squeeze-and-excite from which reading them is what takes the
+time: each is used once for an image, and the widest hold as much as a core's own cache."""
 CHANNEL_BLOCKS = (16, 32)
 """Channels that kernels compute together; in INT8 two or four times as many as in float32. Where a layer's channels are
 no multiple, the last block is filled up, or computed by slower code."""
@@ -284,6 +287,8 @@ def physical_quantities(placed: Placed) -> dict[str, float]:
             add(f"moved beyond {threshold} MB", large)
         add("calls", 1)
         add(f"calls {kind}", 1)
+        for threshold in GATE_MEGABYTES if kind == "gate" else ():
+            add(f"gate weights beyond {threshold} MB", max(0.0, operation.parameters - threshold * 2**20 / 4))
         if operation.norm:
             add("normalised", written)
         if operation.activation:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import tunas
-from tunas.cost.catalog import has_pixel1, load_cost_model
+from tunas.cost.catalog import conditions_note, has_pixel1, load_cost_model
 from tunas.cost.timing import interleaved_times, progress_bar, settle_allocator, summary
 from tunas.errors import InputError
 from tunas.export.check import Check, Reference, checked
@@ -29,6 +29,7 @@ from tunas.export.directory import (
 from tunas.export.source import Source, opened_source
 from tunas.export.timm_model import TIMM, timm_files
 from tunas.nn.profile import count_macs, count_parameters
+from tunas.run.session import warn
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
 from tunas.runtime.registry import INT8, Arrays
 from tunas.runtime.threads import threads_given_back
@@ -161,6 +162,8 @@ def _predicted(source: Source, config: ExportConfig) -> tuple[float, str] | None
     if name is None or source.filters_multiplier != 1:
         return None
     model = load_cost_model(name, source.architecture.space, **source.inputs.cost_arguments)
+    if note := conditions_note(model, source.inputs.cost_arguments.get("image_size")):
+        warn(note)
     return model.estimate(source.architecture), model.unit
 
 
