@@ -33,8 +33,8 @@ test: install
 
 coverage: install  # also in the processes that the tests start
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS) \
-		--cov --cov-report=term-missing:skip-covered
-	rm -f .coverage.*  # of processes that ended after the tests
+		--cov --cov-report=term-missing:skip-covered; \
+	code=$$?; rm -f .coverage.*; exit $$code  # those files are of processes that ended after the tests
 
 lint: install
 	$(VENV)/bin/ruff check src tests benchmarks examples tools

@@ -187,11 +187,15 @@ def test_nothing_outlives_a_run_that_is_killed(datasets, tmp_path, method):
 
 
 def test_an_open_stream_costs_nothing_when_the_interpreter_ends(datasets, tmp_path):
-    process = begun(datasets, tmp_path, "fork", "end")
-    began = time.monotonic()
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and output == ""
-    assert time.monotonic() - began < 8
+    def seconds_to_end() -> float:
+        process = begun(datasets, tmp_path, "fork", "end")
+        began = time.monotonic()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and output == ""
+        return time.monotonic() - began
+
+    # It would wait for 10 seconds, each time; a busy machine may take long once.
+    assert any(seconds_to_end() < 8 for _ in range(3))
 
 
 @pytest.mark.slow
