@@ -78,6 +78,8 @@ def pointwise(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
+    """`pointwise`: its backward pass hands the kernel's gradient to `Factors` instead of to autograd."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
         rows, matrix = _rows(x), kernel.flatten(1).t()

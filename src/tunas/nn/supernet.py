@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from tunas.errors import InputError
 from tunas.nn.choice import Choice
-from tunas.nn.layers import NetworkOptions, TowerModule
+from tunas.nn.layers import TowerModule
 from tunas.nn.network import Head, build_network, own_network
 from tunas.nn.ops import DepthwiseConv2d, Sliceable
+from tunas.nn.options import NetworkOptions
 from tunas.nn.used_kernels import UsedKernels, kernel_used, recording_kernels
 from tunas.space.architecture import Architecture, Space
 from tunas.space.choice import ALL

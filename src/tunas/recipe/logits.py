@@ -18,8 +18,8 @@ from torch import Tensor
 from tunas.data import Data
 from tunas.data.augmentation import Augmentation
 from tunas.errors import InputError
-from tunas.files import make_directory, write_text, write_whole
-from tunas.run.directory import read_json_object, writing_to
+from tunas.files import make_directory, write_text, write_whole, writing_to
+from tunas.run.directory import read_json_object
 
 INDEX = "logits.json"
 FORMAT = "tunas-logits-1"

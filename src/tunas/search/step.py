@@ -23,7 +23,7 @@ from tunas.run.session import generator, seed_global_generators
 from tunas.run.transfer import arriving
 from tunas.search.aims import Aims
 from tunas.search.config import SearchConfig
-from tunas.search.controller import Samples
+from tunas.search.distribution import Samples
 from tunas.search.objective import Objective
 from tunas.search.plan import SearchPlan
 from tunas.search.replicas import InOrder, decay_weights, gradients_of, lanes_for
@@ -31,7 +31,8 @@ from tunas.search.schedule import rl_learning_rate, warmup_probability
 from tunas.space import Space
 from tunas.space.layers import IMAGE_CHANNELS
 from tunas.task.batches import as_float, piece
-from tunas.task.task import Batch, Task
+from tunas.task.datasets import Batch
+from tunas.task.task import Task
 
 
 class Search:
