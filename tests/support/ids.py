@@ -17,6 +17,8 @@ LONGEST = 80
 """Characters of a parameter; of a longer one, the beginning."""
 ADDRESS = re.compile(r"<(?:\w+ )*(?:[\w.]*\.)?(\w+)(?: object)? at 0x[0-9a-f]+>")
 """A value that says no more of itself than its name and where it lies, which is another place in each process."""
+PLACE = re.compile(r" at 0x[0-9a-f]+")
+"""What is left of that within others."""
 
 
 def parameter_id(value: Any, name: str) -> str | None:
@@ -39,7 +41,7 @@ def parameter_id(value: Any, name: str) -> str | None:
         return None
     else:
         text = f"{name}={_short(value)}"
-    text = ADDRESS.sub(r"\1", text.replace(TESTS, "tests"))
+    text = PLACE.sub("", ADDRESS.sub(r"\1", text.replace(TESTS, "tests")))
     shown = text if text.isprintable() else text.encode("unicode_escape").decode()
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
