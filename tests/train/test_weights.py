@@ -5,8 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from support import own_program
-from tunas import InputError
-from tunas.nn import build_network
+from tunas import InputError, build_network
 from tunas.train.weights import load_weights
 
 
