@@ -52,6 +52,7 @@ from tunas.study.study import (
     Trained,
     candidate_jobs,
     compared,
+    done_candidates,
     search_jobs,
     trained,
     training_jobs,
@@ -266,7 +267,7 @@ class Bench:
         for job in searches:
             self.do([job], "search")
             self.do(self.candidates(job), "candidates")
-            self.do(training_jobs(self.study, [winner(self.study, self.out, job, self.space, self.model)]), "winner")
+            self.do(training_jobs(self.study, [winner(self.study, self.out, job, self.space)]), "winner")
         for job in searches:
             self.do(training_jobs(self.study, self.without(job)), "what it was without the last choice")
         for job in searches:
@@ -333,8 +334,7 @@ class Bench:
         again = f"-again-{row.seed - self.study.seed}" if row.seed > self.study.seed else ""
         search = self.seconds(f"search-{row.name.removesuffix('-likeliest')}")
         if not row.kind.startswith(WITHOUT):
-            numbers = range(self.study.candidates if self.study.candidates > 1 else 0)
-            search += sum(self.seconds(f"train-{row.name}-candidate-{number}") for number in numbers)
+            search += sum(self.seconds(each.name) for each in done_candidates(self.study, self.out, row.name))
         return dataclasses.replace(row, seconds=self.seconds(f"train-{row.name}{again}"), search_seconds=search)
 
     def table(self) -> Iterator[str]:
@@ -345,7 +345,7 @@ class Bench:
         winners = {}
         for variant in self.options.variants:
             jobs = [job for job in self.searches(variant) if is_done(self.out / job.name)]
-            winners[variant] = self.done([winner(self.study, self.out, job, self.space, self.model) for job in jobs])
+            winners[variant] = self.done([winner(self.study, self.out, job, self.space) for job in jobs])
             winners[WITHOUT + variant] = self.done([entry for job in jobs for entry in self.without(job)])
         figures = compared([*rows, *(row for each in winners.values() for row in each)])
         write_text(self.out / "figures.json", json.dumps(figures, indent=1) + "\n")

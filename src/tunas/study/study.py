@@ -26,7 +26,7 @@ from tunas.space import Architecture, Space, get_space
 from tunas.study.config import ABLATIONS, StudyConfig
 from tunas.study.finalists import best_of, finalists
 from tunas.study.flags import with_flags
-from tunas.study.jobs import Job, check_engine, run_jobs, seconds_of
+from tunas.study.jobs import Job, check_engine, is_done, run_jobs, seconds_of
 from tunas.study.released import COLUMNS
 from tunas.study.sample import WINDOW, random_architectures
 from tunas.task import Task
@@ -108,7 +108,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     if config.candidates > 1:
         jobs = [job for search in searches for job in candidate_jobs(config, out, search, space, model)]
         run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="candidates")
-    entries += [winner(config, out, job, space, model) for job in searches]
+    entries += [winner(config, out, job, space) for job in searches]
     jobs = training_jobs(config, entries)
     run_jobs(jobs, out, workers=config.workers, engine=config.engine, label="trainings")
     rows = trained(config, out, entries, model)
@@ -185,25 +185,33 @@ def candidate_jobs(config: StudyConfig, out: Path, search: Job, space: Space, mo
         count=config.candidates,
         seed=config.seed,
     )
-    entries = [Entry(_candidate_name(search.name, number), SEARCHED, each) for number, each in enumerate(found)]
+    name = search.name.removeprefix("search-")
+    entries = [Entry(_candidate_name(name, number), SEARCHED, each) for number, each in enumerate(found)]
     return training_jobs(dataclasses.replace(config, repeats=1, use_held_out_test_set=False), entries)
 
 
-def _candidate_name(search: str, number: int) -> str:
-    return f"{search.removeprefix('search-')}-candidate-{number}"
+def _candidate_name(name: str, number: int) -> str:
+    return f"{name}-candidate-{number}"
 
 
-def winner(config: StudyConfig, out: Path, search: Job, space: Space, model: Any) -> Entry:
+def done_candidates(config: StudyConfig, out: Path, name: str) -> list[Path]:
+    """The directories of the finished `candidate_jobs` of a search, by what its winner is called; none where it had no
+    such choice."""
+    numbers = range(config.candidates if config.candidates > 1 else 0)
+    directories = [out / f"train-{_candidate_name(name, number)}" for number in numbers]
+    return [directory for directory in directories if is_done(directory)]
+
+
+def winner(config: StudyConfig, out: Path, search: Job, space: Space) -> Entry:
     """What one of the `search_jobs` found, once it and its candidates are done."""
     name = search.name.removeprefix("search-")
-    if config.candidates == 1:
-        indices = str(read_json_object(out / search.name / RESULT)["indices"])
-    else:
-        documents = [
-            read_json_object(out / job.name / RESULT) for job in candidate_jobs(config, out, search, space, model)
-        ]
+    candidates = done_candidates(config, out, name)
+    if candidates:
+        documents = [read_json_object(directory / RESULT) for directory in candidates]
         rows = [(str(document["indices"]), quality_in(document)) for document in documents]
         indices = rows[best_of(rows)][0]
+    else:
+        indices = str(read_json_object(out / search.name / RESULT)["indices"])
     return Entry(name, name.rpartition("-")[0], space.architecture(indices))
 
 
@@ -268,10 +276,8 @@ def trained(config: StudyConfig, out: Path, entries: Sequence[Entry], model: Any
 
 def _search_seconds(config: StudyConfig, out: Path, entry: Entry) -> float:
     """Of a search and the trainings of its candidates."""
-    search = f"search-{entry.name}"
-    numbers = range(config.candidates if config.candidates > 1 else 0)
-    candidates = [f"train-{_candidate_name(search, number)}" for number in numbers]
-    return sum(seconds_of(out / name) for name in (search, *candidates))
+    directories = [out / f"search-{entry.name}", *done_candidates(config, out, entry.name)]
+    return sum(seconds_of(directory) for directory in directories)
 
 
 def compared(rows: Sequence[Trained]) -> dict[str, Any]:
