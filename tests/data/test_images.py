@@ -22,6 +22,7 @@ from tunas.data.images import (
     evaluation_view,
     random_crop,
     shrunk,
+    stretched,
     training_view,
     turned,
 )
@@ -256,7 +257,24 @@ def test_views_are_turned_and_slanted_about_their_centre_and_repeat_their_edge_b
     assert corners.tolist() == [0, 255, 0, 255]
 
 
-@pytest.mark.parametrize("operations", [{"rotate": 20.0, "shear": 10.0}, {"randaugment": 9}, {"random_erasing": 1.0}])
+def test_views_are_stretched_between_places_that_are_moved_each_by_itself():
+    pixels = torch.from_numpy(np.array(picture(3, 1).resize((16, 16))))
+    moves = torch.zeros(2, 5, 5)
+    assert torch.equal(stretched(pixels, moves), pixels)
+    moves[0] = 2 / 16
+    columns = torch.arange(2, 18).clamp(max=15)
+    assert (stretched(pixels, moves).int() - pixels[:, columns].int()).abs().max() <= 1
+    upright = torch.zeros(33, 33, 3, dtype=torch.uint8)
+    upright[:, 16] = 255
+    moves = torch.zeros(2, 5, 5)
+    moves[0, 0] = 4 / 33
+    found = stretched(upright, moves)[..., 0].argmax(1)
+    assert found[0] == 12 and found[32] == 16 and (found.diff() >= 0).all() and (found[17:] >= 16).all()
+
+
+@pytest.mark.parametrize(
+    "operations", [{"rotate": 20.0, "shear": 10.0}, {"elastic": 0.1}, {"randaugment": 9}, {"random_erasing": 1.0}]
+)
 def test_operations_are_functions_of_seed_epoch_and_example_and_leave_torch_alone(operations):
     pixels = torch.from_numpy(np.array(picture(3, 1).resize((40, 40))))
     augmentation = Augmentation(crop_scale=None, crop_ratio=(1, 1), shift=0.0, hflip=0.0, **operations)

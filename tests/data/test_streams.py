@@ -342,7 +342,7 @@ def test_a_file_that_vanished_is_named(tmp_path, pictures):
 @pytest.mark.parametrize("kind", ["folder", "digits"])
 def test_an_augmentation_is_the_same_for_any_workers_shards_and_start(kind, datasets, digits):
     augmentation = Augmentation(
-        crop_scale=(0.5, 1.0), shift=0.1, hflip=0.2, rotate=9, shear=5, randaugment=5, random_erasing=0.5
+        crop_scale=(0.5, 1.0), shift=0.1, hflip=0.2, rotate=9, shear=5, elastic=0.05, randaugment=5, random_erasing=0.5
     )
     near = digits if kind == "digits" else opened(datasets["folder", "PNG"], num_workers=0)
     far = digits if kind == "digits" else opened(datasets["folder", "PNG"], num_workers=2)

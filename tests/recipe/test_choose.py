@@ -90,6 +90,7 @@ def test_another_optimiser_has_rates_of_its_own_or_must_be_given_them():
         ({"shift": -0.1}, "shift is a part of the crop's side"),
         ({"rotate": 181.0}, "rotate is an angle in degrees, from 0 to 180, not 181"),
         ({"shear": -1.0}, "shear is an angle in degrees, from 0 to 60, not -1"),
+        ({"elastic": 0.2}, "elastic is a part of the crop's side, from 0 to 0.12, not 0.2"),
         ({"randaugment": 31}, "magnitude from 0 to 30"),
         ({"mixup": -1.0}, "mixup is at least 0"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is above 0"),

@@ -217,6 +217,17 @@ def test_a_directory_of_other_logits_is_not_added_to(written):
         teach(dataclasses.replace(config, teacher=config.logits_dir))
 
 
+def test_logits_that_were_begun_before_views_could_be_stretched_go_on(written, data):
+    config, lecture = written
+    index = json.loads((lecture.directory / INDEX).read_text())
+    del index["augmentation"]["elastic"]
+    (lecture.directory / INDEX).write_text(json.dumps(index))
+    for path in lecture.directory.glob("*.safetensors"):
+        path.unlink()
+    assert teach(config).written == lecture.shards == teach(dataclasses.replace(config, elastic=0.0)).shards
+    assert Logits.opened(lecture.directory, data).augmentation.elastic == 0
+
+
 @pytest.mark.parametrize("flags", [{"hflip": 0.5}, {"augment": "published"}, {"mixup": 0.5}])
 def test_flags_that_would_change_the_views_of_logits_are_refused(written, tmp_path, flags):
     config, _ = written

@@ -28,7 +28,7 @@ GROUPS: dict[str, str] = {
     "cost and target": """cost_model rl_cost_model_target rl_cost_model_tolerance rl_cost_model_exponent
         choose_from rl_reward_function constraint enable_cost_model at_most verify num_cost_samples
         latency tolerance""",
-    "views of training images": """augment hflip crop_scale crop_ratio shift rotate shear randaugment
+    "views of training images": """augment hflip crop_scale crop_ratio shift rotate shear elastic randaugment
         random_erasing mixup cutmix""",
     "recipe and teacher": """recipe optimizer scheduler clip_grad layer_decay head_epochs bn_momentum ema_decay
         teacher teacher_checkpoint teacher_temperature teacher_weight logits_dir views""",

@@ -14,6 +14,10 @@ MAX_MAGNITUDE = 30
 """Largest magnitude of RandAugment (Cubuk et al. 2020), in torchvision's 31 bins."""
 MAX_SHEAR = 60
 """Most degrees of slanting: upright lines that lie nearly flat show nothing any more."""
+ELASTIC_PLACES = 5
+"""Places along each side of a view that are moved, each by itself, where a view is stretched."""
+MAX_ELASTIC = 0.12
+"""Half of the way between two such places, beyond which an image would fold over itself."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Augmentation:
         hflip: chance of mirroring left and right.
         rotate: degrees that the crop is turned by at most, either way; what was outside of it repeats its edge.
         shear: degrees that its upright lines are slanted by at most, either way.
+        elastic: how far each of 5 × 5 places of the crop is moved at most, either way along both sides, as part of its
+            side; what lies between them is stretched smoothly (Simard et al. 2003), and beyond it its edge is repeated.
         randaugment: magnitude of two operations of RandAugment, 0 to 30; 0 does without.
         random_erasing: chance that a rectangle is blanked (Zhong et al. 2017).
         views: how many different views of an example there are, epoch e showing the (e mod views)-th; None for a new
@@ -42,6 +48,7 @@ class Augmentation:
     hflip: float = HFLIP
     rotate: float = 0.0
     shear: float = 0.0
+    elastic: float = 0.0
     randaugment: int = 0
     random_erasing: float = 0.0
     views: int | None = None

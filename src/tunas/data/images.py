@@ -15,9 +15,9 @@ import torch
 import torchvision.io  # noqa: F401 (registers the operator below)
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import grid_sample, interpolate
 
-from tunas.data.augmentation import PUBLISHED, Augmentation
+from tunas.data.augmentation import ELASTIC_PLACES, PUBLISHED, Augmentation
 from tunas.data.examples import BadImageError
 from tunas.data.formats import PILLOW_FORMATS
 from tunas.data.order import AUGMENTATION, random_words, uniform
@@ -28,7 +28,8 @@ STD = (0.229, 0.224, 0.225)
 CROP_TRIES = 10
 _OPERATIONS_WORD = 3 + 2 * CROP_TRIES
 """Place of the draw that seeds RandAugment and erasing; those before it are the crop's, the two behind it those of
-turning and slanting."""
+turning and slanting, the others those of stretching."""
+_STRETCHING_WORD = _OPERATIONS_WORD + 3
 _BLANK = (124, 116, 104)
 """What erasing and RandAugment fill with: `MEAN` as bytes."""
 EVALUATION_CROP = 224 / 256
@@ -258,6 +259,27 @@ def turned(view: Tensor, degrees: float, slant: float) -> Tensor:
     return torch.from_numpy(np.array(moved))
 
 
+def stretched(view: Tensor, moves: Tensor) -> Tensor:
+    """A view whose places are moved, smoothly between those that are given; beyond it its edge is repeated.
+
+    Args:
+        view: uint8 `[S, S, 3]`.
+        moves: float32 `[2, n, n]`: how far to the right and how far below, as part of S, the source of each of n × n
+            places lies, of which the first and last are in the corners.
+
+    Returns:
+        uint8 `[S, S, 3]`.
+    """
+    size = len(view)
+    middles = (2 * torch.arange(size) + 1) / size - 1
+    down, across = torch.meshgrid(middles, middles, indexing="ij")
+    smooth = interpolate(moves.unsqueeze(0), size=(size, size), mode="bicubic", align_corners=True)[0]
+    sources = torch.stack([across, down], 2) + 2 * smooth.permute(1, 2, 0)
+    image = view.permute(2, 0, 1).unsqueeze(0).float()
+    moved = grid_sample(image, sources.unsqueeze(0), mode="bicubic", padding_mode="border", align_corners=False)
+    return moved[0].permute(1, 2, 0).round_().clamp_(0, 255).byte()
+
+
 def augmented_view(
     pixels: Tensor, size: int, augmentation: Augmentation, seed: int, epoch: int, example: int, *, whole: bool = False
 ) -> Tensor:
@@ -276,12 +298,15 @@ def augmented_view(
     seed, epoch = augmentation.drawn_from(seed, epoch)
     view = training_view(pixels, random_crop(height, width, seed, epoch, example, augmentation, whole=whole), size)
     turns = augmentation.rotate or augmentation.shear
-    if not (turns or augmentation.randaugment or augmentation.random_erasing):
+    if not (turns or augmentation.elastic or augmentation.randaugment or augmentation.random_erasing):
         return view
-    words = random_words(_OPERATIONS_WORD + 3, seed, AUGMENTATION, epoch, example)[_OPERATIONS_WORD:]
+    places = (2, ELASTIC_PLACES, ELASTIC_PLACES)
+    words = random_words(_STRETCHING_WORD + math.prod(places), seed, AUGMENTATION, epoch, example)[_OPERATIONS_WORD:]
+    turn, slant, *moves = (2 * uniform(words[1:]) - 1).tolist()
     if turns:
-        turn, slant = (2 * uniform(words[1:]) - 1).tolist()
         view = turned(view, turn * augmentation.rotate, slant * augmentation.shear)
+    if augmentation.elastic:
+        view = stretched(view, augmentation.elastic * torch.tensor(moves).view(places))
     if not augmentation.randaugment and not augmentation.random_erasing:
         return view
     with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's own generator, which is the run's

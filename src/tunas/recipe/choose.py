@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tunas.data.augmentation import MAX_MAGNITUDE, MAX_SHEAR, PUBLISHED, Augmentation
+from tunas.data.augmentation import MAX_ELASTIC, MAX_MAGNITUDE, MAX_SHEAR, PUBLISHED, Augmentation
 from tunas.errors import InputError
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
@@ -128,7 +128,7 @@ RECIPES["modern"] = dataclasses.replace(
     path_dropout_rate=0.1,
     path_dropout_by_depth=True,
 )
-CHANGES = ("hflip", "crop_scale", "crop_ratio", "shift", "rotate", "shear", "randaugment", "random_erasing")
+CHANGES = ("hflip", "crop_scale", "crop_ratio", "shift", "rotate", "shear", "elastic", "randaugment", "random_erasing")
 VIEW_FLAGS = ("augment", *CHANGES)
 IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
 """Flags that change images: fields of `Augmentation`; all that say how one image is seen; and those that mix two."""
@@ -249,6 +249,8 @@ def _check(config: RecipeConfig, image_size: int | None) -> None:
         value = getattr(config, name)
         if value is not None and not 0 <= value <= most:
             raise InputError(f"{name} is an angle in degrees, from 0 to {most}, not {value}")
+    if config.elastic is not None and not 0 <= config.elastic <= MAX_ELASTIC:
+        raise InputError(f"elastic is a part of the crop's side, from 0 to {MAX_ELASTIC}, not {config.elastic}")
     if config.randaugment is not None and not 0 <= config.randaugment <= MAX_MAGNITUDE:
         raise InputError(f"randaugment is a magnitude from 0 to {MAX_MAGNITUDE}, not {config.randaugment}")
     for name in ("mixup", "cutmix", "clip_grad"):

@@ -44,6 +44,10 @@ class ViewsConfig:
     shear: float | None = None
     """Degrees that upright lines of a training crop are slanted by at most, either way."""
 
+    elastic: float | None = None
+    """How far each of 5 x 5 places of a training crop is moved at most, as part of its side, such as 0.06; what lies
+    between them is stretched smoothly."""
+
     randaugment: int | None = None
     """Magnitude of two operations of RandAugment on each training view, 1 to 30, such as 9; 0 for none."""
 

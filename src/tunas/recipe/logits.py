@@ -20,6 +20,7 @@ from tunas.data.augmentation import Augmentation
 from tunas.errors import InputError
 from tunas.files import make_directory, write_text, write_whole, writing_to
 from tunas.run.directory import read_json_object
+from tunas.run.settings import differences
 
 INDEX = "logits.json"
 FORMAT = "tunas-logits-1"
@@ -148,25 +149,23 @@ def check_dataset(directory: Path, index: dict[str, Any], data: Data) -> None:
         )
 
 
-def begun(directory: Path, index: dict[str, Any]) -> None:
-    """Makes the directory, or checks that what is there are the same logits, to go on with.
+def begun(directory: Path, index: dict[str, Any]) -> dict[str, Any]:
+    """Makes the directory, or checks that what is there are the same logits, to go on with; what `logits.json` says.
 
     Raises:
         InputError: where it holds something else.
     """
     if (directory / INDEX).is_file():
         there = read_json_object(directory / INDEX)
-        changed = sorted(
-            name for name in there.keys() | index.keys() if there.get(name) != json.loads(json.dumps(index)).get(name)
-        )
-        if changed:
+        if changed := differences(there, json.loads(json.dumps(index))):
             raise InputError(f"{directory} holds other logits (other {', '.join(changed)}); name another directory")
-        return
+        return there
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} is not an empty directory and holds no logits; name a new one")
     make_directory(directory)
     with writing_to(directory):
         write_text(directory / INDEX, json.dumps(index, indent=1, sort_keys=True) + "\n")
+    return index
 
 
 def write_shard(directory: Path, index: dict[str, Any], number: int, logits: Tensor) -> None:

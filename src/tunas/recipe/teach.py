@@ -75,8 +75,7 @@ def teach(config: TeachConfig) -> Lecture:
         augmentation = _augmentation(config, data)
         if teacher.said:
             print(teacher.said, file=sys.stderr)
-        index = index_of(f"{teacher.name} {weights_checksum(teacher.network)}", data, augmentation)
-        begun(directory, index)
+        index = begun(directory, index_of(f"{teacher.name} {weights_checksum(teacher.network)}", data, augmentation))
         shards = config.views * shard_count(data)
         missing = [k for k in range(shards) if not is_whole(shard_path(directory, k), index, k)]
         with progress("teaching", sum(len(shard_span(data, number)[1]) for number in missing)) as advance:

@@ -33,8 +33,8 @@ HARMLESS = """
 IDENTITY = """
     accuracy_model_sha256 aggressive_sharing at_most augment base_learning_rate batch bn_momentum class_names clip_grad
     constraint cost_digest crop_ratio crop_scale cutmix dataset dataset_fingerprint dataset_images delay_valid_share
-    dropout_rate ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier head_epochs head_steps
-    hflip image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
+    dropout_rate elastic ema_decay ema_warmup enable_cost_model epochs eval_split filters_multiplier head_epochs
+    head_steps hflip image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
     increase_ops_warmup_steps_fraction indices init_from label_smoothing layer_decay learning_rate minutes mixup
     model_learning_rate model_momentum model_warmup_steps_fraction model_weight_decay momentum num_classes
     num_cost_samples optimizer padding path_dropout_by_depth path_dropout_rate precision randaugment random_erasing
@@ -61,8 +61,23 @@ def kind_of(name: str) -> Kind:
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], kind: Kind) -> dict[str, tuple[Any, Any]]:
     """name -> (was, is now) of the settings of a class that differ, by name."""
-    names = sorted(name for name in old.keys() | new.keys() if kind_of(name) is kind)
-    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+    names = (name for name in differences(old, new) if kind_of(name) is kind)
+    return {name: (old.get(name), new.get(name)) for name in names}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names of what differs, sorted. What one of them does not say, because it was written before there was such a
+    thing, is nothing there: None, False or 0."""
+    return [name for name in sorted(old.keys() | new.keys()) if _differs(name, old, new)]
+
+
+def _differs(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    if name not in old or name not in new:
+        return old.get(name, new.get(name)) not in (None, False, 0)
+    was, now = old[name], new[name]
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        return bool(differences(was, now))
+    return bool(was != now)
 
 
 def without(changed: Mapping[str, tuple[Any, Any]], names: frozenset[str]) -> dict[str, tuple[Any, Any]]:
