@@ -63,7 +63,7 @@ def artifact_of(number: int, architecture: Architecture, runtime: Runtime, argum
 
 
 def drawn(arguments: argparse.Namespace) -> list[Architecture]:
-    return list(itertools.islice(draw_architectures(tunas.get_space(SSD), 0), arguments.num_architectures))
+    return list(itertools.islice(draw_architectures(tunas.get_space(SSD), arguments.seed), arguments.num_architectures))
 
 
 def convert(family: str, arguments: argparse.Namespace) -> None:
@@ -232,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("int8"))
     parser.add_argument("--num_architectures", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="which architectures are drawn")
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--num_classes", type=int, default=10)
     parser.add_argument("--sittings", type=int, default=3)

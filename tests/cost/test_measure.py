@@ -24,6 +24,7 @@ from tunas.cost.measure import compare, measure, network_and_inputs
 from tunas.cost.measure_config import MEANT_FOR, MeasureConfig
 from tunas.cost.samples import (
     HEADER,
+    LOWER_DECILE,
     Sample,
     append_samples,
     draw_architectures,
@@ -175,12 +176,21 @@ def test_times_are_milliseconds_on_the_clock_that_was_asked_for():
     assert np.median(processor) < 1.5
 
 
-def test_a_summary_is_the_median_of_the_rounds_medians():
-    times = np.array([[1.0, 2.0, 90.0], [4.0, 4.0, 4.0], [3.0, 3.0, 3.0], [8.0, 5.0, 6.0]])  # medians 2, 4, 3, 6
+def test_a_summary_is_the_lower_decile_of_the_rounds_medians():
+    medians = np.arange(3.0, 14.0)  # eleven rounds, the second least of which is the lower decile
+    times = np.stack([medians - 1, medians, medians + 90], axis=1)[np.random.default_rng(0).permutation(11)]
     found = summary(times)
-    assert found["milliseconds"] == 3.5
-    assert found["half_difference"] == 2.5  # odd rounds 2.5, even rounds 5
+    assert found["milliseconds"] == 4.0
+    halves = [np.quantile(np.median(times[half::2], axis=1), 0.1) for half in (0, 1)]
+    assert found["half_difference"] == pytest.approx(abs(halves[0] - halves[1])) != 0
     assert found["spread"] == np.subtract(*np.percentile(times, [75, 25]))
+
+
+def test_what_disturbs_some_rounds_does_not_change_what_a_network_counts_with():
+    rng = np.random.default_rng(0)
+    quiet = 1 + 0.01 * rng.random((20, 5))
+    disturbed = quiet * np.where(np.arange(20) % 3 == 0, 1.0, 1.7)[:, None]
+    assert summary(disturbed)["milliseconds"] == pytest.approx(summary(quiet)["milliseconds"], rel=0.01)
 
 
 def test_networks_run_in_eval_mode_on_one_image(space, counted, tmp_path):
@@ -227,6 +237,27 @@ def test_a_file_of_another_set_up_is_not_continued(space, counted, tmp_path):
     written(path, (SPACE, "0:0:0:0:0:0:0", 3))
     with pytest.raises(InputError, match="other columns"):
         measure(quick(out=path, num_architectures=4))
+
+
+def test_a_file_of_medians_is_read_but_not_continued(space, counted, tmp_path):
+    path = tmp_path / "s.csv"
+    samples = measure(quick(out=str(path), num_architectures=2))
+    assert {sample.statistic for sample in samples} == {LOWER_DECILE}
+    before = [dataclasses.replace(sample, statistic="") for sample in samples]
+    path.unlink()
+    append_samples(path, before)
+    with pytest.raises(InputError, match="measured with statistic '', not 'lower decile'; give a new file"):
+        measure(quick(out=str(path), num_architectures=4))
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open(path, "w", newline="") as file:
+        columns = [name for name in HEADER if name != "statistic"]  # which no file had
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert read_samples(path, space) == before
+    with pytest.raises(InputError, match="other columns"):
+        measure(quick(out=str(path), num_architectures=4))
 
 
 def test_more_networks_than_there_are_cannot_be_measured(space, counted, tmp_path):

@@ -102,6 +102,13 @@ def test_a_session_outlives_the_files_that_it_was_read_from(network, images, nam
     assert len(filler) == 200
 
 
+@named("openvino", "openvino-int8")
+def test_what_a_model_knows_beforehand_is_not_worked_out_again(network, images, name):
+    model = converted(runtime_here(name), network, images)
+    kinds = {operation.get_type_name() for operation in model.get_ops()}
+    assert "Convolution" in kinds and not kinds & {"ShapeOf", "Range", "Subtract", "Reshape"}
+
+
 def test_what_is_timed_returns_what_a_call_returns(network, images):
     runtime = get_runtime("torch-cpu")
     session = runtime.open(converted(runtime, network, images), 1)

@@ -16,6 +16,7 @@ from tunas.cost.catalog import load_cost_model
 from tunas.cost.measure_config import MeasureConfig
 from tunas.cost.samples import (
     HEADER,
+    LOWER_DECILE,
     REFERENCES,
     SETUP,
     Sample,
@@ -160,8 +161,11 @@ def as_fitted(ssd: str, cost_model: str | None, model: CostModel | PeakCost) -> 
 
 
 def setup_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """What differs between the set-up of a cost model's samples and this one, in words; what the model does not say is
-    not compared."""
+    """What differs between the set-up of a cost model's samples and this one, in words.
+
+    What the model does not say is not compared: a model of medians, before there was a `statistic`, is compared with
+    lower deciles, and the slowdown of its references then holds the difference between the two.
+    """
     return tuple(
         f"{name} was {then[name]!r} and is now {value!r}"
         for name, value in now.items()
@@ -225,6 +229,7 @@ def setup_of(space: Space, runtime: Runtime, config: MeasureConfig) -> dict[str,
         **conditions_of(space, config),
         "threads": threads,
         "clock": config.clock,
+        "statistic": LOWER_DECILE,
     }
 
 

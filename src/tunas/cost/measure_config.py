@@ -73,8 +73,8 @@ class MeasureConfig:
     """Runs of each network before the first that is timed."""
 
     rounds: int = 10
-    """How often each network's turn comes. A network counts with the median of its turns, a turn with the median of its
-    runs."""
+    """How often each network's turn comes. A network counts with the lower decile of its turns, because what else runs
+    on the machine only ever adds to a time; a turn with the median of its runs."""
 
     repeats: int = 5
     """Timed runs in each turn, after one that is not timed."""

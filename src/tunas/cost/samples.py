@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from tunas.cost.own import FunctionCost
 
 REQUIRED = ("ssd", "indices", "milliseconds")
-SETUP = ("backend", "version", "device", "image_size", "num_classes", "threads", "clock")
+SETUP = ("backend", "version", "device", "image_size", "num_classes", "threads", "clock", "statistic")
 """Columns that must not change within a file: times of different set-ups are different quantities."""
 TIMES = ("milliseconds", "spread", "half_difference")
 """Columns that are milliseconds."""
+LOWER_DECILE = "lower decile"
+"""What `tunas.cost.timing.latency` takes over the rounds."""
 REFERENCES = 10
 """Samples that are measured again in turn with others, to tell by how much the device's speed has changed."""
 TRIES = 1000
@@ -46,7 +48,9 @@ class Sample:
         num_classes: outputs of the classifier.
         threads: how many the backend was allowed.
         clock: `wall`, or `processor` where only the time counts that the process itself ran.
-        milliseconds: latency, the median over rounds of the median over a round's runs.
+        statistic: which of its turns a network counts with: `LOWER_DECILE`, or nothing in files of before, where it was
+            the median of them.
+        milliseconds: latency, that statistic over rounds of the median over a round's runs.
         spread: interquartile range of the single runs, in milliseconds.
         half_difference: between the latency that only odd and only even rounds give, in milliseconds; half of it is
             about the error that is left in the latency.
@@ -71,6 +75,7 @@ class Sample:
     slowdown: float | None = None
     num_classes: int | None = None
     version: str = ""
+    statistic: str = ""
 
     def divided_by(self, slowdown: float) -> Sample:
         """The same measurement, had the device been that many times as fast."""
@@ -256,7 +261,7 @@ def _sample_of(row: dict[str, Any], space: Space, where: str) -> Sample:
     numbers: dict[str, Any] = {name: _number(row, name, where) for name in ("spread", "half_difference", "slowdown")}
     whole = ("image_size", "num_classes", "threads", "rounds", "repeats")
     counts: dict[str, Any] = {name: _count(row, name, where) for name in whole}
-    texts = {name: row.get(name, "") for name in ("backend", "version", "device", "clock")}
+    texts = {name: row.get(name, "") for name in ("backend", "version", "device", "clock", "statistic")}
     return Sample(space.name, indices, milliseconds=milliseconds, **texts, **numbers, **counts)
 
 
