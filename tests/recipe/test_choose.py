@@ -53,16 +53,32 @@ def test_the_probe_decides_on_mirroring_where_nothing_else_does():
     assert len(asked) == 2
 
 
-def test_gentle_views_of_a_long_training_are_turned_and_slanted_too_and_the_reason_says_so():
+def test_a_long_training_of_small_images_varies_them_more_and_decays_its_weights_faster_and_the_reason_says_so():
     short, long = (plan_training(TrainConfig(epochs=epochs, image_size=32), 2_000) for epochs in (39, 40))
     assert short.used_recipe.augmentation == GENTLE and "slanted" not in short.used_recipe.reason
-    assert long.used_recipe.augmentation == dataclasses.replace(GENTLE, rotate=15.0, shear=15.0)
-    assert "crops are turned and slanted, as 40 epochs are at least 40" in long.used_recipe.reason
-    assert recipe(epochs=90, rotate=0.0).augmentation == dataclasses.replace(GENTLE, shear=15.0)
-    for same in (recipe(epochs=90, augment="gentle"), recipe(recipe="small")):
-        assert same.augmentation == GENTLE
-    assert recipe(epochs=90, image_size=224).augmentation == PHOTOGRAPHS
-    assert recipe(epochs=90, recipe="modern").augmentation == recipe(recipe="modern").augmentation
+    assert long.used_recipe.augmentation == dataclasses.replace(GENTLE, rotate=15.0, shear=15.0, elastic=0.07)
+    assert (short.weight_decay, long.weight_decay) == (4e-5, 5e-4)
+    changes = "crops are turned, slanted and stretched, and weights decay by 0.0005, as from 40 epochs on"
+    assert f"{changes} where images are below 96 pixels" in long.used_recipe.reason
+    turned = recipe(epochs=90, elastic=0.0, given={"weight_decay": 1e-4})
+    assert turned.augmentation == dataclasses.replace(GENTLE, rotate=15.0, shear=15.0) and turned.weight_decay == 1e-4
+    assert "stretched, as from" in turned.reason
+    gentle = recipe(epochs=90, augment="gentle")
+    assert gentle.augmentation == GENTLE and gentle.weight_decay == 5e-4 and "slanted" not in gentle.reason
+    assert recipe(recipe="small").augmentation == GENTLE
+    for other in (recipe(epochs=90, image_size=224), recipe(epochs=90, recipe="published")):
+        assert other.augmentation in (PHOTOGRAPHS, PUBLISHED) and other.weight_decay == 4e-5
+    assert recipe(epochs=90, optimizer="adamw").weight_decay == 0.05
+
+
+def test_modern_keeps_small_images_whole_and_says_so():
+    small, long = recipe(recipe="modern"), recipe(recipe="modern", epochs=60)
+    assert small.augmentation == GENTLE and not (small.mixup or small.cutmix)
+    assert small.ema_horizon and small.path_dropout_rate and "images below 96 pixels are not mixed" in small.reason
+    assert long.augmentation == recipe(epochs=60).augmentation and long.weight_decay == 5e-4
+    asked = recipe(recipe="modern", mixup=0.1, randaugment=5)
+    assert (asked.mixup, asked.augmentation.randaugment) == (0.1, 5)
+    assert "mixed" not in recipe(recipe="modern", image_size=96).reason
 
 
 def test_flags_win_over_the_recipe():

@@ -271,13 +271,19 @@ def stretched(view: Tensor, moves: Tensor) -> Tensor:
         uint8 `[S, S, 3]`.
     """
     size = len(view)
+    smooth = interpolate(moves.unsqueeze(0), size=(size, size), mode="bicubic", align_corners=True)
+    sources = _middles(size).add(smooth.permute(0, 2, 3, 1), alpha=2)
+    image = view.permute(2, 0, 1).unsqueeze(0).float()
+    moved = grid_sample(image, sources, mode="bicubic", padding_mode="border", align_corners=False)
+    return moved[0].permute(1, 2, 0).round_().clamp_(0, 255).byte()
+
+
+@functools.lru_cache(maxsize=4)
+def _middles(size: int) -> Tensor:
+    """Places of the pixels of a view from its left and from its top, from -1 to 1, float32 `[1, S, S, 2]`."""
     middles = (2 * torch.arange(size) + 1) / size - 1
     down, across = torch.meshgrid(middles, middles, indexing="ij")
-    smooth = interpolate(moves.unsqueeze(0), size=(size, size), mode="bicubic", align_corners=True)[0]
-    sources = torch.stack([across, down], 2) + 2 * smooth.permute(1, 2, 0)
-    image = view.permute(2, 0, 1).unsqueeze(0).float()
-    moved = grid_sample(image, sources.unsqueeze(0), mode="bicubic", padding_mode="border", align_corners=False)
-    return moved[0].permute(1, 2, 0).round_().clamp_(0, 255).byte()
+    return torch.stack([across, down], 2).unsqueeze(0)
 
 
 def augmented_view(

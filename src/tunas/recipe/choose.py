@@ -21,8 +21,10 @@ GENTLE = Augmentation(crop_scale=(0.6, 1.0), crop_ratio=(0.9, 1.1), hflip=0.0)
 """Around the evaluation crop's 0.77 of a square image's area."""
 PHOTOGRAPHS = Augmentation(crop_scale=(0.35, 1.0), hflip=0.5)
 LONG_EPOCHS = 40
-"""Epochs from which on gentle views of a training vary more: by then the crops alone are known by heart."""
-LONG_GENTLE = dataclasses.replace(GENTLE, rotate=15.0, shear=15.0)
+"""Epochs from which on views of small images vary more in a training: by then the crops alone are known by heart."""
+LONG_VIEWS = {"rotate": 15.0, "shear": 15.0, "elastic": 0.07}
+LONG_WEIGHT_DECAY = 5e-4
+"""Of such trainings: twelve times the published one, which is of data that nobody learns by heart."""
 NOTHING = Augmentation(crop_scale=None, crop_ratio=(1.0, 1.0), shift=0.0, hflip=0.0)
 """The evaluation view."""
 
@@ -128,6 +130,9 @@ RECIPES["modern"] = dataclasses.replace(
     path_dropout_rate=0.1,
     path_dropout_by_depth=True,
 )
+MODERN_OF_SMALL_IMAGES = {"augmentation": GENTLE, "mixup": 0.0, "cutmix": 0.0}
+"""What is mixed, blanked or changed by RandAugment in so few pixels tells a network little, and batch norm's running
+statistics of it do not fit whole images (benchmarks/README.md#small-data)."""
 CHANGES = ("hflip", "crop_scale", "crop_ratio", "shift", "rotate", "shear", "elastic", "randaugment", "random_erasing")
 VIEW_FLAGS = ("augment", *CHANGES)
 IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
@@ -163,26 +168,35 @@ def chosen_recipe(
     """
     _check(config, image_size)
     name = config.recipe
-    reason = "as asked for"
+    reasons = ["as asked for"]
     if name == "auto":
         is_large = train_size >= PUBLISHED_FROM
         name = "published" if is_large else "small"
-        reason = f"{train_size:,} training examples are {'at least' if is_large else 'fewer than'} {PUBLISHED_FROM:,}"
-    recipe = RECIPES[name]
-    augmentation = None
-    if image_size is not None:
-        augmentation, reasons = _augmentation(config, recipe, image_size, mirrors, epochs)
-        reason = "; ".join([reason, *reasons])
+        reasons = [
+            f"{train_size:,} training examples are {'at least' if is_large else 'fewer than'} {PUBLISHED_FROM:,}"
+        ]
+    recipe, has_small_images = RECIPES[name], image_size is not None and image_size < LARGE_IMAGES
+    if name == "modern" and has_small_images:
+        recipe = dataclasses.replace(recipe, **MODERN_OF_SMALL_IMAGES)
+        reasons.append(f"images below {LARGE_IMAGES} pixels are not mixed, blanked or changed by RandAugment")
+    is_long = name != "published" and has_small_images and epochs >= LONG_EPOCHS
     own = {key: value for key in _OWN if (value := getattr(config, key)) is not None}
     values: dict[str, Any] = {**own, **{key: value for key, value in (given or {}).items() if value is not None}}
     optimizer = config.optimizer or recipe.optimizer
     if optimizer != recipe.optimizer:
         values = {**_rates(optimizer, values, coupled), **values}
+    if is_long:
+        reasons += _long_reasons(config, decays="weight_decay" not in values)
+        values.setdefault("weight_decay", LONG_WEIGHT_DECAY)
     if bf16 and (coupled or optimizer == recipe.optimizer):
         values.setdefault("weight_decay", WEIGHT_DECAY_BF16)
+    augmentation = None
     if image_size is None:
         values |= {"mixup": 0.0, "cutmix": 0.0}
-    return dataclasses.replace(recipe, reason=reason, augmentation=augmentation, **values)
+    else:
+        augmentation, why = _augmentation(config, recipe, image_size, mirrors, is_long)
+        reasons += [why] if why else []
+    return dataclasses.replace(recipe, reason="; ".join(reasons), augmentation=augmentation, **values)
 
 
 _OWN = ("mixup", "cutmix", "optimizer", "scheduler", "clip_grad")
@@ -202,29 +216,36 @@ def _rates(optimizer: str, values: dict[str, Any], coupled: bool) -> dict[str, A
     return {}
 
 
+def _long_reasons(config: RecipeConfig, *, decays: bool) -> list[str]:
+    """What is different in a long training of small images where no flag says otherwise, and why, if anything is."""
+    changes = []
+    if config.augment == "auto" and any(getattr(config, name) is None for name in LONG_VIEWS):
+        changes.append("crops are turned, slanted and stretched")
+    if decays:
+        changes.append(f"weights decay by {LONG_WEIGHT_DECAY:g}")
+    why = f"as from {LONG_EPOCHS} epochs on where images are below {LARGE_IMAGES} pixels"
+    return [f"{', and '.join(changes)}, {why}"] if changes else []
+
+
 def _augmentation(
-    config: RecipeConfig, recipe: Recipe, image_size: int, mirrors: Mirrors | None, epochs: float
-) -> tuple[Augmentation, list[str]]:
-    """What happens to training images, and why, where that has to be said."""
-    reasons = []
+    config: RecipeConfig, recipe: Recipe, image_size: int, mirrors: Mirrors | None, is_long: bool
+) -> tuple[Augmentation, str]:
+    """What happens to training images, and why they are mirrored or not, where that has to be said."""
     fixed = {"published": PUBLISHED, "gentle": GENTLE, "none": NOTHING}.get(config.augment)
-    augmentation = fixed or recipe.augmentation or PUBLISHED
+    augmentation, reason = fixed or recipe.augmentation or PUBLISHED, ""
     if fixed is None and recipe.name != "published" and image_size >= LARGE_IMAGES:
         augmentation = dataclasses.replace(
             augmentation, crop_scale=PHOTOGRAPHS.crop_scale, crop_ratio=PHOTOGRAPHS.crop_ratio, hflip=PHOTOGRAPHS.hflip
         )
-    if fixed is None and augmentation == GENTLE and epochs >= LONG_EPOCHS:
-        augmentation = LONG_GENTLE
-        if config.rotate is None or config.shear is None:
-            reasons.append(f"crops are turned and slanted, as {epochs:g} epochs are at least {LONG_EPOCHS}")
+    if fixed is None and is_long:
+        augmentation = dataclasses.replace(augmentation, **LONG_VIEWS)
     given = {name: value for name in CHANGES if (value := getattr(config, name)) is not None}
     if "crop_scale" in given and "shift" not in given:
         given["shift"] = None
     if fixed is None and recipe.name != "published" and "hflip" not in given and mirrors is not None:
-        does_no_harm, why = mirrors()
-        reasons += [why] if why else []
+        does_no_harm, reason = mirrors()
         given["hflip"] = PUBLISHED.hflip if does_no_harm else 0.0
-    return dataclasses.replace(augmentation, **given), reasons
+    return dataclasses.replace(augmentation, **given), reason
 
 
 def _check(config: RecipeConfig, image_size: int | None) -> None:
