@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -17,7 +16,7 @@ class Layer(nn.Module):
         self.conv, self.norm = ops.Conv1d(width, width, kernel), ops.BatchNorm1d(width)
 
     def forward(self, x):
-        return F.relu(self.norm(self.conv(x, x.shape[1])))
+        return torch.relu(self.norm(self.conv(x, x.shape[1])))
 
 
 class Network(nn.Module):
@@ -33,7 +32,7 @@ class Network(nn.Module):
 
     def forward(self, x, indices=None):
         for (width, _), (conv, norm, *layers) in zip(self.stages, self.parts, strict=True):
-            x = F.relu(norm(conv(x, chosen(width, indices))))
+            x = torch.relu(norm(conv(x, chosen(width, indices))))
             for layer in layers:
                 change = layer(x, indices)
                 x = x if change is None else x + change
@@ -51,10 +50,11 @@ def vibrations(count, seed):  # signals [count, 1, 512], and which of the two fa
 
 
 widths, layers = OneOf((8, 12, 16, 20, 24), FILTERS), (OneOf((3, 7, 15, None), OP),) * 3
-space = tunas.register_space("signals", lambda: ((widths, layers),) * 3, network=Network)
+space = tunas.register_space(
+    "signals", lambda: ((widths, layers),) * 3, network=Network, example=lambda: torch.zeros(1, 1, 512)
+)
 splits = (vibrations(count, seed) for seed, count in enumerate((4096, 1024, 2048)))
-task = tunas.Task(*splits, loss=F.cross_entropy, quality=tunas.task.accuracy, quality_name="accuracy")
+task = tunas.Task(*splits, loss=nn.functional.cross_entropy, quality=tunas.task.accuracy, quality_name="accuracy")
 if __name__ == "__main__":
     wanted = {"cost_model": "macs", "latency": (4e5,), "random": 8, "out": "runs/signals"}
-    length = {"search": ("epochs=12",), "train": ("epochs=8",)}
-    tunas.design(tunas.DesignConfig(ssd="signals", **wanted, **length), task)
+    tunas.design(tunas.DesignConfig(ssd="signals", **wanted, search=("epochs=12",), train=("epochs=8",)), task)

@@ -108,6 +108,24 @@ def make_directory(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
+def unless_refused(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The directory, made where it is not there; where what is done within the context fails, what was made is gone
+    again, if nothing lies in it.
+
+    Raises:
+        InputError: where it cannot be made or written to.
+    """
+    made = [place for place in (Path(path), *Path(path).parents) if not place.exists()]
+    try:
+        yield make_directory(path)
+    except BaseException:
+        for place in made:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Turns "disk full" and "no permission" within the context into one sentence."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -12,12 +13,32 @@ from typing import Any
 
 from tunas.errors import InputError
 
+_places: list[Path] = []
+"""Directories in which runs began whose parameters were read here, the latest first."""
+
+
+def look_also_in(directory: str | os.PathLike[str]) -> None:
+    """Has files of a relative path that are not in the working directory looked for in this one as well."""
+    place = Path(directory)
+    if place in _places:
+        _places.remove(place)
+    _places.insert(0, place)
+
+
+def place_of(name: object) -> Path | None:
+    """The directory from which a relative `path/to/file.py:name` is found; None for any other name, or without it."""
+    location = name.rpartition(":")[0] if isinstance(name, str) else ""
+    if not location.endswith(".py") or Path(location).expanduser().is_absolute():
+        return None
+    return next((place for place in (Path.cwd(), *_places) if (place / location).is_file()), None)
+
 
 def load_named(name: str, what: str) -> Any:
     """The object that `name` says. A file is run once in a process, however often it is named.
 
     Args:
-        name: `module:name` or `path/to/file.py:name`.
+        name: `module:name` or `path/to/file.py:name`; a relative path is one of the working directory, or else of one
+            that `look_also_in` was told.
         what: the kind of thing, for messages: "space".
 
     Raises:
@@ -25,10 +46,15 @@ def load_named(name: str, what: str) -> Any:
     """
     location, _, attribute = name.rpartition(":")
     try:
-        module = _module_of_file(location) if location.endswith(".py") else importlib.import_module(location)
+        place = place_of(name) or Path()
+        module = (
+            _module_of_file(str(place / location)) if location.endswith(".py") else importlib.import_module(location)
+        )
         return getattr(module, attribute)
     except FileNotFoundError:
-        raise InputError(f"cannot load {what} {name!r}: there is no file {location}") from None
+        absolute = Path(location).expanduser().is_absolute()
+        where = "" if absolute else f" in {Path.cwd()}; start from the directory that this path is of"
+        raise InputError(f"cannot load {what} {name!r}: there is no file {location}{where}") from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: names that no module can have
         raise InputError(f"cannot load {what} {name!r}: {error}") from None
 

@@ -236,6 +236,8 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(trained, tmp_path, caps
     (tmp_path / "file").write_text("")
     assert "cannot write" in refusal(capsys, "export", run, f"--out={tmp_path / 'file' / 'below'}")
     assert "give one of" in refusal(capsys, "export", to)
+    assert "timm describes towers" not in refusal(capsys, "export", run, f"--out={out / 'below'}", *few)
+    assert not out.exists()  # what was made to see that it can be written to is gone again
     wrong = ("export", f"--ssd={TINY}", "--indices=0:0:0:0:0:0:0:0", f"--checkpoint={next(trained.glob('check*'))}", to)
     assert "does not fit" in refusal(capsys, *wrong)
     (out / "onnxruntime").mkdir(parents=True, exist_ok=True)

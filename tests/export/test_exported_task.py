@@ -1,22 +1,36 @@
 """What learned a task of one's own is exported like a classifier of images, and checked by its own quality."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 import tunas
 from support.jobs import OWN_PROGRAM
-from tunas import export
+from tunas import export, named
 from tunas.cli import main
+from tunas.space import catalog
 
-TOLD = (f"--ssd={OWN_PROGRAM}:space", f"--task={OWN_PROGRAM}:task")
+TOLD = (f"--ssd={OWN_PROGRAM.name}:space", f"--task={OWN_PROGRAM.name}:task")
+
+
+def forget_code(monkeypatch):
+    """Files of one's own code are not known any more, as in a new process."""
+    monkeypatch.setattr(catalog, "_spaces", {})
+    monkeypatch.setattr(named, "_places", [])
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
+    """A training that began in the directory of its code, which all commands below do not run in."""
     directory = tmp_path_factory.mktemp("own") / "run"
     size = ("--epochs=8", "--train_batch_size=64", "--base_learning_rate=0.1", "--num_workers=0", "--device=cpu")
-    assert main(["train", *TOLD, "--indices=1:1", f"--checkpoint_dir={directory}", *size]) == 0
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(OWN_PROGRAM.parent)
+        forget_code(monkeypatch)
+        assert main(["train", *TOLD, "--indices=1:1", f"--checkpoint_dir={directory}", *size]) == 0
     return directory
 
 
@@ -44,6 +58,19 @@ def test_a_model_of_ones_own_is_exported_and_checked_by_its_own_quality(trained,
     session = onnxruntime.InferenceSession(tmp_path / "onnxruntime" / "model.onnx")
     np.testing.assert_allclose(session.run(None, {"input": x.numpy()})[0], expected, atol=1e-5)
     assert not (tmp_path / "onnxruntime" / "predict.py").exists()
+
+
+def test_a_run_whose_code_is_not_found_says_where_to_start_from(trained, tmp_path, monkeypatch, capsys):
+    forget_code(monkeypatch)
+    old = shutil.copytree(trained, tmp_path / "old")
+    params = json.loads((old / "params.json").read_text())
+    assert params.pop("code_in") == [str(OWN_PROGRAM.parent)] and params["ssd"] == "own_program.py:space"
+    (old / "params.json").write_text(json.dumps(params))
+    words = ("export", f"--checkpoint_dir={old}", f"--out={tmp_path / 'out'}", "--runtime=torch-cpu")
+    found = said(capsys, 2, *words)
+    assert "no file own_program.py in" in found and "start from the directory that this path is of" in found
+    monkeypatch.chdir(OWN_PROGRAM.parent)
+    assert main([*words, "--max_accuracy_drop=0.1"]) == 0
 
 
 def test_what_means_nothing_for_a_task_is_refused_in_one_sentence(trained, tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -103,6 +104,8 @@ def test_it_opens_without_this_package(tmp_path):
     assert int(printed) == sum(parameter.numel() for parameter in network.parameters())
     assert json.loads((tmp_path / "one" / "config.json").read_text())["family"] == "efficientnet"
     assert set(load_file(tmp_path / "one" / "model.safetensors")) >= {"conv_stem.weight", "classifier.weight"}
+    with pytest.raises(RuntimeError, match=r"Unknown model \(what load.py beside it opens\)"):
+        timm.create_model(f"local-dir:{tmp_path / 'one'}")
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,9 @@ def measure(config: MeasureConfig) -> list[Sample]:
     if config.indices is not None:
         return measured_group([space.architecture(config.indices).pruned()], runtime, config)
     assert config.out is not None
-    setup = setup_of(space, runtime, config)
-    measured = _already_measured(config.out, space, setup)
-    done = {sample.indices for sample in measured}
     wanted = wanted_architectures(space, config)
+    measured = _already_measured(config.out, space, setup_of(space, runtime, config))
+    done = {sample.indices for sample in measured}
     missing = [architecture for architecture in wanted if architecture.text not in done]
     group = config.group if runtime.interleaves else 1
     with progress_bar() as progress:

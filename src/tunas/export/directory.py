@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunas.errors import InputError
-from tunas.files import make_directory, write_bytes, writing_to
+from tunas.files import write_bytes, writing_to
 from tunas.run.directory import read_json_object
 
 MODEL = "model"
@@ -24,18 +24,16 @@ FAILED = "-failed-check"
 """Ends the name of the directory of an artifact that did not pass."""
 
 
-def writable(out: Path, names: tuple[str, ...]) -> Path:
-    """The directory `out`, made where it is not there, with nothing foreign under the names to write.
+def check_free(out: Path, names: tuple[str, ...]) -> None:
+    """Refuses a directory with something foreign under the names to write.
 
     Raises:
-        InputError: where it cannot be written to, or holds something else under such a name.
+        InputError: naming it.
     """
-    make_directory(out)
     for name in (*names, *(name + FAILED for name in names)):
         path = out / name
         if path.exists() and not (path / ABOUT).is_file():
             raise InputError(f"{path} is there already and is no exported model; name another --out")
-    return out
 
 
 def write_directory(path: Path, files: Mapping[str, bytes]) -> None:

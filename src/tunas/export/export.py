@@ -23,12 +23,13 @@ from tunas.export.directory import (
     FAILED,
     MODEL,
     about_bytes,
+    check_free,
     sha256,
-    writable,
     write_directory,
 )
 from tunas.export.source import Source, opened_source
 from tunas.export.timm_model import TIMM, timm_files
+from tunas.files import unless_refused
 from tunas.nn.profile import count_macs, count_parameters
 from tunas.run.session import warn
 from tunas.runtime import Conversion, Runtime, Session, get_runtime
@@ -89,7 +90,13 @@ def export(config: ExportConfig, task: Task | None = None) -> list[Exported]:
             nowhere to write to. Nothing has been written then.
     """
     runtimes = [exportable(name, config) for name in config.runtimes]
-    out = writable(Path(config.out).expanduser(), config.runtimes)
+    out = Path(config.out).expanduser()
+    check_free(out, config.runtimes)
+    with unless_refused(out):
+        return _exported(out, runtimes, config, task)
+
+
+def _exported(out: Path, runtimes: list[Runtime], config: ExportConfig, task: Task | None) -> list[Exported]:
     source = opened_source(config, task)
     if TIMM in runtimes:
         timm_files(source.network)  # raises where timm has no words for it, before the others take their time

@@ -35,6 +35,9 @@ ACTIVATIONS = {
     "swish": ("sw", "swish"),
 }
 """Ours -> (in timm's block strings, in its registry of layers)."""
+NOT_REGISTERED = "what load.py beside it opens"
+"""Stands where timm's own directories name one of its registered models, which have fixed block strings. So
+`timm.create_model("local-dir:…")` says `Unknown model (what load.py beside it opens)`."""
 CONFIG, WEIGHTS, LOADER_FILE = "config.json", "model.safetensors", "load.py"
 LOADER = '''\
 """Opens this directory with timm: load.model(), or load.model(features_only=True) as a backbone."""
@@ -91,6 +94,8 @@ def timm_config(network: Network) -> dict[str, Any]:
         )
     options = network.options
     return {
+        "architecture": NOT_REGISTERED,
+        "pretrained_cfg": {},
         "family": "mobilenetv3" if is_v3 else "efficientnet",
         "arch_def": _stages(layers[2 : len(layers) - 3], is_v3),
         "num_classes": network.head.classifier.out_channels,

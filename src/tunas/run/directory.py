@@ -14,6 +14,7 @@ from typing import Any
 
 from tunas.errors import InputError
 from tunas.files import make_directory, read_json, write_text, writing_to
+from tunas.named import look_also_in, place_of
 from tunas.run.device import World
 from tunas.run.history import HISTORY, note_session
 from tunas.run.lock import LOCK, locked
@@ -24,6 +25,10 @@ MODEL_SPEC = "model_spec.json"
 RESULT = "result.json"
 DATA = "data.json"
 CACHE = "cache"
+CODE_IN = "code_in"
+"""Entry of `params.json`: the directories that the relative paths of the user's own code are of."""
+NAMES_CODE = ("ssd", "task")
+"""Entries of `params.json` that may be `path/to/file.py:name`."""
 CHECKSUM = "checksum"
 """Entry of `params.json`: SHA-256 of its other entries and of `model_spec.json`; of `result.json`: of its other
 entries."""
@@ -95,6 +100,8 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, compared: froz
         if from_now_on:
             print(f"from now on: {in_words(from_now_on)} (noted in {path / HISTORY})", file=sys.stderr)
         write_text(path / MODEL_SPEC, model_spec)
+        if places := {place for name in NAMES_CODE if (place := place_of(params.get(name)))}:
+            params = {**params, CODE_IN: sorted(map(str, places))}
         document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
         write_text(path / PARAMS, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
@@ -110,13 +117,17 @@ def check_examples(path: Path, check: Callable[[dict[str, Any], Path], None]) ->
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """`params.json` of a run directory, without its checksum.
+    """`params.json` of a run directory, without its checksum. What it names of the user's own code is found from now
+    on, wherever the run began.
 
     Raises:
         InputError: where it is missing or damaged.
     """
     params = read_json_object(path / PARAMS)
     params.pop(CHECKSUM, None)
+    places = params.get(CODE_IN)
+    for place in places if isinstance(places, list) else ():
+        look_also_in(str(place))
     return params
 
 
