@@ -1,5 +1,6 @@
 """A cap holds: by the cost model's own residuals, and when the winner is measured."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import tunas
 from support.tiny_space import tiny
 from tunas import CostModel, InputError
 from tunas.cli import main
+from tunas.cli.search import result_table
 from tunas.cost.additive import parameters
 from tunas.cost.fit import FitConfig, fit
 from tunas.cost.measure import measure
@@ -117,6 +119,10 @@ def test_a_winner_that_holds_is_measured_once(space, fitted, tmp_path):
     (timed,) = result.timed
     assert timed.at_speed_of_then <= cap and timed.indices == result.architecture.text
     assert timed.measured == pytest.approx(parameters(space, 10).estimate(result.architecture) / 1e3, rel=1e-6)
+    elsewhere = dataclasses.replace(timed, changed=("device was 'a' and is now 'b'",))
+    for one, said in ((timed, "ms at the speed of"), (elsewhere, "not in turn with the cost model's samples (device")):
+        printed = result_table(config(fitted, tmp_path), dataclasses.replace(result, timed=(one,))).columns[1]
+        assert any(said in str(cell) for cell in printed.cells)
 
 
 def words(fitted, directory, epochs=0.75):

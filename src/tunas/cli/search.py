@@ -74,10 +74,12 @@ def result_table(config: SearchConfig, result: SearchResult) -> Table:
     for number, timed in enumerate(result.timed, 1):
         then = timed.at_speed_of_then
         verdict = "holds" if result.at_most is None or then <= result.at_most else "over"
+        at_speed = f"{then:.4g} ms at the speed of the cost model's samples ({verdict})"
+        if timed.changed:
+            at_speed = f"not in turn with the cost model's samples ({'; '.join(timed.changed)}; {verdict})"
         table.add_row(
             f"measured, winner {number}",
-            f"{timed.measured:.4g} ms now, {then:.4g} ms at the speed of the cost model's samples ({verdict}); "
-            f"predicted {timed.predicted:.4g} ms",
+            f"{timed.measured:.4g} ms now, {at_speed}; predicted {timed.predicted:.4g} ms",
         )
     if result.candidates:
         best, many = result.candidates[0], len(result.candidates)

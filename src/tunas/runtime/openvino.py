@@ -44,8 +44,8 @@ def _quantized(network: Any, examples: Any, conversion: Conversion) -> Any:
 
     An activation's range is the whole range that was seen. NNCF's own choice, the mean over images of each one's range,
     cuts off what few images have: it cost ProxylessNAS-Mobile 1.9 points on the digits, where the whole range costs
-    0.3. What NNCF leaves in float32, squeeze-and-excite and large depthwise kernels, computes in float32 from weights
-    in INT8, per output channel and symmetric too.
+    0.3. What NNCF leaves in float32, squeeze-and-excite, computes in float32 from weights in INT8, per output channel
+    and symmetric too.
     """
     with without_warnings(), contextlib.redirect_stdout(io.StringIO()):  # NNCF draws progress bars of its own
         import nncf

@@ -41,12 +41,15 @@ class Timed:
         predicted: cost by the model.
         measured: milliseconds now.
         slowdown: time that the model's samples take now over the time that they took when it was fitted.
+        changed: what differs from the set-up of these samples since the search began, so that none of them took turns
+            with the winner and the slowdown is unknown.
     """
 
     indices: str
     predicted: float
     measured: float
     slowdown: float
+    changed: tuple[str, ...] = ()
 
     @property
     def at_speed_of_then(self) -> float:
@@ -111,4 +114,4 @@ def verified(state: Any, at_most: float, measuring: MeasureConfig) -> tuple[Arch
 
 def _timed(winner: Architecture, measuring: MeasureConfig) -> Timed:
     found = compare(dataclasses.replace(measuring, indices=winner.text))
-    return Timed(winner.text, found.predicted, found.sample.milliseconds, found.slowdown)
+    return Timed(winner.text, found.predicted, found.sample.milliseconds, found.slowdown, found.changed)
