@@ -5,17 +5,21 @@ import torch
 from timm.optim.rmsprop_tf import RMSpropTF
 
 from tunas.recipe.optimizer import PIECE, PiecewiseRMSprop, rmsprop
+from tunas.search.replicas import Lanes
 
 SETTINGS = {"lr": 0.0, "alpha": 0.9, "eps": 1.0, "momentum": 0.9}
 
 
 @pytest.mark.parametrize("decay", [0.0, 4e-5])
-@pytest.mark.parametrize("shape", [(3 * PIECE * 4 + 77,), (5,), (8, 3, 3, 3)])
-def test_steps_and_state_are_timms_bit_for_bit(shape, decay):
+@pytest.mark.parametrize(
+    ("shape", "lanes"), [((3 * PIECE * 4 + 77,), 1), ((13 * PIECE + 77,), 3), ((5,), 2), ((8, 3, 3, 3), 2)]
+)
+def test_steps_and_state_are_timms_bit_for_bit(shape, lanes, decay):
     torch.manual_seed(0)
     start = torch.randn(shape)
     ours, timms = (torch.nn.Parameter(start.clone()) for _ in range(2))
     pieces, whole = PiecewiseRMSprop([ours], **SETTINGS), RMSpropTF([timms], foreach=False, **SETTINGS)
+    pieces.lanes = Lanes(lanes) if lanes > 1 else None
     for unused, rate in enumerate((0.1, 0.3, 0.0)):
         gradient = torch.randn(shape) * torch.randn(shape).exp()
         gradient.flatten()[unused * PIECE * 4 :][: PIECE * 5] = 0  # weights of which a step used none

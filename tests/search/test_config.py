@@ -32,6 +32,13 @@ def test_imagenet_gets_the_published_settings():
     assert plan(valid_precision="bf16").precision == "fp32"
 
 
+def test_validation_takes_bfloat16_where_the_processor_has_it_unless_told_otherwise():
+    found = plan_search(SearchConfig(), IMAGENET, digits=False, on_cuda=False, validates_in_bf16=True)
+    assert (found.precision, found.valid_precision) == ("fp32", "bf16")
+    told = SearchConfig(valid_precision="fp32")
+    assert plan_search(told, IMAGENET, digits=False, on_cuda=False, validates_in_bf16=True).valid_precision == "fp32"
+
+
 def test_the_v3_like_space_computes_in_bfloat16_on_cuda_with_its_own_weight_decay():
     found = plan(ssd="mobilenet_v3_like_search", on_cuda=True)
     assert (found.precision, found.weight_decay) == ("bf16", 3e-5)

@@ -247,6 +247,17 @@ def test_without_a_cost_model_accuracy_alone_counts(tmp_path):
     assert "rlcontroller/estimated_cost" not in read_events(tmp_path)[0][0]
 
 
+def test_a_search_goes_on_in_the_precision_that_it_began_in(tmp_path, monkeypatch):
+    settings = {**SETTINGS, "enable_cost_model": False, "checkpoint_dir": str(tmp_path)}
+    monkeypatch.setattr("tunas.search.loop.multiplies_bf16", lambda: True)
+    found = search(SearchConfig(**settings))
+    assert json.loads((tmp_path / "params.json").read_text())["valid_precision"] == "bf16"
+    monkeypatch.setattr("tunas.search.loop.multiplies_bf16", lambda: False)
+    assert search(SearchConfig(**settings)) == found
+    with pytest.raises(InputError, match="valid_precision was 'bf16' and is now 'fp32'"):
+        search(SearchConfig(**settings, valid_precision="fp32"))
+
+
 def test_a_fixed_architecture_is_not_searched():
     with pytest.raises(InputError, match=r"one fixed architecture.*tunas train --ssd=mobilenet_v2"):
         search(SearchConfig(ssd="mobilenet_v2", device="cpu"))

@@ -91,6 +91,25 @@ def test_lanes_work_at_the_same_time_and_answer_in_order():
     assert torch.get_num_threads() == threads
 
 
+def test_lanes_begin_with_the_largest_and_answer_in_order():
+    begun, both = [], threading.Barrier(2, timeout=30)
+
+    def work(item):
+        begun.append(item)
+        if item in (1, 3):
+            both.wait()
+        return item
+
+    assert Lanes(2).map(work, range(4), [1.0, 7.0, 2.0, 5.0]) == [0, 1, 2, 3]
+    assert set(begun[:2]) == {1, 3}
+    assert Lanes(1).map(str, range(3), [1, 2, 3]) == ["0", "1", "2"]
+
+
+def test_one_lane_works_with_its_own_threads():
+    assert Lanes(2).in_one(torch.get_num_threads) == 1
+    assert Lanes(1).in_one(torch.get_num_threads) == torch.get_num_threads()
+
+
 def test_what_a_replica_raises_is_raised():
     def work(item):
         raise ValueError(item)

@@ -4,8 +4,8 @@ and timm's."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import torch
 from timm.optim.rmsprop_tf import RMSpropTF
@@ -18,6 +18,16 @@ RMSPROP = "rmsprop"
 DECAY = 0.9
 EPSILON = 1.0
 """Inside the square root."""
+
+
+class Lanes(Protocol):
+    """Threads that work side by side (`search/replicas.py`)."""
+
+    count: int
+
+    def map(self, work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]: ...
+
+
 PIECE = 2**16
 """Numbers per thread that are worked on at a time: a quarter of a megabyte, so that the five vectors of a step stay in
 the processor's cache from one operation to the next."""
@@ -28,7 +38,14 @@ class PiecewiseRMSprop(RMSpropTF):
 
     Over a vector of many millions of numbers every temporary of that size comes from memory and goes back to it. State
     and results are the same bit for bit. On other devices it is timm's own multi-tensor form.
+
+    Attributes:
+        lanes: that the pieces of a vector are dealt out to, each worked on in one thread; where None, one piece after
+            the other in all of torch's. These meet after every operation: with other work on the machine, whoever has
+            to wait for its turn on a processor holds them all up, a hundred times a step.
     """
+
+    lanes: Lanes | None = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -55,13 +72,24 @@ class PiecewiseRMSprop(RMSpropTF):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         state["step"] += 1
         vectors = [parameter, parameter.grad, state["square_avg"], state["momentum_buffer"]]
-        for pieces in zip(*map(_pieces, vectors), strict=True):
-            _step_piece(*pieces, group=group)
+        count = 1 if self.lanes is None else self.lanes.count
+        size = PIECE * (torch.get_num_threads() if count == 1 else 1)
+        pieces = list(zip(*(_pieces(vector, size) for vector in vectors), strict=True))
+
+        @torch.no_grad()
+        def work(some: list[tuple[Tensor, ...]]) -> None:
+            for each in some:
+                _step_piece(*each, group=group)
+
+        if self.lanes is None:
+            work(pieces)
+        else:
+            self.lanes.map(work, [pieces[lane::count] for lane in range(count)])
 
 
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+def _pieces(tensor: Tensor, size: int) -> tuple[Tensor, ...]:
     """A long vector in pieces; any other tensor, which is a layer's and no longer than a few, as it is."""
-    return tensor.split(PIECE * torch.get_num_threads()) if tensor.dim() == 1 else (tensor,)
+    return tensor.split(size) if tensor.dim() == 1 else (tensor,)
 
 
 def _step_piece(weights: Tensor, gradient: Tensor, square: Tensor, momentum: Tensor, *, group: dict[str, Any]) -> None:

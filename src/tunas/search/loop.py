@@ -22,9 +22,10 @@ from tunas.nn.supernet import SuperNet
 from tunas.recipe.choose import Mirrors, Recipe
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import begin_run, opened_lesson
+from tunas.recipe.precision import multiplies_bf16
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.device import World
-from tunas.run.directory import alone_in, read_params, run_directory, write_result
+from tunas.run.directory import PARAMS, alone_in, read_params, run_directory, write_result
 from tunas.run.events import log_hyperparameters
 from tunas.run.job import long_job
 from tunas.run.loop import Event, Run, Scalars, carry_out
@@ -84,7 +85,8 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
     began = time.monotonic()
     task = open_task(config, directory, task=task)
     config = within_minutes(config, directory, world, began, lambda config: trial(space, task, config, world))
-    plan = _plan(config, task, world)
+    config = _in_kept_precision(config, directory)
+    plan = _plan(space, config, task, world)
     if plan.replicas % world.size:
         raise InputError(
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
@@ -97,7 +99,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
     measuring = as_fitted(config.ssd, config.cost_models[0], objectives[0].model) if config.verify else None
     check_before_search(space, config, plan, objectives, task, is_main=world.is_main)
     lesson, decided = _lesson(config, task, world, directory)
-    plan = _plan(config, task, world, lesson.recipe)
+    plan = _plan(space, config, task, world, lesson.recipe)
     facts = {"version": tunas.__version__, "processes": world.size, **facts_of(objectives), **task.facts()}
     params = plan.params(config, **facts, **task.identity(), **decided, ssd=space.name)
     begin_run(directory, params, space.structure, lesson, world)
@@ -114,15 +116,28 @@ def _lesson(config: SearchConfig, task: Task, world: World, directory: Path) -> 
     return opened_lesson(config, task, world, directory, recipe)
 
 
-def _plan(config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:
+def _in_kept_precision(config: SearchConfig, directory: Path) -> SearchConfig:
+    """A search goes on in the precision that it began in, on whatever processor."""
+    if config.valid_precision != "auto" or not (directory / PARAMS).is_file():
+        return config
+    return dataclasses.replace(config, valid_precision=read_params(directory).get("valid_precision", "fp32"))
+
+
+def _plan(space: Space, config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:
     """What follows from the configuration for the task at hand."""
-    on_cuda = world.device.type == "cuda"
-    return plan_search(config, task.size("train"), digits=task.name == "digits", on_cuda=on_cuda, recipe=recipe)
+    return plan_search(
+        config,
+        task.size("train"),
+        digits=task.name == "digits",
+        on_cuda=world.device.type == "cuda",
+        recipe=recipe,
+        validates_in_bf16=world.device.type == "cpu" and isinstance(space.structure, Tower) and multiplies_bf16(),
+    )
 
 
 def trial(space: Space, task: Task, config: SearchConfig, world: World) -> Trial:
     """The search with its default epochs, to time its steps: its learning rates are 0."""
-    plan = dataclasses.replace(_plan(config, task, world), learning_rate=0.0, rl_learning_rate=0.0)
+    plan = dataclasses.replace(_plan(space, config, task, world), learning_rate=0.0, rl_learning_rate=0.0)
     objectives = search_objectives(config, plan.rl_cost_model_exponent, space, task.cost_arguments)
     state = Search(space, task, plan, config, objectives, world)
     shard = (world.rank, world.size)

@@ -160,13 +160,26 @@ def search_recipe(
     return chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
 
 
+def _valid_precision(config: SearchConfig, precision: str, validates_in_bf16: bool) -> str:
+    if config.valid_precision != "auto":
+        return config.valid_precision
+    return "bf16" if validates_in_bf16 else precision
+
+
 def plan_search(
-    config: SearchConfig, train_size: int, *, digits: bool, on_cuda: bool, recipe: Recipe | None = None
+    config: SearchConfig,
+    train_size: int,
+    *,
+    digits: bool,
+    on_cuda: bool,
+    recipe: Recipe | None = None,
+    validates_in_bf16: bool = False,
 ) -> SearchPlan:
     """What follows from the configuration for a training split of `train_size` examples.
 
     Args:
         recipe: how weights are learned; where left out, what the rules give for a dataset of ImageNet's size.
+        validates_in_bf16: what `--valid_precision=auto` stands for.
 
     Raises:
         InputError: where a value is out of range or values do not fit each other.
@@ -186,7 +199,7 @@ def plan_search(
         rl_baseline_momentum=momentum,
         rl_adam_beta2=beta2,
         unmeasured_steps=schedule.unmeasured_steps(delay, momentum, beta2) if measures_last else 0,
-        valid_precision=precision if config.valid_precision == "auto" else config.valid_precision,
+        valid_precision=_valid_precision(config, precision, validates_in_bf16),
         steps=steps,
         batch=batch,
         replicas=replicas,

@@ -45,13 +45,28 @@ class Lanes:
                 count, "tunas-replica", initializer=torch.set_num_threads, initargs=(threads,)
             )
 
-    def map(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    def map(self, work: Callable[[T], R], items: Iterable[T], sizes: Sequence[float] = ()) -> list[R]:
         """`work` of every item, in their order.
+
+        Args:
+            sizes: how much there is to do for each; the largest are begun first then, so that no lane is left with a
+                large one at the end.
 
         Raises:
             Exception: what `work` raised for the first of the items for which it did.
         """
-        return [work(item) for item in items] if self._pool is None else list(self._pool.map(work, items))
+        if self._pool is None:
+            return [work(item) for item in items]
+        if not sizes:
+            return list(self._pool.map(work, items))
+        waiting = list(items)
+        order = sorted(range(len(waiting)), key=lambda number: -sizes[number])
+        begun = {number: self._pool.submit(work, waiting[number]) for number in order}
+        return [begun[number].result() for number in range(len(waiting))]
+
+    def in_one(self, work: Callable[[], R]) -> R:
+        """`work`, in one lane and its threads: many short operations, after each of which all threads would meet."""
+        return work() if self._pool is None else self._pool.submit(work).result()
 
 
 def lanes_for(replicas: int, device: torch.device, *, wanted: int | None, alike: bool, numbers: int = 0) -> Lanes:

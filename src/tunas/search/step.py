@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from tunas.nn.cuda_depthwise import is_long
 from tunas.nn.supernet import SuperNet
 from tunas.nn.used_kernels import UsedKernels
 from tunas.recipe.lesson import Lesson
-from tunas.recipe.optimizer import RMSPROP, clip_gradients, optimizer_named
+from tunas.recipe.optimizer import RMSPROP, PiecewiseRMSprop, clip_gradients, optimizer_named
 from tunas.recipe.precision import autocast
 from tunas.recipe.schedule import scheduled_learning_rate
 from tunas.run.device import World
@@ -72,10 +73,13 @@ class Search:
         self.optimizer = optimizer_named(recipe.optimizer, groups, recipe.momentum)
         self.aims = Aims(space, plan, config, objectives)
         local = plan.replicas // world.size
+        self.seconds = [0.0] * local
         self.local_replicas = range(world.rank * local, (world.rank + 1) * local)
         alike = task.draws_nothing and not self.supernet.is_own and plan.precision == "fp32"
         numbers = plan.share * IMAGE_CHANNELS * task.cost_arguments["image_size"] ** 2 if alike else 0
         self.lanes = lanes_for(local, world.device, wanted=config.parallel_replicas, alike=alike, numbers=numbers)
+        if isinstance(self.optimizer, PiecewiseRMSprop):
+            self.optimizer.lanes = self.lanes
 
     def step(self, step: int, train: list[Batch], valid: list[Batch] | None) -> dict[str, float]:
         """One weight step and one controller step; the scalars to log.
@@ -144,16 +148,18 @@ class Search:
 
         def one(share: tuple[int, Any, Any]) -> tuple[Tensor, UsedKernels]:
             replica, inputs, targets = share
+            begun = time.perf_counter()
             if self.lanes.count == 1:  # several work on what draws nothing
                 random = generator(self.config.seed, "dropout", step * plan.replicas + replica)
                 torch.manual_seed(int(random.integers(2**62)))
             loss = self.lesson.loss(self._outputs(inputs, samples.indices[replica], plan.precision), targets)
             gradients = gradients_of(loss / plan.replicas, in_turn=self.lanes.count == 1)
             total.add(replica - self.local_replicas.start, gradients)
+            self.seconds[replica - self.local_replicas.start] = time.perf_counter() - begun
             return loss.detach(), self.supernet.used
 
         losses, used = zip(*self.lanes.map(one, self._lessons(step, batch)), strict=True)
-        regularization = decay_weights(used, plan.weight_decay, plan.replicas)
+        regularization = self.lanes.in_one(lambda: decay_weights(used, plan.weight_decay, plan.replicas))
         self.world.sum_(gradient)
         clip_gradients([self.weights], plan.used_recipe.clip_grad)
         self.optimizer.param_groups[0]["lr"] = learning_rate
@@ -172,7 +178,7 @@ class Search:
             return self.task.quality(outputs, piece(targets, 0, used))
 
         self._set_training(False)
-        qualities = torch.stack(self.lanes.map(one, self._shares(batch)))
+        qualities = torch.stack(self.lanes.map(one, self._shares(batch), self.seconds))
         return qualities.to(self.world.device, torch.float32)
 
     def _set_training(self, on: bool) -> None:
