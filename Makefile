@@ -16,10 +16,10 @@ $(VENV)/installed: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $@
 
-$(VENV)/usable: pyproject.toml  # what a user needs, without what checks the code
+$(VENV)/usable: pyproject.toml  # what the quickstart needs: one runtime, the page, nothing that checks the code
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --no-compile torch torchvision
-	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[devices,report]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --editable '.[onnx,report]'
 	touch $@
 
 install: $(VENV)/installed
