@@ -40,7 +40,7 @@ def study(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("search")
-    kept = ("--checkpoint-every=5", "--keep-checkpoints=4")
+    kept = ("--checkpoint-every=5", "--keep-checkpoints=4", "--valid-precision=fp32")
     finished([*SEARCH, "--epochs=1", *kept, "--padding=same", f"--checkpoint-dir={directory}"])
     return directory
 
