@@ -64,7 +64,7 @@ def test_a_run_whose_code_is_not_found_says_where_to_start_from(trained, tmp_pat
     forget_code(monkeypatch)
     old = shutil.copytree(trained, tmp_path / "old")
     params = json.loads((old / "params.json").read_text())
-    assert params.pop("code_in") == [str(OWN_PROGRAM.parent)] and params["ssd"] == "own_program.py:space"
+    assert params.pop("relative_to") == [str(OWN_PROGRAM.parent)] and params["ssd"] == "own_program.py:space"
     (old / "params.json").write_text(json.dumps(params))
     words = ("export", f"--checkpoint_dir={old}", f"--out={tmp_path / 'out'}", "--runtime=torch-cpu")
     found = said(capsys, 2, *words)

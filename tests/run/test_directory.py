@@ -252,3 +252,26 @@ def test_of_many_that_start_at_once_on_a_stale_lock_one_gets_it(tmp_path):
         for thread in threads:
             thread.join()
         assert got[0] >= 1 and wrong[0] == 0
+
+
+def test_relative_paths_are_found_where_the_run_began(tmp_path, monkeypatch):
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    for place in (began, elsewhere):
+        place.mkdir()
+    (began / "phone.json").write_text("{}")
+    (began / "images").mkdir()
+    told = {**PARAMETERS, "cost_model": ["phone.json", "macs"], "dataset_dir": "images"}
+    monkeypatch.chdir(began)
+    open_run(began / "run", told, "{}")
+    assert read_params(began / "run") == {**json.loads(json.dumps(told)), "relative_to": [str(began)]}
+    monkeypatch.chdir(elsewhere)
+    found = read_params(began / "run")
+    assert found["cost_model"] == [str(began / "phone.json"), "macs"] and found["dataset_dir"] == str(began / "images")
+    (elsewhere / "images").mkdir()
+    assert read_params(began / "run")["dataset_dir"] == "images"  # what is here comes first
+    open_run(began / "run", told, "{}")  # the same run
+
+
+def test_a_run_without_relative_paths_says_nothing_of_them(tmp_path):
+    open_run(tmp_path / "run", {**PARAMETERS, "cost_model": "macs", "dataset_dir": None}, "{}")
+    assert read_params(tmp_path / "run").keys() == {*PARAMETERS, "cost_model", "dataset_dir"}

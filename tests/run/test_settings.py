@@ -9,8 +9,8 @@ from tunas.search.plan import SearchPlan
 from tunas.train.plan import TrainPlan
 
 FACTS = """
-    accuracy_model_sha256 class_names code_in cost_device cost_digest cost_unit dataset dataset_fingerprint
-    dataset_images mirror_probe num_classes processes version
+    accuracy_model_sha256 class_names cost_device cost_digest cost_unit dataset dataset_fingerprint dataset_images
+    mirror_probe num_classes processes relative_to version
 """
 """Entries of `params.json` beside the configuration and what follows from it."""
 

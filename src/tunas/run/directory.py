@@ -25,10 +25,12 @@ MODEL_SPEC = "model_spec.json"
 RESULT = "result.json"
 DATA = "data.json"
 CACHE = "cache"
-CODE_IN = "code_in"
-"""Entry of `params.json`: the directories that the relative paths of the user's own code are of."""
+RELATIVE_TO = "relative_to"
+"""Entry of `params.json`: the directories that relative paths among its other entries are of."""
 NAMES_CODE = ("ssd", "task")
 """Entries of `params.json` that may be `path/to/file.py:name`."""
+NAMES_FILES = ("cost_model", "dataset_dir")
+"""Entries of `params.json` that may be paths, or lists of some, which what reads a run needs again."""
 CHECKSUM = "checksum"
 """Entry of `params.json`: SHA-256 of its other entries and of `model_spec.json`; of `result.json`: of its other
 entries."""
@@ -100,8 +102,8 @@ def open_run(path: Path, params: dict[str, Any], model_spec: str, compared: froz
         if from_now_on:
             print(f"from now on: {in_words(from_now_on)} (noted in {path / HISTORY})", file=sys.stderr)
         write_text(path / MODEL_SPEC, model_spec)
-        if places := {place for name in NAMES_CODE if (place := place_of(params.get(name)))}:
-            params = {**params, CODE_IN: sorted(map(str, places))}
+        if places := _places_of(params):
+            params = {**params, RELATIVE_TO: places}
         document = {**params, CHECKSUM: _checksum(params, model_spec.encode())}
         write_text(path / PARAMS, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
@@ -117,18 +119,47 @@ def check_examples(path: Path, check: Callable[[dict[str, Any], Path], None]) ->
 
 
 def read_params(path: Path) -> dict[str, Any]:
-    """`params.json` of a run directory, without its checksum. What it names of the user's own code is found from now
-    on, wherever the run began.
+    """`params.json` of a run directory, without its checksum. What it names by a relative path that is not one of the
+    working directory is found where the run began: files by absolute paths, the user's own code by `get_space` and
+    `named_task` from now on.
 
     Raises:
         InputError: where it is missing or damaged.
     """
     params = read_json_object(path / PARAMS)
     params.pop(CHECKSUM, None)
-    places = params.get(CODE_IN)
-    for place in places if isinstance(places, list) else ():
-        look_also_in(str(place))
+    places = params.get(RELATIVE_TO)
+    for place in map(Path, places if isinstance(places, list) else ()):
+        look_also_in(place)
+        for name in NAMES_FILES:
+            if isinstance(value := params.get(name), list):
+                params[name] = [_found_in(place, one) for one in value]
+            else:
+                params[name] = _found_in(place, value)
     return params
+
+
+def _places_of(params: Mapping[str, Any]) -> list[str]:
+    """The directories that relative paths in `params` are of."""
+    places = {place for name in NAMES_CODE if (place := place_of(params.get(name)))}
+    files = [value for name in NAMES_FILES for value in _listed(params.get(name))]
+    if any(_is_relative(file) and Path(file).exists() for file in files):
+        places.add(Path.cwd())
+    return sorted(map(str, places))
+
+
+def _found_in(place: Path, value: Any) -> Any:
+    """The path in that directory, of a relative one that is not in the working directory; anything else as it is."""
+    is_elsewhere = _is_relative(value) and not Path(value).exists() and (place / value).exists()
+    return str(place / value) if is_elsewhere else value
+
+
+def _is_relative(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and not Path(value).expanduser().is_absolute()
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def read_model_spec(path: Path) -> str:

@@ -25,9 +25,9 @@ FROM_NOW_ON = """
 # Where the images lie does not matter, as their fingerprint is compared; nor does the name of a cost model's file, as a
 # search keeps its `cost_digest` and a training only reports the cost.
 HARMLESS = """
-    accuracy_model allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every choose_from code_in
-    cost_device cost_model cost_unit data_format dataset_dir eval_batch_size follow keep_checkpoints log_every log_to
-    mirror_probe mode num_workers parallel_replicas recipe.reason rematerialize rl_cost_model_tolerance timm_model
+    accuracy_model allow_empty_classes cache_dir checkpoint checkpoint_dir checkpoint_every choose_from cost_device
+    cost_model cost_unit data_format dataset_dir eval_batch_size follow keep_checkpoints log_every log_to mirror_probe
+    mode num_workers parallel_replicas recipe.reason relative_to rematerialize rl_cost_model_tolerance timm_model
     valid_filenames verify which
 """
 IDENTITY = """
