@@ -65,6 +65,8 @@ def test_a_long_training_of_small_images_varies_them_more_and_decays_its_weights
     assert "stretched, as from" in turned.reason
     gentle = recipe(epochs=90, augment="gentle")
     assert gentle.augmentation == GENTLE and gentle.weight_decay == 5e-4 and "slanted" not in gentle.reason
+    taught = recipe(epochs=90, teacher="runs/large")  # which may not know such views
+    assert taught.augmentation == GENTLE and taught.weight_decay == 5e-4 and "slanted" not in taught.reason
     assert recipe(recipe="small").augmentation == GENTLE
     for other in (recipe(epochs=90, image_size=224), recipe(epochs=90, recipe="published")):
         assert other.augmentation in (PHOTOGRAPHS, PUBLISHED) and other.weight_decay == 4e-5
