@@ -12,5 +12,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 def multiplies_bf16() -> bool:
     """Whether this machine's processor multiplies bfloat16 numbers by itself, and is not slower with them."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in every version of torch
+    known = capabilities() if capabilities else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
