@@ -18,7 +18,7 @@ from tunas.recipe.lesson import Lesson
 from tunas.recipe.mirror import MirrorProbe, probed
 from tunas.recipe.teacher import LogitsTeacher, open_teacher
 from tunas.run.device import World
-from tunas.run.directory import PARAMS, check_examples, open_run, read_params
+from tunas.run.directory import check_examples, kept_params, open_run
 from tunas.space import structure_to_json
 from tunas.task.task import Task
 
@@ -102,9 +102,7 @@ def begin_run(
 
 def _kept_probe(directory: Path) -> MirrorProbe | None:
     """What an earlier session of the run found."""
-    if not (directory / PARAMS).is_file():
-        return None
-    kept = read_params(directory).get(MIRROR_PROBE)
+    kept = kept_params(directory).get(MIRROR_PROBE)
     return MirrorProbe(**kept) if isinstance(kept, dict) else None
 
 

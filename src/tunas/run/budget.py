@@ -20,7 +20,7 @@ import numpy as np
 
 from tunas.errors import InputError, check_positive
 from tunas.run.device import World
-from tunas.run.directory import PARAMS, read_params
+from tunas.run.directory import kept_params
 
 PLACES = (0.9, 0.03, 0.12, 0.21, 0.3, 0.5, 0.7)
 """Places in the run, 0 to 1, that steps are timed at."""
@@ -77,7 +77,7 @@ def within_minutes(
     check_positive("minutes", config.minutes)
     if config.epochs is not None:
         raise InputError("give minutes or epochs, not both")
-    kept = world.from_main(lambda: read_params(directory) if (directory / PARAMS).exists() else {})
+    kept = world.from_main(lambda: kept_params(directory))
     if kept:
         return dataclasses.replace(config, epochs=kept.get("epochs"))
     tried = trial(config)

@@ -139,6 +139,11 @@ def read_params(path: Path) -> dict[str, Any]:
     return params
 
 
+def kept_params(path: Path) -> dict[str, Any]:
+    """`read_params` of the run that goes on in the directory; empty where none has begun there."""
+    return read_params(path) if (path / PARAMS).is_file() else {}
+
+
 def _places_of(params: Mapping[str, Any]) -> list[str]:
     """The directories that relative paths in `params` are of."""
     places = {place for name in NAMES_CODE if (place := place_of(params.get(name)))}

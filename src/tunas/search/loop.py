@@ -25,7 +25,7 @@ from tunas.recipe.opening import begin_run, opened_lesson
 from tunas.recipe.precision import multiplies_bf16
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.device import World
-from tunas.run.directory import PARAMS, alone_in, read_params, run_directory, write_result
+from tunas.run.directory import alone_in, kept_params, read_params, run_directory, write_result
 from tunas.run.events import log_hyperparameters
 from tunas.run.job import long_job
 from tunas.run.loop import Event, Run, Scalars, carry_out
@@ -118,9 +118,8 @@ def _lesson(config: SearchConfig, task: Task, world: World, directory: Path) -> 
 
 def _in_kept_precision(config: SearchConfig, directory: Path) -> SearchConfig:
     """A search goes on in the precision that it began in, on whatever processor."""
-    if config.valid_precision != "auto" or not (directory / PARAMS).is_file():
-        return config
-    return dataclasses.replace(config, valid_precision=read_params(directory).get("valid_precision", "fp32"))
+    kept = kept_params(directory) if config.valid_precision == "auto" else {}
+    return dataclasses.replace(config, valid_precision=kept.get("valid_precision", "fp32")) if kept else config
 
 
 def _plan(space: Space, config: SearchConfig, task: Task, world: World, recipe: Recipe | None = None) -> SearchPlan:

@@ -21,7 +21,7 @@ from tunas.nn.timm_weights import from_timm
 from tunas.nn.weight_files import read_tensors
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.checkpoint_names import checkpoints
-from tunas.run.directory import MODEL_SPEC, PARAMS, read_model_spec, read_params
+from tunas.run.directory import MODEL_SPEC, PARAMS, kept_params, read_model_spec, read_params
 from tunas.space import Architecture, Tower, structure_from_json
 from tunas.space.layers import scale_filters
 from tunas.task.task import Task
@@ -87,7 +87,7 @@ def advising_init_from(directory: Path, epochs: float) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        kept = read_params(directory).get("epochs") if (directory / PARAMS).exists() else None
+        kept = kept_params(directory).get("epochs")
         if kept is None or kept == epochs:
             raise
         raise InputError(
