@@ -239,7 +239,7 @@ def test_what_cannot_be_exported_is_said_in_one_sentence(trained, tmp_path, caps
     assert "timm describes towers" not in refusal(capsys, "export", run, f"--out={out / 'below'}", *few)
     assert not out.exists()  # what was made to see that it can be written to is gone again
     wrong = ("export", f"--ssd={TINY}", "--indices=0:0:0:0:0:0:0:0", f"--checkpoint={next(trained.glob('check*'))}", to)
-    assert "does not fit" in refusal(capsys, *wrong)
+    assert re.search(r"does not fit .*: \S+ (is missing|has no place in it|is .* there and)", refusal(capsys, *wrong))
     (out / "onnxruntime").mkdir(parents=True, exist_ok=True)
     (out / "onnxruntime" / "mine.txt").write_text("mine")
     assert "no exported model" in refusal(capsys, "export", run, to)

@@ -18,6 +18,7 @@ from tunas.export.config import ExportConfig
 from tunas.export.inputs import ImageInputs, Inputs, TaskInputs
 from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import options_of_training
+from tunas.nn.weight_files import load_whole
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import DATA, PARAMS, RESULT, read_json_object, read_params
 from tunas.space import Architecture, get_space
@@ -151,13 +152,7 @@ def network_of(params: dict[str, Any], tensors: dict[str, Any], num_classes: int
     if isinstance(architecture.structure, Tower):
         built = scale_filters(architecture.tower, params.get("filters_multiplier", 1.0))
     network = build_network(built, num_classes, options=options_of_training(params))
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(
-            f"the checkpoint does not fit {params['ssd']} with {num_classes} classes: "
-            f"{str(error).splitlines()[-1].strip()}"
-        ) from None
+    load_whole(network, tensors, f"the checkpoint does not fit {params['ssd']} with {num_classes} classes")
     return network.eval().requires_grad_(False), architecture
 
 

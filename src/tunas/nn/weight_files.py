@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunas.errors import InputError
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What stands before the names of a network that was wrapped when it was saved."""
+_COUNTER = "num_batches_tracked"
+"""Buffer of a batch norm that old files lack, and torch does without."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -46,3 +49,31 @@ def _plain_name(name: str) -> str:
     while name.startswith(WRAPPERS):
         name = name.partition(".")[2]
     return name
+
+
+def misfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first thing that keeps a network with the state dict `wanted` from taking `tensors`; None where nothing
+    does."""
+    missing = sorted(wanted.keys() - tensors.keys())
+    if missing := [name for name in missing if not name.endswith(_COUNTER)]:
+        return f"{missing[0]} is missing"
+    if unknown := sorted(tensors.keys() - wanted.keys()):
+        return f"{unknown[0]} has no place in it"
+    for name, value in tensors.items():
+        if value.shape != wanted[name].shape:
+            return f"{name} is {tuple(value.shape)} there and {tuple(wanted[name].shape)} here"
+    return None
+
+
+def load_whole(network: nn.Module, tensors: Mapping[str, Tensor], refusal: str) -> None:
+    """Loads a whole state dict.
+
+    Args:
+        refusal: begins the sentence of the refusal, which ends in what does not fit.
+
+    Raises:
+        InputError: where names or shapes do not fit.
+    """
+    if (why := misfit(tensors, network.state_dict())) is not None:
+        raise InputError(f"{refusal}: {why}")
+    network.load_state_dict(tensors)

@@ -14,7 +14,7 @@ from tunas.data.images import MEAN, STD
 from tunas.errors import InputError
 from tunas.nn import build_network
 from tunas.nn.timm_weights import options_of_training
-from tunas.nn.weight_files import read_tensors
+from tunas.nn.weight_files import load_whole, read_tensors
 from tunas.recipe.logits import INDEX, Logits
 from tunas.run.checkpoint import newest_checkpoint
 from tunas.run.directory import DATA, PARAMS, read_json_object, read_model_spec, read_params
@@ -142,7 +142,7 @@ def _trained(directory: Path, data: Data) -> tuple[nn.Module, int]:
     tensors = found[0]
     prefix = "ema/" if any(name.startswith("ema/") for name in tensors) else "model/"
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    _load(network, state, str(directory))
+    load_whole(network, state, f"the weights in {directory} do not fit the teacher")
     return network, int(params.get("image_size") or data.image_size)
 
 
@@ -166,7 +166,7 @@ def _of_timm(name: str, checkpoint: str | None, data: Data, device: torch.device
             f"the teacher in {checkpoint} tells {len(outputs)} classes apart, the dataset {data.name} has "
             f"{data.num_classes}; train the teacher on these classes first"
         )
-    _load(network, state, checkpoint)
+    load_whole(network, state, f"the weights in {checkpoint} do not fit the teacher")
     size = int(cfg.get("input_size", (3, data.image_size, data.image_size))[-1])
     return NetworkTeacher(name, network.to(device), data.image_size, size, tuple(cfg["mean"]), tuple(cfg["std"]))
 
@@ -180,12 +180,3 @@ def _same_classes(name: str, theirs: Any, data: Data) -> None:
             f"the teacher in {name} knows {len(theirs)} classes, which are not the {data.num_classes} of {data.name}"
             + (f" (it does not know {other!r})" if other is not None else " (or they come in another order)")
         )
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"the weights in {name} do not fit the teacher: {str(error).splitlines()[-1].strip()}"
-        ) from None

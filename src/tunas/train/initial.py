@@ -18,7 +18,7 @@ from tunas.errors import InputError
 from tunas.nn import SuperNet, build_network
 from tunas.nn.timm_space import around_of
 from tunas.nn.timm_weights import from_timm
-from tunas.nn.weight_files import read_tensors
+from tunas.nn.weight_files import misfit, read_tensors
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.checkpoint_names import checkpoints
 from tunas.run.directory import MODEL_SPEC, PARAMS, kept_params, read_model_spec, read_params
@@ -187,16 +187,10 @@ def _fitting(
 ) -> dict[str, Tensor]:
     """What of `tensors` the network takes: everything, but for a classifier of another size."""
 
-    def refused(what: Any) -> InputError:
-        return InputError(f"--init_from: {path} does not fit {architecture.space.name}: {what}")
-
-    if missing := sorted(wanted.keys() - tensors.keys()):
-        raise refused(f"{missing[0]} is missing")
-    if unknown := sorted(tensors.keys() - wanted.keys()):
-        raise refused(f"{unknown[0]} has no place in it")
-    other = [name for name, value in wanted.items() if tensors[name].shape != value.shape]
-    if deep := [name for name in other if not name.startswith(HEAD)]:
-        raise refused(f"{deep[0]} is {tuple(tensors[deep[0]].shape)} there and {tuple(wanted[deep[0]].shape)} here")
+    heads = [name for name in wanted if name.startswith(HEAD) and name in tensors]
+    other = [name for name in heads if tensors[name].shape != wanted[name].shape]
+    if (why := misfit(tensors, wanted | {name: tensors[name] for name in other})) is not None:
+        raise InputError(f"--init_from: {path} does not fit {architecture.space.name}: {why}")
     if other:
         theirs, ours = (len(state[other[0]]) for state in (tensors, wanted))
         print(

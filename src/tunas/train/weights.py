@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tunas.errors import InputError
 from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import REFERENCES, from_timm, timm_options
-from tunas.nn.weight_files import read_tensors
+from tunas.nn.weight_files import load_whole, read_tensors
 from tunas.space import Architecture
 
 AVERAGED, PLAIN = "ema/", "model/"
@@ -57,12 +57,7 @@ def load_weights(network: Network, path: Path, architecture: Architecture, timm_
         num_classes = network.head.classifier.out_channels
         network = build_network(architecture, num_classes, options=timm_options(timm_model or timm_name(architecture)))
         ours = from_timm(tensors, architecture)
-    try:
-        network.load_state_dict(ours)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} does not fit {architecture.space.name}: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    load_whole(network, ours, f"{path} does not fit {architecture.space.name}")
     return network
 
 
@@ -73,9 +68,4 @@ def load_tensors(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> 
         InputError: where names or shapes do not fit.
     """
     state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(
-            f"the checkpoint does not fit this architecture: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    load_whole(module, state, "the checkpoint does not fit this architecture")
