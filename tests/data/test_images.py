@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 
@@ -288,6 +289,9 @@ def test_operations_are_functions_of_seed_epoch_and_example_and_leave_torch_alon
     assert not torch.equal(views[0], view(pixels, augmentation, epoch=1)) or not torch.equal(
         views[1], view(pixels, augmentation, example=1, epoch=1)
     )
+    until = dataclasses.replace(augmentation, plain_from=1)
+    assert all(torch.equal(each, view(pixels, until, example=k)) for k, each in enumerate(views))
+    assert all(torch.equal(plain, view(pixels, until, example=k, epoch=1)) for k in range(8))
 
 
 def gray(kind: str, values: np.ndarray) -> bytes:

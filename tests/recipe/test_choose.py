@@ -77,10 +77,22 @@ def test_modern_keeps_small_images_whole_and_says_so():
     small, long = recipe(recipe="modern"), recipe(recipe="modern", epochs=60)
     assert small.augmentation == GENTLE and not (small.mixup or small.cutmix)
     assert small.ema_horizon and small.path_dropout_rate and "images below 96 pixels are not mixed" in small.reason
-    assert long.augmentation == recipe(epochs=60).augmentation and long.weight_decay == 5e-4
+    assert dataclasses.replace(long.augmentation, plain_from=None) == recipe(epochs=60).augmentation
+    assert long.weight_decay == 5e-4
     asked = recipe(recipe="modern", mixup=0.1, randaugment=5)
     assert (asked.mixup, asked.augmentation.randaugment) == (0.1, 5)
     assert "mixed" not in recipe(recipe="modern", image_size=96).reason
+
+
+def test_images_are_plain_at_the_end_where_they_were_not_before():
+    long = recipe(recipe="modern", epochs=61)
+    assert long.augmentation.plain_from == 49 and "from epoch 49 on images are plain crops" in long.reason
+    assert recipe(recipe="modern", epochs=20).augmentation.plain_from is None  # they are plain crops anyway
+    assert recipe(recipe="modern", epochs=61, given={"plain_fraction": 0.0}).augmentation.plain_from is None
+    assert recipe(epochs=60, given={"plain_fraction": 0.5}).augmentation.plain_from == 30
+    assert recipe(epochs=60).augmentation.plain_from is None
+    plan = plan_training(TrainConfig(epochs=10, train_batch_size=100, plain_fraction=0.5, mixup=0.2), 1_000)
+    assert [plan.mixes_at(step) for step in (0, 49, 50, 99)] == [True, True, False, False]
 
 
 def test_flags_win_over_the_recipe():

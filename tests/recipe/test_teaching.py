@@ -88,6 +88,8 @@ def test_a_lesson_without_mixing_or_teacher_is_the_task_s_own():
     inputs, targets = lesson(task).prepared(images, labels, seed=3)
     outputs = torch.randn(16, 10)
     assert torch.equal(inputs, task.prepare(images)) and torch.equal(targets, labels)
+    late, labels_late = lesson(task, mixup=1.0).prepared(images, labels, seed=3, mixes=False)
+    assert torch.equal(late, inputs) and torch.equal(labels_late, labels)
     assert torch.equal(lesson(task).loss(outputs, targets), task.loss(outputs, labels))
 
 

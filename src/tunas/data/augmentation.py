@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 CROP_SCALE = (0.08, 1.0)
 """Area of training crops, as part of the image's (docs/algorithm.md#data; Szegedy et al. 2015)."""
@@ -18,6 +20,8 @@ ELASTIC_PLACES = 5
 """Places along each side of a view that are moved, each by itself, where a view is stretched."""
 MAX_ELASTIC = 0.12
 """Half of the way between two such places, beyond which an image would fold over itself."""
+NOT_PLAIN = ("rotate", "shear", "elastic", "randaugment", "random_erasing")
+"""What does not happen to an image any more once images are plain."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Augmentation:
             side; what lies between them is stretched smoothly (Simard et al. 2003), and beyond it its edge is repeated.
         randaugment: magnitude of two operations of RandAugment, 0 to 30; 0 does without.
         random_erasing: chance that a rectangle is blanked (Zhong et al. 2017).
+        plain_from: epoch from which on images are no longer turned, slanted, stretched, changed by RandAugment or
+            blanked; None for no such epoch.
         views: how many different views of an example there are, epoch e showing the (e mod views)-th; None for a new
             one in every epoch.
         views_seed: of these views, in place of the run's.
@@ -51,12 +57,20 @@ class Augmentation:
     elastic: float = 0.0
     randaugment: int = 0
     random_erasing: float = 0.0
+    plain_from: int | None = None
     views: int | None = None
     views_seed: int = 0
 
     def drawn_from(self, seed: int, epoch: int) -> tuple[int, int]:
         """(seed, epoch) that the view of a run's epoch is drawn from."""
         return (seed, epoch) if self.views is None else (self.views_seed, epoch % self.views)
+
+    def in_epoch(self, epoch: int) -> Augmentation:
+        """What may happen in a run's epoch."""
+        if self.plain_from is None or epoch < self.plain_from:
+            return self
+        nothing: dict[str, Any] = dict.fromkeys(NOT_PLAIN, 0)
+        return dataclasses.replace(self, **nothing)
 
 
 PUBLISHED = Augmentation()

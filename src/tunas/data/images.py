@@ -301,6 +301,7 @@ def augmented_view(
         uint8 `[S, S, 3]`.
     """
     height, width, _ = pixels.shape
+    augmentation = augmentation.in_epoch(epoch)
     seed, epoch = augmentation.drawn_from(seed, epoch)
     view = training_view(pixels, random_crop(height, width, seed, epoch, example, augmentation, whole=whole), size)
     turns = augmentation.rotate or augmentation.shear

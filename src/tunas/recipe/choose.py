@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tunas.data.augmentation import MAX_ELASTIC, MAX_MAGNITUDE, MAX_SHEAR, PUBLISHED, Augmentation
+from tunas.data.augmentation import MAX_ELASTIC, MAX_MAGNITUDE, MAX_SHEAR, NOT_PLAIN, PUBLISHED, Augmentation
 from tunas.errors import InputError
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
@@ -74,6 +75,7 @@ class Recipe:
         ema_horizon: part of the run that an average of the weights remembers; 0 for no average.
         path_dropout_rate: chance of dropping a skippable layer.
         path_dropout_by_depth: the chance grows from layer to layer, and the last one has it in full.
+        plain_fraction: part of the run at whose end images are plain: neither mixed nor changed by more than a crop.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Recipe:
     ema_horizon: float
     path_dropout_rate: float
     path_dropout_by_depth: bool
+    plain_fraction: float
 
 
 RECIPES = {
@@ -110,6 +113,7 @@ RECIPES = {
         ema_horizon=0.0,
         path_dropout_rate=0.0,
         path_dropout_by_depth=False,
+        plain_fraction=0.0,
     )
 }
 RECIPES["small"] = dataclasses.replace(
@@ -129,6 +133,7 @@ RECIPES["modern"] = dataclasses.replace(
     ema_horizon=0.05,
     path_dropout_rate=0.1,
     path_dropout_by_depth=True,
+    plain_fraction=0.2,
 )
 MODERN_OF_SMALL_IMAGES: dict[str, Any] = {"augmentation": GENTLE, "mixup": 0.0, "cutmix": 0.0}
 """What is mixed, blanked or changed by RandAugment in so few pixels tells a network little, and batch norm's running
@@ -196,7 +201,12 @@ def chosen_recipe(
     else:
         augmentation, why = _augmentation(config, recipe, image_size, mirrors, is_long)
         reasons += [why] if why else []
-    return dataclasses.replace(recipe, reason="; ".join(reasons), augmentation=augmentation, **values)
+    used = dataclasses.replace(recipe, augmentation=augmentation, **values)
+    if augmentation is not None and used.plain_fraction and any(getattr(augmentation, name) for name in NOT_PLAIN):
+        plain_from = math.ceil(epochs * (1 - used.plain_fraction))
+        used = dataclasses.replace(used, augmentation=dataclasses.replace(augmentation, plain_from=plain_from))
+        reasons.append(f"from epoch {plain_from} on images are plain crops")
+    return dataclasses.replace(used, reason="; ".join(reasons))
 
 
 _OWN = ("mixup", "cutmix", "optimizer", "scheduler", "clip_grad")

@@ -87,17 +87,18 @@ class Lesson:
             for (inputs, targets), (epochs, keys) in zip(batches, names, strict=True):
                 yield inputs, Keyed(targets, torch.from_numpy(epochs), torch.from_numpy(keys))
 
-    def prepared(self, inputs: Any, targets: Any, seed: int) -> tuple[Any, Any]:
+    def prepared(self, inputs: Any, targets: Any, seed: int, *, mixes: bool = True) -> tuple[Any, Any]:
         """What the network takes and what `loss` takes, of a batch on its device.
 
         Args:
             seed: of what is drawn to mix the batch.
+            mixes: whether the recipe's mixing takes place.
         """
         inputs = self.task.prepare(inputs)
         names = None
         if isinstance(targets, Keyed):
             names, targets = (targets.epochs, targets.keys), targets.targets
-        if self._mixers:
+        if self._mixers and mixes:
             inputs, targets = self._mixed(inputs, targets, seed)
         if self.teacher is not None:
             targets = Taught(targets, self.teacher.logits(inputs, names))

@@ -37,14 +37,14 @@ IDENTITY = """
     head_steps hflip image_size increase_filters_steps increase_filters_warmup_steps_fraction increase_ops_steps
     increase_ops_warmup_steps_fraction indices init_from label_smoothing layer_decay learning_rate minutes mixup
     model_learning_rate model_momentum model_warmup_steps_fraction model_weight_decay momentum num_classes
-    num_cost_samples optimizer padding path_dropout_by_depth path_dropout_rate precision randaugment random_erasing
-    recipe recipe.augmentation recipe.clip_grad recipe.cutmix recipe.ema_horizon recipe.learning_rate recipe.mixup
-    recipe.momentum recipe.name recipe.optimizer recipe.path_dropout_by_depth recipe.path_dropout_rate
-    recipe.scheduler recipe.warmup_fraction recipe.weight_decay replicas rl_adam_beta2 rl_baseline_momentum
-    rl_batch_size_multiplier rl_cost_model_exponent rl_cost_model_target rl_delay_steps rl_delay_steps_fraction
-    rl_delay_validation rl_entropy_regularization rl_growth rl_learning_rate rl_reward_function rl_temperature
-    rotate scheduler seed share shear shift ssd steps task teacher teacher_checkpoint teacher_temperature teacher_weight
-    test_fraction train_batch_size train_split unmeasured_steps use_exponential_rl_learning_rate_schedule
+    num_cost_samples optimizer padding path_dropout_by_depth path_dropout_rate plain_fraction precision randaugment
+    random_erasing recipe recipe.augmentation recipe.clip_grad recipe.cutmix recipe.ema_horizon recipe.learning_rate
+    recipe.mixup recipe.momentum recipe.name recipe.optimizer recipe.path_dropout_by_depth recipe.path_dropout_rate
+    recipe.plain_fraction recipe.scheduler recipe.warmup_fraction recipe.weight_decay replicas rl_adam_beta2
+    rl_baseline_momentum rl_batch_size_multiplier rl_cost_model_exponent rl_cost_model_target rl_delay_steps
+    rl_delay_steps_fraction rl_delay_validation rl_entropy_regularization rl_growth rl_learning_rate rl_reward_function
+    rl_temperature rotate scheduler seed share shear shift ssd steps task teacher teacher_checkpoint teacher_temperature
+    teacher_weight test_fraction train_batch_size train_split unmeasured_steps use_exponential_rl_learning_rate_schedule
     use_held_out_test_set valid_fraction valid_precision valid_share warmup_steps warmup_steps_fraction weight_decay
 """
 SETTINGS: Mapping[str, Kind] = {

@@ -154,6 +154,7 @@ def search_recipe(
         "path_dropout_rate": 0.0,
         "path_dropout_by_depth": False,
         "ema_horizon": 0.0,
+        "plain_fraction": 0.0,
     }
     given = {**published, **{name: value for name, value in flags.items() if value is not None}}
     bf16 = search_precision(config, on_cuda) == "bf16"

@@ -118,6 +118,10 @@ class TrainConfig(TaskConfig, RecipeConfig):
     """Let the chance of dropping a layer grow from layer to layer, so that only the last one has it in full. The
     recipe's where left out (published: no)."""
 
+    plain_fraction: float | None = None
+    """Part of the epochs at whose end training images are plain: neither mixed, nor turned, slanted, stretched, blanked
+    or changed by RandAugment, such as 0.2. The recipe's where left out (published: 0)."""
+
     ema_decay: float | None = None
     """Also keep an exponential moving average of the weights with this decay (such as 0.9999) and evaluate that; 0 for
     none. The recipe's where left out (published: none)."""

@@ -16,8 +16,8 @@ EVALUATION = frozenset({"eval"})
 SCORING = frozenset({"eval", "train_and_eval"})
 _OF_A_TRAINING = """
     epochs minutes train_batch_size gradient_accumulation base_learning_rate warmup_steps_fraction momentum weight_decay
-    bn_momentum label_smoothing dropout_rate path_dropout_rate path_dropout_by_depth ema_decay ema_warmup layer_decay
-    head_epochs compile seed log_every checkpoint_every train_cache_size init_from
+    bn_momentum label_smoothing dropout_rate path_dropout_rate path_dropout_by_depth plain_fraction ema_decay ema_warmup
+    layer_decay head_epochs compile seed log_every checkpoint_every train_cache_size init_from
 """
 MEANT_FOR = {
     **dict.fromkeys(_OF_A_TRAINING.split(), TRAINING),

@@ -30,6 +30,17 @@ DROPOUT_FROM_EPOCHS = 150
 DROPOUT_RATE, V3_DROPOUT_RATE = 0.15, 0.25
 """What the others have: most spaces, and the V3 family (docs/algorithm.md#stand-alone-training)."""
 
+_BELOW_1 = (
+    "momentum",
+    "label_smoothing",
+    "dropout_rate",
+    "path_dropout_rate",
+    "plain_fraction",
+    "ema_decay",
+    "bn_momentum",
+)
+"""Flags from 0 to less than 1."""
+
 
 @dataclass(frozen=True)
 class TrainPlan:
@@ -64,6 +75,10 @@ class TrainPlan:
         steps = self.steps - self.head_steps
         return scheduled_learning_rate(shape, self.learning_rate, done, steps, min(self.warmup_steps, steps))
 
+    def mixes_at(self, step: int) -> bool:
+        """Whether the recipe's mixing of images takes place in a step."""
+        return step < self.steps * (1 - self.used_recipe.plain_fraction)
+
     def params(self, config: TrainConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says."""
         return params_of(config, self) | facts
@@ -90,6 +105,7 @@ def training_recipe(
         "weight_decay": config.weight_decay,
         "path_dropout_rate": config.path_dropout_rate,
         "path_dropout_by_depth": config.path_dropout_by_depth,
+        "plain_fraction": config.plain_fraction,
     }
     recipe = chosen_recipe(
         config,
@@ -164,7 +180,7 @@ def _check_values(config: TrainConfig) -> None:
     check_not_negative("head_epochs", config.head_epochs)
     if not 0 < config.layer_decay <= 1:
         raise InputError(f"layer_decay is above 0 and at most 1, not {config.layer_decay}")
-    for name in ("momentum", "label_smoothing", "dropout_rate", "path_dropout_rate", "ema_decay", "bn_momentum"):
+    for name in _BELOW_1:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
             raise InputError(f"{name} must be at least 0 and below 1, not {value}")

@@ -73,7 +73,7 @@ class Training:
         if head_only:
             self.network.tower.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        total = self._gathered_gradients(on_device(batch, world.device), mixing)
+        total = self._gathered_gradients(on_device(batch, world.device), mixing, plan.mixes_at(step))
         set_learning_rates(self.optimizer.param_groups, learning_rate, head_only=head_only)
         with torch.no_grad():
             regularization = 0.5 * plan.weight_decay * torch.stack(torch._foreach_norm(self.kernels)).square().sum()
@@ -94,11 +94,12 @@ class Training:
             "model/learning_rate": learning_rate,
         }
 
-    def _gathered_gradients(self, batch: Batch, mixing: int) -> Tensor:
+    def _gathered_gradients(self, batch: Batch, mixing: int, mixes: bool) -> Tensor:
         """The mean loss of a batch, whose gradients are gathered part by part.
 
         Args:
             mixing: seed of what mixes the examples of the first part; that of each further one is one more.
+            mixes: whether they are mixed at all.
         """
         config, device, whole = self.config, self.world.device, length(batch)
         total = torch.zeros((), device=device)
@@ -106,7 +107,7 @@ class Training:
         for number, (inputs, targets) in enumerate(pieces):
             last = number + 1 == len(pieces)
             share_of_batch = length(targets) / whole
-            inputs, targets = self.lesson.prepared(inputs, targets, mixing + number)
+            inputs, targets = self.lesson.prepared(inputs, targets, mixing + number, mixes=mixes)
             with self._no_exchange(not last), autocast(device, config.precision):
                 outputs = self.forward(inputs)
                 share = self.lesson.loss(as_float(outputs), targets) * share_of_batch
