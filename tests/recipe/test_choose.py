@@ -76,7 +76,8 @@ def test_a_long_training_of_small_images_varies_them_more_and_decays_its_weights
 def test_modern_keeps_small_images_whole_and_says_so():
     small, long = recipe(recipe="modern"), recipe(recipe="modern", epochs=60)
     assert small.augmentation == GENTLE and not (small.mixup or small.cutmix)
-    assert small.ema_horizon and small.path_dropout_rate and "images below 96 pixels are not mixed" in small.reason
+    assert small.ema_horizon and not small.path_dropout_rate
+    assert "images below 96 pixels are not mixed" in small.reason and "no layers dropped" in small.reason
     assert dataclasses.replace(long.augmentation, plain_from=None) == recipe(epochs=60).augmentation
     assert long.weight_decay == 5e-4
     asked = recipe(recipe="modern", mixup=0.1, randaugment=5)

@@ -135,9 +135,14 @@ RECIPES["modern"] = dataclasses.replace(
     path_dropout_by_depth=True,
     plain_fraction=0.2,
 )
-MODERN_OF_SMALL_IMAGES: dict[str, Any] = {"augmentation": GENTLE, "mixup": 0.0, "cutmix": 0.0}
-"""What is mixed, blanked or changed by RandAugment in so few pixels tells a network little, and batch norm's running
-statistics of it do not fit whole images (benchmarks/README.md#small-data)."""
+MODERN_OF_SMALL_IMAGES: dict[str, Any] = {
+    "augmentation": GENTLE,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "path_dropout_rate": 0.0,
+}
+"""What is mixed, blanked or changed by RandAugment in so few pixels tells a network little, and it learns too slowly of
+it to end better than without; the same goes for dropped layers (benchmarks/README.md#small-data)."""
 CHANGES = ("hflip", "crop_scale", "crop_ratio", "shift", "rotate", "shear", "elastic", "randaugment", "random_erasing")
 VIEW_FLAGS = ("augment", *CHANGES)
 IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
@@ -183,7 +188,9 @@ def chosen_recipe(
     recipe, has_small_images = RECIPES[name], image_size is not None and image_size < LARGE_IMAGES
     if name == "modern" and has_small_images:
         recipe = dataclasses.replace(recipe, **MODERN_OF_SMALL_IMAGES)
-        reasons.append(f"images below {LARGE_IMAGES} pixels are not mixed, blanked or changed by RandAugment")
+        reasons.append(
+            f"images below {LARGE_IMAGES} pixels are not mixed, blanked or changed by RandAugment, and no layers dropped"
+        )
     is_long = name != "published" and has_small_images and epochs >= LONG_EPOCHS
     own = {key: value for key in _OWN if (value := getattr(config, key)) is not None}
     values: dict[str, Any] = {**own, **{key: value for key, value in (given or {}).items() if value is not None}}
