@@ -77,7 +77,7 @@ def test_modern_keeps_small_images_whole_and_says_so():
     small, long = recipe(recipe="modern"), recipe(recipe="modern", epochs=60)
     assert small.augmentation == GENTLE and not (small.mixup or small.cutmix)
     assert small.ema_horizon and not small.path_dropout_rate
-    assert "images below 96 pixels are not mixed" in small.reason and "layers not dropped" in small.reason
+    assert "images below 96 pixels are not mixed" in small.reason and "nor layers dropped" in small.reason
     assert dataclasses.replace(long.augmentation, plain_from=None) == recipe(epochs=60).augmentation
     assert long.weight_decay == 5e-4
     asked = recipe(recipe="modern", mixup=0.1, randaugment=5)

@@ -189,7 +189,7 @@ def chosen_recipe(
     if name == "modern" and has_small_images:
         recipe = dataclasses.replace(recipe, **MODERN_OF_SMALL_IMAGES)
         reasons.append(
-            f"images below {LARGE_IMAGES} pixels are not mixed, blanked or changed by RandAugment, and layers not dropped"
+            f"images below {LARGE_IMAGES} pixels are not mixed, blanked or changed by RandAugment, nor layers dropped"
         )
     is_long = name != "published" and has_small_images and epochs >= LONG_EPOCHS
     own = {key: value for key in _OWN if (value := getattr(config, key)) is not None}
