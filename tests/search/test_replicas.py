@@ -118,6 +118,23 @@ def test_what_a_replica_raises_is_raised():
         Lanes(2).map(work, range(3))
 
 
+@pytest.mark.parametrize("sizes", [(), range(20, 0, -1)])
+def test_after_a_replica_that_raises_no_further_ones_are_begun(sizes):
+    begun = []
+
+    def work(item):
+        begun.append(item)
+        if item == 0:
+            raise ValueError(item)
+        time.sleep(0.2)
+
+    lanes = Lanes(2)
+    with pytest.raises(ValueError, match="0"):
+        lanes.map(work, range(20), sizes)
+    lanes.in_one(int)  # comes after whatever is still waiting
+    assert len(begun) < 10
+
+
 @pytest.mark.parametrize(
     ("kind", "replicas", "wanted", "alike", "numbers", "count"),
     [

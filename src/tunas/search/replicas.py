@@ -53,7 +53,8 @@ class Lanes:
                 large one at the end.
 
         Raises:
-            Exception: what `work` raised for the first of the items for which it did.
+            Exception: what `work` raised for the first of the items for which it did; those that were not begun are
+                left out then.
         """
         if self._pool is None:
             return [work(item) for item in items]
@@ -62,7 +63,12 @@ class Lanes:
         waiting = list(items)
         order = sorted(range(len(waiting)), key=lambda number: -sizes[number])
         begun = {number: self._pool.submit(work, waiting[number]) for number in order}
-        return [begun[number].result() for number in range(len(waiting))]
+        try:
+            return [begun[number].result() for number in range(len(waiting))]
+        except BaseException:
+            for future in begun.values():
+                future.cancel()
+            raise
 
     def in_one(self, work: Callable[[], R]) -> R:
         """`work`, in one lane and its threads: many short operations, after each of which all threads would meet."""
