@@ -92,6 +92,7 @@ def test_images_are_plain_at_the_end_where_they_were_not_before():
     assert recipe(recipe="modern", epochs=61, given={"plain_fraction": 0.0}).augmentation.plain_from is None
     assert recipe(epochs=60, given={"plain_fraction": 0.5}).augmentation.plain_from == 30
     assert recipe(epochs=60).augmentation.plain_from is None
+    assert recipe(recipe="modern", image_size=224).augmentation.plain_from is None  # as in a search
     plan = plan_training(TrainConfig(epochs=10, train_batch_size=100, plain_fraction=0.5, mixup=0.2), 1_000)
     assert [plan.mixes_at(step) for step in (0, 49, 50, 99)] == [True, True, False, False]
 

@@ -209,8 +209,7 @@ def chosen_recipe(
         augmentation, why = _augmentation(config, recipe, image_size, mirrors, is_long)
         reasons += [why] if why else []
     used = dataclasses.replace(recipe, augmentation=augmentation, **values)
-    if augmentation is not None and used.plain_fraction and any(getattr(augmentation, name) for name in NOT_PLAIN):
-        plain_from = math.ceil(epochs * (1 - used.plain_fraction))
+    if augmentation is not None and (plain_from := _plain_from(augmentation, used.plain_fraction, epochs)):
         used = dataclasses.replace(used, augmentation=dataclasses.replace(augmentation, plain_from=plain_from))
         reasons.append(f"from epoch {plain_from} on images are plain crops")
     return dataclasses.replace(used, reason="; ".join(reasons))
@@ -270,6 +269,12 @@ def _augmentation(
         does_no_harm, reason = mirrors()
         given["hflip"] = PUBLISHED.hflip if does_no_harm else 0.0
     return dataclasses.replace(augmentation, **given), reason
+
+
+def _plain_from(augmentation: Augmentation, fraction: float, epochs: float) -> int | None:
+    """The epoch from which on images are plain; None where they always are, or never."""
+    varies = any(getattr(augmentation, name) for name in NOT_PLAIN)
+    return math.ceil(epochs * (1 - fraction)) if varies and fraction and epochs else None
 
 
 def _check(config: RecipeConfig, image_size: int | None) -> None:
