@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 from typing import Any
@@ -62,3 +63,16 @@ def check_not_negative(name: str, value: float | None) -> None:
     """
     if value is not None and not (math.isfinite(value) and value >= 0):
         raise InputError(f"{name} must be a number that is not negative, not {value}")
+
+
+def check_finite(config: Any) -> None:
+    """Refuses a configuration with a number that is none, or is infinite.
+
+    Raises:
+        InputError: naming the field.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, float) and not math.isfinite(each):
+                raise InputError(f"{field.name} must be a number, not {each}")

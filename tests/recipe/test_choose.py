@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -11,7 +12,7 @@ from tunas.data.augmentation import PUBLISHED
 from tunas.recipe.choose import GENTLE, NOTHING, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.search.plan import plan_search, search_recipe
-from tunas.train.plan import plan_training
+from tunas.train.plan import plan_training, training_recipe
 
 
 def recipe(size=2_000, image_size: int | None = 32, mirrors=None, given=None, epochs=0.0, **flags):
@@ -87,14 +88,30 @@ def test_modern_keeps_small_images_whole_and_says_so():
 
 def test_images_are_plain_at_the_end_where_they_were_not_before():
     long = recipe(recipe="modern", epochs=61)
-    assert long.augmentation.plain_from == 49 and "from epoch 49 on images are plain crops" in long.reason
+    assert long.augmentation.plain_from == 49 and "in the last 12 epochs images are plain crops" in long.reason
     assert recipe(recipe="modern", epochs=20).augmentation.plain_from is None  # they are plain crops anyway
     assert recipe(recipe="modern", epochs=61, given={"plain_fraction": 0.0}).augmentation.plain_from is None
     assert recipe(epochs=60, given={"plain_fraction": 0.5}).augmentation.plain_from == 30
     assert recipe(epochs=60).augmentation.plain_from is None
     assert recipe(recipe="modern", image_size=224).augmentation.plain_from is None  # as in a search
-    plan = plan_training(TrainConfig(epochs=10, train_batch_size=100, plain_fraction=0.5, mixup=0.2), 1_000)
+    plan = plan_training(TrainConfig(epochs=10, train_batch_size=100, plain_fraction=0.55, mixup=0.2), 1_000)
+    assert plan.used_recipe.augmentation.plain_from == 5  # and images are mixed until then
     assert [plan.mixes_at(step) for step in (0, 49, 50, 99)] == [True, True, False, False]
+    short = recipe(recipe="modern", epochs=2, image_size=96)
+    assert short.augmentation.plain_from is None and "plain" not in short.reason
+
+
+@pytest.mark.parametrize(
+    ("flags", "image_size", "why"),
+    [
+        ({}, 32, "nothing else happens to images here"),
+        ({"mixup": 0.2, "epochs": 1}, 32, "epochs=1 leave no whole epoch"),
+        ({}, None, "the examples of this task are no images"),
+    ],
+)
+def test_a_plain_end_that_means_nothing_is_refused(flags, image_size, why):
+    with pytest.raises(InputError, match=f"plain_fraction=0.5 means nothing: {why}"):
+        training_recipe(TrainConfig(**{"epochs": 10, **flags}, plain_fraction=0.5), 1_000, image_size)
 
 
 def test_flags_win_over_the_recipe():
@@ -109,6 +126,8 @@ def test_another_optimiser_has_rates_of_its_own_or_must_be_given_them():
     assert (adam.learning_rate, adam.weight_decay) == (4e-3, 0.05)
     with pytest.raises(InputError, match="no learning rate and weight decay are known for the optimiser lion"):
         recipe(optimizer="lion")
+    with pytest.raises(InputError, match=r"no weight decay is known for the optimiser lion .*: give --weight_decay$"):
+        recipe(optimizer="lion", given={"learning_rate": 1e-3})
     assert recipe(optimizer="lion", given={"learning_rate": 1e-3, "weight_decay": 0.1}).learning_rate == 1e-3
 
 
@@ -125,6 +144,9 @@ def test_another_optimiser_has_rates_of_its_own_or_must_be_given_them():
         ({"elastic": 0.2}, "elastic is a part of the crop's side, from 0 to 0.12, not 0.2"),
         ({"randaugment": 31}, "magnitude from 0 to 30"),
         ({"mixup": -1.0}, "mixup is at least 0"),
+        ({"mixup": math.nan}, "mixup must be a number, not nan"),
+        ({"clip_grad": math.inf}, "clip_grad must be a number, not inf"),
+        ({"crop_scale": (0.5, math.nan)}, "crop_scale must be a number, not nan"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is above 0"),
     ],
 )

@@ -230,7 +230,10 @@ def test_logits_that_were_begun_before_views_could_be_stretched_go_on(written, d
     assert Logits.opened(lecture.directory, data).augmentation.elastic == 0
 
 
-@pytest.mark.parametrize("flags", [{"hflip": 0.5}, {"augment": "published"}, {"mixup": 0.5}])
+@pytest.mark.parametrize(
+    "flags",
+    [{"hflip": 0.5}, {"augment": "published"}, {"mixup": 0.5}, {"plain_fraction": 0.5, "randaugment": 5}],
+)
 def test_flags_that_would_change_the_views_of_logits_are_refused(written, tmp_path, flags):
     config, _ = written
     with pytest.raises(InputError, match=f"{next(iter(flags))}"):
@@ -247,7 +250,11 @@ def test_searches_and_trainings_learn_from_a_teacher_and_say_so(taught_run, writ
     settings = {**RUN, "teacher": teacher, "epochs": 1, "teacher_weight": 1.0}
     result = train(TrainConfig(**settings, indices=INDICES, checkpoint_dir=str(tmp_path / "train")))
     assert json.loads((tmp_path / "train" / "params.json").read_text())["teacher"] == teacher
-    plain = train(TrainConfig(**{**settings, "teacher": None}, indices=INDICES, checkpoint_dir=str(tmp_path / "plain")))
+    alone = {**settings, "teacher": None}
+    with pytest.raises(InputError, match="--teacher_weight means nothing without --teacher"):
+        train(TrainConfig(**alone, indices=INDICES, checkpoint_dir=str(tmp_path / "plain")))
+    del alone["teacher_weight"]
+    plain = train(TrainConfig(**alone, indices=INDICES, checkpoint_dir=str(tmp_path / "plain")))
     assert result.evaluation.metrics["loss"] != plain.evaluation.metrics["loss"]
     found = search(SearchConfig(**settings, checkpoint_dir=str(tmp_path / "search")))
     assert found.architecture.space.num_choices == len(found.architecture.indices)

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import shutil
 
 import pytest
 import timm
@@ -16,7 +17,8 @@ from tunas.export.source import network_of
 from tunas.nn.timm_weights import from_timm
 from tunas.nn.weight_files import read_tensors
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.train.initial import found_weights
+from tunas.task.opening import open_task
+from tunas.train.initial import found_weights, initialised
 from tunas.train.trained import trained_weights
 
 INDICES = "1:1:1:1:1:1:0:1"
@@ -70,6 +72,22 @@ def test_a_training_that_goes_on_needs_its_first_weights_no_more(trained, tmp_pa
     finished(words)
 
 
+def test_a_classifier_of_other_classes_is_replaced_also_where_there_are_as_many(trained, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    about = json.loads((trained / "data.json").read_text())
+    config = TrainConfig(ssd=TINY, indices=INDICES, image_size=8, init_from=str(tmp_path / "run"))
+    architecture, task = get_space(TINY).architecture(INDICES), open_task(config)
+
+    def head():
+        _, tensors = initialised(config, architecture, task, tmp_path / "new")
+        return [name for name in tensors if name.startswith("head.")]
+
+    assert head() and not capsys.readouterr().err
+    names = [*about["class_names"][:-1], "fox"]
+    (tmp_path / "run" / "data.json").write_text(json.dumps({**about, "class_names": names}))
+    assert not head() and "('9'): its classifier is replaced by a fresh one" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module._orig_mod."])
 def test_a_checkpoint_as_timms_train_script_writes_it_is_read(tmp_path, wrapper):
     """With the script's settings in an argparse.Namespace beside the weights, and torch.compile's prefix."""
@@ -104,8 +122,13 @@ def test_a_file_that_runs_code_when_it_is_read_is_refused(tmp_path):
             return (exec, ("raise SystemExit('ran')",))
 
     torch.save({"state_dict": {}, "args": Runs()}, tmp_path / "bad.pth")
-    with pytest.raises(InputError, match="holds more than tensors and is not loaded"):
+    with pytest.raises(InputError, match=r"holds more than tensors \(.*exec\) and is not loaded"):
         read_tensors(tmp_path / "bad.pth")
+    (tmp_path / "code.py").write_text("print(1)")
+    with pytest.raises(InputError, match=r"code.py is no file of weights, or .*; give a .safetensors file, or a state"):
+        read_tensors(tmp_path / "code.py")
+    with pytest.raises(InputError, match="is a directory; name a file of weights in it"):
+        read_tensors(tmp_path)
 
 
 def test_a_classifier_for_other_classes_is_replaced_and_said_and_the_network_stays_timms(tmp_path, capsys):
@@ -150,6 +173,8 @@ def test_a_classifier_for_other_classes_is_replaced_and_said_and_the_network_sta
         (["--init-from={search}", "--filters-multiplier=2"], "leave out --filters_multiplier"),
         (["--init-from={train}", "--filters-multiplier=2"], "does not fit"),
         (["--init-from={train}", "--indices=0:0:0:0:0:0:0:0"], "does not fit"),
+        (["--head-epochs=0.05"], "--head_epochs means nothing with --mode=train_and_eval and without --init_from"),
+        (["--optimizer=nonsense", "--base-learning-rate=1"], "timm has no optimiser 'nonsense'"),
         (["--init-from={train}", "--padding=same"], "--padding=symmetric; give the same"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: where the file cannot be read as either.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; name a file of weights in it")
     if not path.is_file():
         raise InputError(f"there is no checkpoint file {path}")
     try:
@@ -34,8 +37,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # pickle raises its own kinds for files that hold more than tensors
-        raise InputError(f"{path} holds more than tensors and is not loaded: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # pickle raises its own kinds for files that are none, or hold more than tensors
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"holds more than tensors ({found[1]})" if found else "is no file of weights, or holds more than tensors"
+        raise InputError(
+            f"{path} {what} and is not loaded; give a .safetensors file, or a state dict that torch.save wrote"
+        ) from None
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

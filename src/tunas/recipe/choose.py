@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunas.data.augmentation import MAX_ELASTIC, MAX_MAGNITUDE, MAX_SHEAR, NOT_PLAIN, PUBLISHED, Augmentation
-from tunas.errors import InputError
+from tunas.errors import InputError, check_finite
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE
@@ -209,9 +209,10 @@ def chosen_recipe(
         augmentation, why = _augmentation(config, recipe, image_size, mirrors, is_long)
         reasons += [why] if why else []
     used = dataclasses.replace(recipe, augmentation=augmentation, **values)
-    if augmentation is not None and (plain_from := _plain_from(augmentation, used.plain_fraction, epochs)):
+    plain_from = plain_from_epoch(used, epochs)
+    if augmentation is not None and plain_from is not None:
         used = dataclasses.replace(used, augmentation=dataclasses.replace(augmentation, plain_from=plain_from))
-        reasons.append(f"from epoch {plain_from} on images are plain crops")
+        reasons.append(f"in the last {epochs - plain_from:g} epochs images are plain crops")
     return dataclasses.replace(used, reason="; ".join(reasons))
 
 
@@ -224,10 +225,14 @@ def _rates(optimizer: str, values: dict[str, Any], coupled: bool) -> dict[str, A
     if known is not None:
         rates = {"learning_rate": known.learning_rate}
         return rates if coupled else {**rates, "weight_decay": known.weight_decay}
-    if "learning_rate" not in values or not (coupled or "weight_decay" in values):
+    wanted = {"learning_rate": "--model_learning_rate" if coupled else "--base_learning_rate"}
+    if not coupled:
+        wanted["weight_decay"] = "--weight_decay"
+    if missing := [name for name in wanted if name not in values]:
+        what = " and ".join(name.replace("_", " ") for name in missing)
         raise InputError(
-            f"no learning rate{'' if coupled else ' and weight decay'} are known for the optimiser {optimizer}: give "
-            f"them by their flags (they are known for {', '.join(OPTIMIZERS)})"
+            f"no {what} {'is' if len(missing) == 1 else 'are'} known for the optimiser {optimizer} (for "
+            f"{', '.join(OPTIMIZERS)} they are): give {' and '.join(wanted[name] for name in missing)}"
         )
     return {}
 
@@ -271,13 +276,22 @@ def _augmentation(
     return dataclasses.replace(augmentation, **given), reason
 
 
-def _plain_from(augmentation: Augmentation, fraction: float, epochs: float) -> int | None:
-    """The epoch from which on images are plain; None where they always are, or never."""
-    varies = any(getattr(augmentation, name) for name in NOT_PLAIN)
-    return math.ceil(epochs * (1 - fraction)) if varies and fraction and epochs else None
+def plain_from_epoch(recipe: Recipe, epochs: float) -> int | None:
+    """The epoch, counted from 0, from which on images are plain in a training of so many; None where they always are,
+    or never, as in one that is too short for a whole epoch of them."""
+    if not varies_images(recipe):
+        return None
+    begins = math.ceil(epochs * (1 - recipe.plain_fraction))
+    return begins if begins < epochs else None
+
+
+def varies_images(recipe: Recipe) -> bool:
+    """Whether more happens to images than crops and mirrors."""
+    return bool(recipe.mixup or recipe.cutmix or any(getattr(recipe.augmentation, name, 0) for name in NOT_PLAIN))
 
 
 def _check(config: RecipeConfig, image_size: int | None) -> None:
+    check_finite(config)
     if image_size is None:
         default = RecipeConfig()
         for name in IMAGE_FLAGS:

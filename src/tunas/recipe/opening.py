@@ -12,6 +12,7 @@ from typing import Any
 from tunas.data import Data
 from tunas.errors import InputError
 from tunas.files import writing_to
+from tunas.flags import refuse
 from tunas.recipe.choose import CHANGES, Mirrors, Recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.recipe.lesson import Lesson
@@ -49,16 +50,18 @@ def opened_lesson(
         found.append(world.from_main(lambda: _kept_probe(directory) or probed(_images(data))))
         return found[0].mirrors, found[0].sentence
 
-    recipe = choose(data.image_size if data else None, mirrors if data else None)
     teacher = None
     if config.teacher is not None:
         if data is None:
             raise InputError("a teacher tells classes of images apart, and the examples of this task are none")
         teacher = open_teacher(config.teacher, config.teacher_checkpoint, data, world.device)
-        if isinstance(teacher, LogitsTeacher):
-            recipe = _with_views_of(teacher, recipe, config)
     elif config.teacher_checkpoint is not None:
         raise InputError("teacher_checkpoint holds weights of a timm model: name the model with teacher")
+    refuse(config, ["teacher_weight", "teacher_temperature"] if teacher is None else [], "without --teacher")
+    asks = data is not None and not isinstance(teacher, LogitsTeacher)  # or the views are those of the logits
+    recipe = choose(data.image_size if data else None, mirrors if asks else None)
+    if isinstance(teacher, LogitsTeacher):
+        recipe = _with_views_of(teacher, recipe, config)
     lesson = Lesson(task, recipe, teacher, config.teacher_temperature, config.teacher_weight)
     return lesson, {MIRROR_PROBE: dataclasses.asdict(found[0]) if found else None}
 
@@ -120,6 +123,8 @@ def _with_views_of(teacher: LogitsTeacher, recipe: Recipe, config: RecipeConfig)
                 f"the logits in {teacher.name} are of views with {name}={getattr(views, name)}, not {asked}; leave "
                 f"{name} out, or write other logits"
             )
+    if getattr(config, "plain_fraction", None):
+        raise InputError(f"the logits in {teacher.name} are of the same views in all epochs; leave plain_fraction out")
     if config.augment != "auto":
         raise InputError(f"the logits in {teacher.name} are of views of their own; leave augment out")
     if config.mixup or config.cutmix:
@@ -127,4 +132,4 @@ def _with_views_of(teacher: LogitsTeacher, recipe: Recipe, config: RecipeConfig)
             "logits of single images are not those of mixed ones: leave mixup and cutmix out, or let a network teach"
         )
     reason = f"{recipe.reason}; the {teacher.kept.views} views of each image are those of {teacher.name}"
-    return dataclasses.replace(recipe, augmentation=views, mixup=0.0, cutmix=0.0, reason=reason)
+    return dataclasses.replace(recipe, augmentation=views, mixup=0.0, cutmix=0.0, plain_fraction=0.0, reason=reason)

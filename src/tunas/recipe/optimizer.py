@@ -126,20 +126,42 @@ def optimizer_named(name: str, groups: list[dict[str, Any]], momentum: float) ->
     Raises:
         InputError: where there is no such optimiser, or it cannot be stepped like the others.
     """
+    check_optimizer(name)
     if name == RMSPROP:
         return rmsprop(groups, momentum)
+    from timm.optim import create_optimizer_v2
+
+    try:
+        return create_optimizer_v2(groups, opt=name, lr=1e-3, momentum=momentum)
+    except Exception as error:
+        raise _unusable(name, error) from None
+
+
+def check_optimizer(name: str | None) -> None:
+    """Lets None pass, and the name of an optimiser that can be used.
+
+    Raises:
+        InputError: as of `optimizer_named`.
+    """
+    if name is None or name == RMSPROP:
+        return
     from timm.optim import create_optimizer_v2, list_optimizers
 
     if name not in list_optimizers():
         near = difflib.get_close_matches(name, [RMSPROP, *list_optimizers()], n=1)
         raise InputError(
-            f"timm has no optimiser {name!r}" + (f"; did you mean {near[0]!r}?" if near else ", and neither have we")
+            f"timm has no optimiser {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "; rmsprop, sgd, adamw and others are there")
         )
     try:
         _step_once(create_optimizer_v2([{"params": [_example()], "weight_decay": 0.0}], opt=name, lr=1e-3))
-        return create_optimizer_v2(groups, opt=name, lr=1e-3, momentum=momentum)
-    except Exception as error:  # each refuses in a way of its own
-        raise InputError(f"the optimiser {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        raise _unusable(name, error) from None
+
+
+def _unusable(name: str, error: Exception) -> InputError:
+    """Each optimiser refuses in a way of its own."""
+    return InputError(f"the optimiser {name} cannot be used here: {str(error).splitlines()[0]}")
 
 
 def _example() -> torch.nn.Parameter:

@@ -22,6 +22,7 @@ from tunas.nn.supernet import SuperNet
 from tunas.recipe.choose import Mirrors, Recipe
 from tunas.recipe.lesson import Lesson
 from tunas.recipe.opening import begin_run, opened_lesson
+from tunas.recipe.optimizer import check_optimizer
 from tunas.recipe.precision import multiplies_bf16
 from tunas.run.budget import FORWARD_AND_BACKWARD, Trial, within_minutes
 from tunas.run.device import World
@@ -75,6 +76,7 @@ def search(config: SearchConfig, task: Task | None = None) -> SearchResult:
             raise InputError(
                 f"{config.ssd} is one fixed architecture, there is nothing to search; train it: tunas train {words}"
             )
+        check_optimizer(config.optimizer)
         directory = run_directory("search", space.name, config.checkpoint_dir, world)
         with alone_in(directory, world):
             return _search(space, config, world, directory, task)

@@ -21,7 +21,7 @@ from tunas.nn.timm_weights import from_timm
 from tunas.nn.weight_files import misfit, read_tensors
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.checkpoint_names import checkpoints
-from tunas.run.directory import MODEL_SPEC, PARAMS, kept_params, read_model_spec, read_params
+from tunas.run.directory import DATA, MODEL_SPEC, PARAMS, kept_params, read_json_object, read_model_spec, read_params
 from tunas.space import Architecture, Tower, structure_from_json
 from tunas.space.layers import scale_filters
 from tunas.task.task import Task
@@ -68,7 +68,8 @@ def initialised(
     found = found_weights(path, config, architecture)
     _check_padding(found, config, path)
     wanted = _wanted(config, architecture, task)
-    return dataclasses.replace(config, timm_model=found.timm_model), _fitting(found.tensors, wanted, path, architecture)
+    tensors = _fitting(found.tensors, wanted, path, architecture, _other_class(found, task))
+    return dataclasses.replace(config, timm_model=found.timm_model), tensors
 
 
 def as_trained(config: TrainConfig, directory: Path) -> TrainConfig:
@@ -182,20 +183,35 @@ def _wanted(config: TrainConfig, architecture: Architecture, task: Task) -> dict
         return dict(build_network(tower, **task.network_arguments).state_dict())
 
 
+def _other_class(found: GivenWeights, task: Task) -> str | None:
+    """The first class that the classifier of a run does not know under the same number; None where it knows all, or
+    nothing is known of its classes."""
+    if found.source is None or task.data is None or not (found.source / DATA).is_file():
+        return None
+    theirs = read_json_object(found.source / DATA).get("class_names")
+    if not isinstance(theirs, list) or len(theirs) != len(task.data.class_names):
+        return None
+    return next((name for name, other in zip(task.data.class_names, theirs, strict=True) if name != other), None)
+
+
 def _fitting(
-    tensors: dict[str, Tensor], wanted: dict[str, Tensor], path: Path, architecture: Architecture
+    tensors: dict[str, Tensor],
+    wanted: dict[str, Tensor],
+    path: Path,
+    architecture: Architecture,
+    other_class: str | None,
 ) -> dict[str, Tensor]:
-    """What of `tensors` the network takes: everything, but for a classifier of another size."""
+    """What of `tensors` the network takes: everything, but for a classifier of another size or of other classes."""
 
     heads = [name for name in wanted if name.startswith(HEAD) and name in tensors]
     other = [name for name in heads if tensors[name].shape != wanted[name].shape]
     if (why := misfit(tensors, wanted | {name: tensors[name] for name in other})) is not None:
         raise InputError(f"--init_from: {path} does not fit {architecture.space.name}: {why}")
+    why = None if other_class is None else f"{path} knows other classes, or another order of them ({other_class!r})"
     if other:
         theirs, ours = (len(state[other[0]]) for state in (tensors, wanted))
-        print(
-            f"{path} tells {theirs} classes apart and this training {ours}: its classifier is replaced by a fresh one",
-            file=sys.stderr,
-            flush=True,
-        )
-    return {name: value for name, value in tensors.items() if not other or not name.startswith(HEAD)}
+        why = f"{path} tells {theirs} classes apart and this training {ours}"
+    if why is None:
+        return tensors
+    print(f"{why}: its classifier is replaced by a fresh one", file=sys.stderr, flush=True)
+    return {name: value for name, value in tensors.items() if not name.startswith(HEAD)}

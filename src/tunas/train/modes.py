@@ -8,6 +8,7 @@ from pathlib import Path
 from tunas.errors import InputError
 from tunas.flags import flags, given, refuse, refuse_in_mode
 from tunas.recipe.config import RecipeConfig
+from tunas.recipe.optimizer import check_optimizer
 from tunas.run.directory import PARAMS, read_params
 from tunas.train.config import TrainConfig
 
@@ -42,9 +43,11 @@ def check_flags(config: TrainConfig, directory: Path) -> None:
         hint = "; it names the weights that --mode=eval scores" if config.checkpoint is not None else ""
         refuse_in_mode(config, MEANT_FOR, config.mode, f"with --mode={config.mode}{hint}")
         if config.init_from is None:
-            refuse(
-                config, ["timm_model"], f"with --mode={config.mode} and without --init_from, which names the weights"
-            )
+            where = f"with --mode={config.mode} and without --init_from, which names the weights"
+            refuse(config, ["timm_model", "head_epochs"], where)
+        elif not (Path(config.init_from).expanduser().exists() or (directory / PARAMS).is_file()):
+            raise InputError(f"--init_from: there is no {config.init_from}")
+        check_optimizer(config.optimizer)
         return
     if config.checkpoint is not None:
         refuse(config, ["which", "follow"], "with --checkpoint, which names the weights")

@@ -16,6 +16,8 @@ from tunas.recipe.choose import (
     chosen_recipe,
     ema_decay_of,
     params_of,
+    plain_from_epoch,
+    varies_images,
 )
 from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size, small_batch_size
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
@@ -77,7 +79,8 @@ class TrainPlan:
 
     def mixes_at(self, step: int) -> bool:
         """Whether the recipe's mixing of images takes place in a step."""
-        return step < self.steps * (1 - self.used_recipe.plain_fraction)
+        plain_from = plain_from_epoch(self.used_recipe, self.epochs)
+        return plain_from is None or step * self.epochs < plain_from * self.steps
 
     def params(self, config: TrainConfig, **facts: Any) -> dict[str, Any]:
         """What `params.json` says."""
@@ -116,6 +119,13 @@ def training_recipe(
         mirrors=mirrors,
         epochs=epochs_of(config),
     )
+    if config.plain_fraction and plain_from_epoch(recipe, epochs_of(config)) is None:
+        why = f"epochs={epochs_of(config):g} leave no whole epoch of plain images"
+        if image_size is None:
+            why = "the examples of this task are no images"
+        elif not varies_images(recipe):
+            why = "nothing else happens to images here, such as --rotate or --mixup"
+        raise InputError(f"plain_fraction={config.plain_fraction:g} means nothing: {why}; leave it out")
     if config.init_from is None or config.base_learning_rate is not None:
         return recipe
     reason = f"{recipe.reason}; {FINE_TUNING:g} of its learning rate, for weights that have learned before"
