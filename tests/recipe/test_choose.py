@@ -66,6 +66,10 @@ def test_a_long_training_of_small_images_varies_them_more_and_decays_its_weights
     assert "stretched, as from" in turned.reason
     gentle = recipe(epochs=90, augment="gentle")
     assert gentle.augmentation == GENTLE and gentle.weight_decay == 5e-4 and "slanted" not in gentle.reason
+    mirrored = recipe(epochs=90, mirrors=lambda: (True, "mirroring does no harm"))  # photographs are hard enough
+    assert mirrored.augmentation == dataclasses.replace(GENTLE, hflip=0.5) and mirrored.weight_decay == 5e-4
+    assert "slanted" not in mirrored.reason and "weights decay by 0.0005, as from" in mirrored.reason
+    assert recipe(epochs=90, mirrors=lambda: (False, "it would harm")).augmentation == long.used_recipe.augmentation
     taught = recipe(epochs=90, teacher="runs/large")  # which may not know such views
     assert taught.augmentation == GENTLE and taught.weight_decay == 5e-4 and "slanted" not in taught.reason
     assert recipe(recipe="small").augmentation == GENTLE

@@ -50,14 +50,17 @@ def identity_of(params: Mapping[str, Any]) -> Identity | None:
     )
 
 
-def check_same_classes(here: Identity, run: Identity, where: object) -> None:
+def check_same_classes(here: Identity, run: Identity, where: object, hint: str = "") -> None:
     """Compares number, names and order of the classes of a dataset and of a run.
+
+    Args:
+        hint: ends the sentence of the refusal.
 
     Raises:
         InputError: naming the first difference.
     """
     if difference := _first_difference(run.class_names, here.class_names):
-        raise InputError(f"the classes of the dataset are not those of the run in {where}: {difference}")
+        raise InputError(f"the classes of the dataset are not those of the run in {where}: {difference}{hint}")
 
 
 def has_same_examples(here: Identity, run: Identity) -> bool:

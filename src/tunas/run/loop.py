@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def carry_out(run: Run, directory: Path, world: World, log_to: Sequence[str] = (
     if (found := resumed_checkpoint(directory, world)) is not None:
         run.load(*found)
         start = found[1]["step"]
+        if world.is_main and start < run.steps:
+            print(f"{run.label} goes on after step {start} of {run.steps}", file=sys.stderr)
     kept = _Kept(run, directory, world, log_to)
     try:
         with (

@@ -61,7 +61,8 @@ class ImageClassification(Task):
         run = None if weights_dir is None else identity_in(weights_dir)
         self.data: Data = open_data(config, run_dir=run_dir, describe=False, run=run)
         if run is not None and run.class_names:
-            check_same_classes(self.data.identity, run, weights_dir)
+            hint = "" if config.dataset_dir else "; without --dataset_dir the dataset is the embedded digits"
+            check_same_classes(self.data.identity, run, weights_dir, hint)
         self.name = self.data.name
         self.guessing_loss = math.log(self.data.num_classes)
         self.network_arguments = {"num_classes": self.data.num_classes}
