@@ -1,6 +1,7 @@
 """Trainings over one and several processes (gloo), resumed and evaluated."""
 
 import dataclasses
+import math
 import shutil
 
 import pytest
@@ -93,6 +94,15 @@ def test_running_statistics_are_the_mean_over_the_processes(in_two_parts):
     processes, parts = (newest_checkpoint(in_two_parts / name)[0] for name in ("processes", "parts"))
     means = [name for name in processes if name.startswith("model/") and name.endswith("running_mean")]
     assert means and all(torch.allclose(processes[name], parts[name], atol=0.3) for name in means)
+
+
+def test_averaged_weights_have_statistics_of_their_own_from_all_training_images(in_two_parts):
+    """Of two processes the mean is that of one which sees the same parts, each counted once."""
+    processes, parts = (newest_checkpoint(in_two_parts / name)[0] for name in ("processes", "parts"))
+    counts = {int(value) for name, value in parts.items() if name.startswith("ema/") and "num_batches" in name}
+    assert counts == {2 * math.ceil(1077 / 48)}
+    names = [name for name in parts if name.startswith("ema/") and "running_" in name]
+    assert names and all(torch.allclose(processes[name], parts[name], rtol=1e-3, atol=1e-4) for name in names)
 
 
 def test_what_is_evaluated_is_what_is_saved(in_two_parts):

@@ -170,7 +170,10 @@ class TrainRun(Run):
         return ended(self.stream)
 
     def advance(self, step: int) -> Scalars:
-        return self.state.step(step, next(self.stream))
+        scalars = self.state.step(step, next(self.stream))
+        if step + 1 == self.steps:
+            self.state.renew_statistics(self.stream)
+        return scalars
 
     def work(self) -> np.ndarray:
         """In training steps: those of the whole network, those of the classifier alone, and the scorings."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from tunas.task.batches import as_float, length, on_device, parts
 from tunas.task.datasets import Batch
 from tunas.train.config import TrainConfig
 from tunas.train.plan import TrainPlan
+from tunas.train.statistics import batches_for_statistics, renew_statistics
 from tunas.train.weights import AVERAGED, PLAIN, load_tensors
 
 
@@ -118,6 +121,18 @@ class Training:
     def _no_exchange(self, quiet: bool) -> contextlib.AbstractContextManager[Any]:
         """The context of a backward pass after which the processes do not exchange gradients, where `quiet`."""
         return self.parallel.no_sync() if quiet and self.parallel is not None else contextlib.nullcontext()
+
+    def renew_statistics(self, following: Iterator[Batch]) -> None:
+        """Takes the averaged network's batch-norm statistics from batches that follow the last step's, not mixed."""
+        if self.ema is None:
+            return
+        count = batches_for_statistics(self.lesson.task.size(self.plan.train_split), self.plan.batch)
+        inputs = (
+            self.lesson.task.prepare(part)
+            for batch in itertools.islice(following, count)
+            for part, _ in parts(on_device(batch, self.world.device), self.config.gradient_accumulation)
+        )
+        renew_statistics(self.ema.module, inputs, self.world.device, self.config.precision)
 
     def share_statistics(self) -> None:
         """Gives every process the mean of all processes' running batch-norm statistics.
