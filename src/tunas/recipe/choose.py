@@ -252,7 +252,7 @@ def _long_views(config: RecipeConfig, augmentation: Augmentation) -> dict[str, A
     """How a long training of small images varies its views by itself.
 
     Only where they are not mirrored, as digits and letters, which are known by heart by then: on photographs, which are
-    not, it cost 3.6 points in the mean of three seeds. Nor with a teacher, which need not know turned and stretched
+    not, it cost 3.5 points in the mean of three seeds. Nor with a teacher, which need not know turned and stretched
     images: one that recognised 96 % of plain crops recognised 57 % of these (benchmarks/README.md#small-data).
     """
     if config.augment != "auto" or config.teacher is not None or augmentation.hflip:
