@@ -312,7 +312,7 @@ ROWS: dict[str, Callable[..., Cell]] = {
 CELLS = {
     "digits": ("logistic", "svm", "default", "published", "default ×4", "modern ×4"),
     "mnist2000": ("logistic", "svm", "default", "published", "default ×4", "modern ×4", "default ×5", "teacher"),
-    "mnist10000": ("logistic", "svm", "default", "published"),
+    "mnist10000": ("logistic", "svm", "default", "published", "default ×4", "modern ×4"),
     "photographs": (
         *("logistic", "svm", "default", "published", "default ×4", "modern ×4"),
         *("lite0", "pretrained", "teacher", "teacher ×4"),
