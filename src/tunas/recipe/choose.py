@@ -95,6 +95,11 @@ class Recipe:
     path_dropout_by_depth: bool
     plain_fraction: float
 
+    @property
+    def plain_from(self) -> int | None:
+        """The epoch from which on images are plain; None where there is none."""
+        return None if self.augmentation is None else self.augmentation.plain_from
+
 
 RECIPES = {
     "published": Recipe(
@@ -212,7 +217,7 @@ def chosen_recipe(
         augmentation = dataclasses.replace(augmentation, **varied)
     reasons += _long_reasons(bool(varied), decays)
     used = dataclasses.replace(recipe, augmentation=augmentation, **values)
-    plain_from = plain_from_epoch(used, epochs)
+    plain_from = _plain_from(used, epochs)
     if augmentation is not None and plain_from is not None:
         used = dataclasses.replace(used, augmentation=dataclasses.replace(augmentation, plain_from=plain_from))
         reasons.append(f"in the last {epochs - plain_from:g} epochs images are plain crops")
@@ -279,7 +284,7 @@ def _augmentation(
     return dataclasses.replace(augmentation, **given), reason
 
 
-def plain_from_epoch(recipe: Recipe, epochs: float) -> int | None:
+def _plain_from(recipe: Recipe, epochs: float) -> int | None:
     """The epoch, counted from 0, from which on images are plain in a training of so many; None where they always are,
     or never, as in one that is too short for a whole epoch of them."""
     if not varies_images(recipe):

@@ -16,7 +16,6 @@ from tunas.recipe.choose import (
     chosen_recipe,
     ema_decay_of,
     params_of,
-    plain_from_epoch,
     varies_images,
 )
 from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size, small_batch_size
@@ -79,7 +78,7 @@ class TrainPlan:
 
     def mixes_at(self, step: int) -> bool:
         """Whether the recipe's mixing of images takes place in a step."""
-        plain_from = plain_from_epoch(self.used_recipe, self.epochs)
+        plain_from = self.used_recipe.plain_from
         return plain_from is None or step * self.epochs < plain_from * self.steps
 
     def params(self, config: TrainConfig, **facts: Any) -> dict[str, Any]:
@@ -119,7 +118,7 @@ def training_recipe(
         mirrors=mirrors,
         epochs=epochs_of(config),
     )
-    if config.plain_fraction and plain_from_epoch(recipe, epochs_of(config)) is None:
+    if config.plain_fraction and recipe.plain_from is None:
         why = f"epochs={epochs_of(config):g} leave no whole epoch of plain images"
         if image_size is None:
             why = "the examples of this task are no images"
