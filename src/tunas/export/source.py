@@ -20,7 +20,7 @@ from tunas.nn import Network, build_network
 from tunas.nn.timm_weights import options_of_training
 from tunas.nn.weight_files import load_whole
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.directory import DATA, PARAMS, RESULT, read_json_object, read_params
+from tunas.run.directory import PARAMS, RESULT, described_classes, read_json_object, read_params
 from tunas.space import Architecture, get_space
 from tunas.space.layers import Tower, scale_filters
 from tunas.task.opening import named_task
@@ -91,7 +91,7 @@ def _images_of(directory: Path, params: dict[str, Any], config: ExportConfig) ->
     given = {name: value for name in DATA_FIELDS if (value := getattr(config, name)) != DATA_DEFAULTS[name]}
     of_run = {name: params[name] for name in DATA_FIELDS if name in params}
     data = open_data(DataConfig(**{**of_run, "num_workers": 0, **given}), run_dir=directory, describe=False)
-    trained_on = read_json_object(directory / DATA).get("class_names", []) if (directory / DATA).is_file() else []
+    trained_on = described_classes(directory)
     if trained_on and list(data.class_names) != trained_on:
         raise InputError(
             f"the {data.num_classes} classes of the images are not the {len(trained_on)} that {directory} was trained "

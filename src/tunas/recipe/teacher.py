@@ -17,7 +17,7 @@ from tunas.nn.timm_weights import options_of_training
 from tunas.nn.weight_files import load_whole, read_tensors
 from tunas.recipe.logits import INDEX, Logits
 from tunas.run.checkpoint import newest_checkpoint
-from tunas.run.directory import DATA, PARAMS, read_json_object, read_model_spec, read_params
+from tunas.run.directory import DATA, PARAMS, described_classes, read_model_spec, read_params
 from tunas.space import structure_from_json
 
 
@@ -135,8 +135,7 @@ def _trained(directory: Path, data: Data) -> tuple[nn.Module, int]:
     found = newest_checkpoint(directory)
     if "indices" not in params or found is None:
         raise InputError(f"{directory} is no teacher: it holds no checkpoint of a training")
-    described = read_json_object(directory / DATA) if (directory / DATA).is_file() else {}
-    _same_classes(str(directory), described.get("class_names"), data)
+    _same_classes(str(directory), described_classes(directory), data)
     structure = structure_from_json(read_model_spec(directory))
     network = build_network(structure, data.num_classes, options=options_of_training(params))
     tensors = found[0]

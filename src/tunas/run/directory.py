@@ -205,6 +205,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def described_classes(path: Path) -> Any:
+    """The names of the classes as `data.json` of a run directory has them; None where it says nothing of them.
+
+    Raises:
+        InputError: where the file cannot be read.
+    """
+    return read_json_object(path / DATA).get("class_names") if (path / DATA).is_file() else None
+
+
 def write_result(path: Path, document: dict[str, Any]) -> None:
     """Writes `result.json` of a run directory.
 

@@ -21,7 +21,7 @@ from tunas.nn.timm_weights import from_timm
 from tunas.nn.weight_files import misfit, read_tensors
 from tunas.run.checkpoint import DamagedCheckpoint, load_checkpoint, newest_checkpoint
 from tunas.run.checkpoint_names import checkpoints
-from tunas.run.directory import DATA, MODEL_SPEC, PARAMS, kept_params, read_json_object, read_model_spec, read_params
+from tunas.run.directory import MODEL_SPEC, PARAMS, described_classes, kept_params, read_model_spec, read_params
 from tunas.space import Architecture, Tower, structure_from_json
 from tunas.space.layers import scale_filters
 from tunas.task.task import Task
@@ -186,9 +186,9 @@ def _wanted(config: TrainConfig, architecture: Architecture, task: Task) -> dict
 def _other_class(found: GivenWeights, task: Task) -> str | None:
     """The first class that the classifier of a run does not know under the same number; None where it knows all, or
     nothing is known of its classes."""
-    if found.source is None or task.data is None or not (found.source / DATA).is_file():
+    if found.source is None or task.data is None:
         return None
-    theirs = read_json_object(found.source / DATA).get("class_names")
+    theirs = described_classes(found.source)
     if not isinstance(theirs, list) or len(theirs) != len(task.data.class_names):
         return None
     return next((name for name, other in zip(task.data.class_names, theirs, strict=True) if name != other), None)
