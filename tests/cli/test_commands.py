@@ -80,9 +80,33 @@ def test_an_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "tunas: unknown command 'serach'; did you mean 'search'?\n"
 
 
-def test_an_unknown_flag_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["cost", "--indcies=1"]) == 2
-    assert "indcies" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("train --epoch 3", "there is no flag --epoch; did you mean --epochs?"),
+        ("cost --indcies=1", "there is no flag --indcies; did you mean --indices?"),
+        ("train --no-epochs", "there is no flag --no-epochs; did you mean --epochs?"),
+        ("train --epochs many", "--epochs many: give a number"),
+        ("train --epochs=", "--epochs=: give a number"),
+        ("train --device cpu --epochs", "--epochs needs a value: a number"),
+        ("train --epochs 3 4", "'4' after --epochs 3 belongs to no flag"),
+        ("train further", "'further' belongs to no flag"),
+        ("train --crop_scale 0.5", "--crop_scale 0.5: give 2 values, each a number"),
+        ("train --recipe=tiny", "--recipe=tiny: give auto, published, small or modern"),
+        ("train --use_held_out_test_set=maybe", "--use_held_out_test_set=maybe: give true, false or nothing"),
+        ("train --use_held_out_test_set now", "'now' after --use_held_out_test_set belongs to no flag"),
+        ("search --choose_from 1.5", "--choose_from 1.5: give a whole number"),
+        ("search --rl_cost_model_target=70 --rl_cost_model_target=x", "--rl_cost_model_target=x: give a number"),
+        ("measure --device=cpu", "--ssd is missing: Search space"),
+        ("completion fish", "fish: give bash, zsh or tcsh"),
+        ("spaces one two", "'two' after one belongs to no flag"),
+    ],
+)
+def test_wrong_words_are_said_in_one_sentence(words: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith(f"tunas: {said}") and err.count("\n") == 1
+    assert err.endswith(f"; `tunas {words.split()[0]} --help-all` explains every flag\n")
 
 
 def test_spaces_lists_every_space(capsys: pytest.CaptureFixture[str]) -> None:

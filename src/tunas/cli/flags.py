@@ -17,7 +17,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from tunas.errors import InputError
 from tunas.flags import as_tuple
+from tunas.words import read_quietly, wrong_words
 
 GROUPS: dict[str, str] = {
     "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
@@ -78,8 +80,8 @@ def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | N
         of_run: what is taken from the run that `--from` names; None for a command without that flag.
 
     Raises:
-        SystemExit: after the help, or a message about wrong words (2).
-        InputError: where `--from` names no run, or values do not fit each other.
+        SystemExit: after the help (0).
+        InputError: where words are wrong, `--from` names no run, or values do not fit each other.
     """
     everything = "--help-all" in words
     names = [field.name for field in dataclasses.fields(config_type)]
@@ -91,13 +93,14 @@ def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | N
         shown = [field.name for field in dataclasses.fields(config_type) if field.name in first or _is_required(field)]
         description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
     of_that_run = {} if wants_help or of_run is None else told(words, of_run)
-    values: Any = tyro.cli(
-        grouped(config_type, shown, of_that_run, takes_run=of_run is not None, whole=everything or not wants_help),
-        args=["--help"] if wants_help else words,
-        prog=prog,
-        description=on_lines(description),
-        config=MARKERS,
-    )
+    kind = grouped(config_type, shown, of_that_run, takes_run=of_run is not None, whole=everything or not wants_help)
+    how: dict[str, Any] = {"prog": prog, "description": on_lines(description), "config": MARKERS}
+    values: Any = tyro.cli(kind, args=["--help"], **how) if wants_help else read_quietly(kind, words, **how)
+    if values is None:
+        wrong = wrong_words(kind, words, field_texts(config_type), config=MARKERS)
+        if wrong is None:
+            tyro.cli(kind, args=words, **how)  # says it in its own words, and leaves
+        raise InputError(f"{wrong}; `{prog} --help-all` explains every flag")
     parts = [getattr(values, field.name) for field in dataclasses.fields(values)]
     return config_type(**{name: value for part in parts for name, value in vars(part).items() if name != FROM})
 

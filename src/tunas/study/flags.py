@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ def with_flags(kind: type[C], command: str, flags: Sequence[str], data: TaskConf
     Raises:
         InputError: where a flag is unknown, set by the caller itself, or its value is no value of its type.
     """
-    import tyro
+    from tunas.words import read_quietly
 
     names = {field.name for field in dataclasses.fields(kind)}
     shared = {} if data is None else {field.name: getattr(data, field.name) for field in dataclasses.fields(TaskConfig)}
@@ -38,7 +39,9 @@ def with_flags(kind: type[C], command: str, flags: Sequence[str], data: TaskConf
         if name in settings or name in shared or name == "checkpoint_dir":
             raise InputError(f"--{command} {flag}: {name} is set already, by this command itself")
         words.append(f"--{name}={value}")
-    try:
-        return tyro.cli(kind, args=words, default=kind(**{**shared, **settings}), console_outputs=False)
-    except SystemExit:
-        raise InputError(f"--{command} {' '.join(flags)}: a value is none of its flag's type") from None
+    read = functools.partial(read_quietly, kind, default=kind(**{**shared, **settings}))
+    config = read(words)
+    if config is None:
+        wrong = " ".join(flag for flag, word in zip(flags, words, strict=True) if read([word]) is None)
+        raise InputError(f"--{command} {wrong}: the value is none of the flag's type")
+    return config
