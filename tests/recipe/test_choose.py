@@ -204,6 +204,8 @@ def test_a_search_by_itself_keeps_the_published_rates_and_changes_the_views_but_
         found = search_recipe(SearchConfig(), 1_077, 32, False, digits=digits)
         assert (found.learning_rate, found.warmup_fraction, found.clip_grad) == (0.165, 0.025, 0.0)
         assert found.augmentation == views
+        assert found.reason.endswith("; a search keeps the published learning rates")
     asked = search_recipe(SearchConfig(recipe="small", clip_grad=2.0), 1_077, 32, False, digits=True)
     assert (asked.learning_rate, asked.clip_grad, asked.augmentation) == (0.33, 2.0, GENTLE)
+    assert "published" not in asked.reason
     assert search_recipe(SearchConfig(hflip=0.5), 1_077, 32, False, digits=True).augmentation.hflip == 0.5

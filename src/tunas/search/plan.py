@@ -158,7 +158,10 @@ def search_recipe(
     }
     given = {**published, **{name: value for name, value in flags.items() if value is not None}}
     bf16 = search_precision(config, on_cuda) == "bf16"
-    return chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
+    recipe = chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
+    if by_itself and recipe.name != "published":
+        recipe = dataclasses.replace(recipe, reason=f"{recipe.reason}; a search keeps the published learning rates")
+    return recipe
 
 
 def _valid_precision(config: SearchConfig, precision: str, validates_in_bf16: bool) -> str:
