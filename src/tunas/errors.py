@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 NOT_AS_ASKED = 3
@@ -42,6 +44,13 @@ class TemporaryError(Exception):
     """
 
     told = False
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """What a message about an unknown name goes on with: the known ones that look like it, or else all of them."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(names)}"
 
 
 def check_positive(name: str, value: Any) -> None:

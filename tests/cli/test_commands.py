@@ -77,7 +77,7 @@ def test_the_module_runs_as_the_command_does() -> None:
 
 def test_an_unknown_command_names_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serach"]) == 2
-    assert capsys.readouterr().err == "tunas: unknown command 'serach'; did you mean 'search'?\n"
+    assert capsys.readouterr().err == "tunas: unknown command 'serach'; did you mean search?\n"
 
 
 @pytest.mark.parametrize(

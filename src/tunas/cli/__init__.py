@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import os
 import signal
@@ -82,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = words
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COMMANDS)}"
-        return _fail(f"unknown command {name!r}; {hint}", 2)
+        from tunas.errors import nearest
+
+        return _fail(f"unknown command {name!r}; {nearest(name, COMMANDS, 1)}", 2)
     return _run(name, rest)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunas.errors import InputError
+from tunas.errors import InputError, nearest
 from tunas.needs import need_packages
 
 Arrays = tuple[np.ndarray, ...]
@@ -150,9 +149,7 @@ def get_runtime(name: str, what: str = "device", others: tuple[str, ...] = ()) -
             machine.
     """
     if name not in _runtimes:
-        near = difflib.get_close_matches(name, (*_runtimes, *others), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join((*_runtimes, *others))}"
-        raise InputError(f"unknown {what} {name!r}; {hint}")
+        raise InputError(f"unknown {what} {name!r}; {nearest(name, (*_runtimes, *others), 2)}")
     runtime = _runtimes[name]
     need_packages(f"{what} {name!r}", *runtime.requires, install=runtime.install)
     if reason := runtime.unavailable():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tunas.errors import InputError
+from tunas.errors import InputError, nearest
 from tunas.named import load_named
 from tunas.space import mobilenet_v3, proxylessnas
 from tunas.space.architecture import Space
@@ -104,9 +103,7 @@ def get_space(name: str) -> Space:
     elif ":" in name:
         space = _named_space(name)
     else:
-        near = difflib.get_close_matches(name, _definitions, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(_definitions)}"
-        raise InputError(f"unknown space {name!r}; {hint} (`tunas spaces` lists them all)")
+        raise InputError(f"unknown space {name!r}; {nearest(name, _definitions)} (`tunas spaces` lists them all)")
     return _spaces.setdefault(name, space)
 
 
