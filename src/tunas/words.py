@@ -10,7 +10,7 @@ import functools
 import io
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tyro
@@ -46,36 +46,37 @@ def wrong_words(groups: Any, words: Sequence[str], texts: Mapping[str, str], **h
     }
     positional = next((name for name, field in fields.items() if "Positional" in str(field.type)), None)
     given = set()
-    for flag, values in _flags(words):
-        name = _name(flag, fields) if flag else positional
+    for part in _parts(words):
+        flag = part[0]
+        name = _name(flag, fields) if flag.startswith("--") else positional
         given.add(name)
         if name is None:
-            return f"{' '.join(values)!r} belongs to no flag"
+            return f"{' '.join(part)!r} belongs to no flag"
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             return f"there is no flag {flag.partition('=')[0]}" + (f"; did you mean --{near[0]}?" if near else "")
         can_be_read = functools.partial(_can_be_read, fields[name], how)
-        if not can_be_read([*filter(None, [flag]), *values]):
-            return _unread(flag, values, fields[name].type, can_be_read)
+        if not can_be_read(part):
+            return _unread(part, fields[name].type, can_be_read)
     for name, field in fields.items():
-        if name not in given and field.default is field.default_factory is dataclasses.MISSING:
+        if name not in given and is_required(field):
             return f"--{name} is missing: {texts[name].rstrip('.')}"
     return None
 
 
-def _flags(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag with the words after it; an empty one for words before the first."""
-    flag = ""
-    values: list[str] = []
+def is_required(field: dataclasses.Field) -> bool:
+    """Whether a field has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _parts(words: Sequence[str]) -> list[list[str]]:
+    """Each flag with the words after it; and before these, the words before the first flag."""
+    parts: list[list[str]] = []
     for word in words:
-        if word.startswith("--"):
-            if flag or values:
-                yield flag, values
-            flag, values = word, []
-        else:
-            values.append(word)
-    if flag or values:
-        yield flag, values
+        if word.startswith("--") or not parts:
+            parts.append([])
+        parts[-1].append(word)
+    return parts
 
 
 def _name(flag: str, fields: Mapping[str, dataclasses.Field]) -> str:
@@ -93,16 +94,15 @@ def _can_be_read(field: dataclasses.Field, how: Mapping[str, Any], words: Sequen
     return read_quietly(dataclasses.make_dataclass("alone", [(field.name, field.type, kept)]), words, **how) is not None
 
 
-def _unread(flag: str, values: list[str], kind: Any, can_be_read: Callable[[Sequence[str]], bool]) -> str:
-    """What is wrong with one flag: a value too many, none, or none that its type has."""
-    for count in reversed(range(len(values))):
-        read = [*filter(None, [flag]), *values[:count]]
-        if read and can_be_read(read):
-            return f"{' '.join(values[count:])!r} after {' '.join(read)} belongs to no flag"
+def _unread(part: list[str], kind: Any, can_be_read: Callable[[Sequence[str]], bool]) -> str:
+    """What is wrong with a flag and its words: a value too many, none, or none that its type has."""
+    for count in reversed(range(1, len(part))):
+        if can_be_read(part[:count]):
+            return f"{' '.join(part[count:])!r} after {' '.join(part[:count])} belongs to no flag"
     wanted = _wanted(kind)
-    if not values and "=" not in flag:
-        return f"{flag} needs a value: {wanted}"
-    return f"{' '.join(filter(None, [flag, *values]))}: give {wanted}"
+    if len(part) == 1 and part[0].startswith("--") and "=" not in part[0]:
+        return f"{part[0]} needs a value: {wanted}"
+    return f"{' '.join(part)}: give {wanted}"
 
 
 def _wanted(kind: Any) -> str:

@@ -19,7 +19,7 @@ import tyro
 
 from tunas.errors import InputError
 from tunas.flags import as_tuple
-from tunas.words import read_quietly, wrong_words
+from tunas.words import is_required, read_quietly, wrong_words
 
 GROUPS: dict[str, str] = {
     "main": """from_run ssd indices space architecture epochs minutes mode checkpoint_dir checkpoint init_from dirname
@@ -90,7 +90,7 @@ def parsed(config_type: type, words: Sequence[str], prog: str, of_run: OfRun | N
     description = " ".join((config_type.__doc__ or "").split())
     if wants_help and not everything and len(names) > FEW:
         first = [*FIRST.split(), *FIRST_OF.get(prog.split()[-1], "").split()]
-        shown = [field.name for field in dataclasses.fields(config_type) if field.name in first or _is_required(field)]
+        shown = [field.name for field in dataclasses.fields(config_type) if field.name in first or is_required(field)]
         description += f" ({len(shown)} of {len(names)} flags are shown; {prog} --help-all shows all.)"
     of_that_run = {} if wants_help or of_run is None else told(words, of_run)
     kind = grouped(config_type, shown, of_that_run, takes_run=of_run is not None, whole=everything or not wants_help)
@@ -187,7 +187,7 @@ def _positional_name(field: dataclasses.Field, kind: str) -> str | None:
     if "Positional" not in kind or "Literal" in kind:
         return None
     name = field.name.upper() + (" …" if "..." in kind else "")
-    return name if _is_required(field) else f"[{name}]"
+    return name if is_required(field) else f"[{name}]"
 
 
 def _help(text: str, whole: bool) -> str:
@@ -227,7 +227,3 @@ def _own_field_texts(owner: type) -> dict[str, str]:
 
 def _group_of(name: str) -> str:
     return next((title for title, flags in GROUPS.items() if name in flags.split()), OTHERS)
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
