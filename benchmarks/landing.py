@@ -1,10 +1,13 @@
 """How near the quickstart's search ends to its target: searches on the embedded digits, one a seed.
 
-    python benchmarks/landing.py [--output runs/landing] [--seeds 0 1 … 9] [--recipes auto small] [--workers 2]
+    python benchmarks/landing.py [--output runs/landing] [--seeds 0 1 … 9] [--recipes auto rates views] [--workers 2]
+        [--dataset_dir IMAGES --image_size 32 --epochs 24]
 
 Every search is written to OUTPUT/landing.json as it ends; the same command goes on with those that are missing, and a
-search that was killed goes on from its checkpoint in RUNS. `--recipes small` also learns the shared weights by the
-rates and views of a stand-alone training on small data, which a search leaves alone by itself.
+search that was killed goes on from its checkpoint in RUNS. Beside the recipes, `rates` learns the shared weights by the
+published rates on the small recipe's views, and `plain` by those rates on images as they are: what searches on small
+data did by themselves until 26 November 2026, the latter on the embedded digits. `--dataset_dir` searches on a folder
+of images instead.
 """
 
 from __future__ import annotations
@@ -21,14 +24,31 @@ from typing import Any
 import numpy as np
 
 SPACE = "proxylessnas_search"
+PUBLISHED_RATES = {
+    "recipe": "small",
+    "model_learning_rate": 0.165,
+    "model_warmup_steps_fraction": 0.025,
+    "clip_grad": 0.0,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    **{name: {"recipe": name} for name in ("auto", "published", "small", "modern")},
+    "rates": PUBLISHED_RATES,
+    "plain": {**PUBLISHED_RATES, "augment": "none"},
+}
 
 
-def searched(runs: Path, recipe: str, seed: int, device: str) -> dict[str, Any]:
+def searched(runs: Path, recipe: str, seed: int, device: str, data: dict[str, Any]) -> dict[str, Any]:
     import tunas
 
     began = time.perf_counter()
     config = tunas.SearchConfig(
-        ssd=SPACE, recipe=recipe, checkpoint_dir=str(runs / f"{recipe}-{seed}"), seed=seed, device=device, num_workers=0
+        ssd=SPACE,
+        checkpoint_dir=str(runs / f"{recipe}-{seed}"),
+        seed=seed,
+        device=device,
+        num_workers=0,
+        **data,
+        **RECIPES[recipe],
     )
     result = tunas.search(config)
     assert result.cost is not None and result.target is not None
@@ -59,17 +79,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/landing"), help="directory of landing.json")
     parser.add_argument("--runs", type=Path, help="directory of the searches; OUTPUT where left out")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(10)))
-    parser.add_argument("--recipes", nargs="+", default=["auto"], choices=["auto", "published", "small", "modern"])
+    parser.add_argument("--recipes", nargs="+", default=["auto"], choices=RECIPES)
+    parser.add_argument("--dataset_dir", help="a folder of images; the embedded digits where left out")
+    parser.add_argument("--image_size", type=int, help="pixels of the folder's images")
+    parser.add_argument("--epochs", type=float, help="of a search; its default where left out")
     parser.add_argument("--workers", type=int, default=1, help="searches side by side, one thread each")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
+    given = {name: getattr(options, name) for name in ("dataset_dir", "image_size", "epochs")}
+    data = {name: value for name, value in given.items() if value is not None}
     file, runs = options.output / "landing.json", options.runs or options.output
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # read by the processes when they start
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
         futures = {
-            pool.submit(searched, runs, recipe, seed, options.device): f"{recipe}/{seed}"
+            pool.submit(searched, runs, recipe, seed, options.device, data): f"{recipe}/{seed}"
             for recipe in options.recipes
             for seed in options.seeds
             if f"{recipe}/{seed}" not in found

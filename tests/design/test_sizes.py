@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from tunas import InputError, Space, get_space, space_around
+from tunas import InputError, SearchConfig, Space, get_space, space_around
 from tunas.design.budget import FILLED, seconds_of, within
 from tunas.design.estimate import Estimate
 from tunas.design.pretrained import initial_weights
-from tunas.design.sizes import Sizes, chosen_side
+from tunas.design.sizes import Sizes, chosen_side, search_epochs
 from tunas.nn import timm_space
 
 SIZES = Sizes(
@@ -88,6 +88,25 @@ def test_too_little_time_for_anything_is_refused_with_what_is_needed():
 def test_images_are_as_large_as_their_number_and_their_own_size_make_sensible(images, own, side, reason):
     chosen, why = chosen_side(images, own)
     assert chosen == side and reason in why
+
+
+@pytest.mark.parametrize(
+    ("size", "flags", "epochs", "reason"),
+    [
+        (500, {}, 90, "703 steps"),
+        (2_000, {}, 48, "1,500 steps"),
+        (9_000, {}, 20, "2,812 steps"),
+        (50_000, {}, 20, "3,906 steps"),
+        (50_000, {"train_batch_size": 2048}, 61, "1,489 steps"),
+        (50_000, {"recipe": "published"}, 61, "1,489 steps"),
+        (99_999, {"epochs": 3.0}, 3, "as asked for"),
+        (100_000, {}, 90, "as published"),
+    ],
+)
+def test_a_search_on_small_data_takes_the_steps_and_epochs_that_it_takes_to_land_and_to_rank(
+    size, flags, epochs, reason
+):
+    assert search_epochs(SearchConfig(**flags), size, digits=False) == (epochs, reason)
 
 
 class Photographs:

@@ -9,7 +9,7 @@ import pytest
 
 from tunas import InputError, SearchConfig, TrainConfig
 from tunas.data.augmentation import PUBLISHED
-from tunas.recipe.choose import GENTLE, NOTHING, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
+from tunas.recipe.choose import GENTLE, PHOTOGRAPHS, bn_momentum_of, chosen_recipe
 from tunas.recipe.config import RecipeConfig
 from tunas.search.plan import plan_search, search_recipe
 from tunas.train.plan import plan_training, training_recipe
@@ -199,13 +199,14 @@ def test_short_runs_follow_batch_statistics_faster():
     assert [bn_momentum_of(steps) for steps in (50, 200, 1_000, 27_050)] == [0.1, 0.05, 0.01, 0.01]
 
 
-def test_a_search_by_itself_keeps_the_published_rates_and_changes_the_views_but_those_of_the_digits():
-    for digits, views in ((False, GENTLE), (True, NOTHING)):
-        found = search_recipe(SearchConfig(), 1_077, 32, False, digits=digits)
-        assert (found.learning_rate, found.warmup_fraction, found.clip_grad) == (0.165, 0.025, 0.0)
-        assert found.augmentation == views
-        assert found.reason.endswith("; a search keeps the published learning rates")
-    asked = search_recipe(SearchConfig(recipe="small", clip_grad=2.0), 1_077, 32, False, digits=True)
-    assert (asked.learning_rate, asked.clip_grad, asked.augmentation) == (0.33, 2.0, GENTLE)
-    assert "published" not in asked.reason
-    assert search_recipe(SearchConfig(hflip=0.5), 1_077, 32, False, digits=True).augmentation.hflip == 0.5
+def test_a_search_learns_by_the_recipe_of_a_training_but_drops_no_layers():
+    for size in (1_077, 9_000, 100_000):
+        config = SearchConfig()
+        found, trained = search_recipe(config, size, 32, False), training_recipe(TrainConfig(), size, 32)
+        for name in ("name", "optimizer", "learning_rate", "warmup_fraction", "clip_grad", "scheduler"):
+            assert getattr(found, name) == getattr(trained, name)
+        assert found.augmentation == (GENTLE if size < 100_000 else PUBLISHED)
+        assert plan_search(config, size, digits=False, on_cuda=False).batch == plan_training(TrainConfig(), size).batch
+    assert search_recipe(SearchConfig(recipe="modern"), 1_077, 224, False).path_dropout_rate == 0
+    asked = search_recipe(SearchConfig(clip_grad=2.0, hflip=0.5, model_learning_rate=0.1), 1_077, 32, False)
+    assert (asked.learning_rate, asked.clip_grad, asked.augmentation.hflip) == (0.1, 2.0, 0.5)

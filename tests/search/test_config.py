@@ -72,6 +72,17 @@ def test_a_short_run_learns_faster_forgets_sooner_and_prices_more():
     assert given.rl_learning_rate == pytest.approx(3e-4 * 64 / 256)
 
 
+@pytest.mark.parametrize(
+    ("size", "batch", "is_short"), [(9_000, 64, True), (50_000, 256, True), (240_000, 4096, False)]
+)
+def test_small_data_weighs_cost_more_in_however_many_steps(size, batch, is_short):
+    """9,000 examples are 12,656 steps of 64, each of which measures on 256."""
+    found = plan(size=size)
+    assert found.batch == batch and found.steps == 90 * size // batch > 5_000
+    assert found.rl_cost_model_exponent == (-1.0 if is_short else -0.10)
+    assert found.num_cost_samples == (512 if is_short else 0)
+
+
 @pytest.mark.parametrize("epochs", [90, 180, 360])
 @pytest.mark.parametrize(("batch", "published"), [(4096, 0.0048), (1024, 0.0012)])
 def test_a_run_of_the_published_length_or_longer_keeps_the_published_learning_rate(epochs, batch, published):

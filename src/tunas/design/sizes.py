@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tunas.errors import InputError
-from tunas.recipe.defaults import EPOCHS, auto_batch_size
+from tunas.recipe.choose import batch_size
+from tunas.recipe.defaults import EPOCHS
 from tunas.search.config import SearchConfig
 from tunas.search.plan import DIGITS_EPOCHS
 from tunas.train.config import TrainConfig
@@ -24,9 +25,9 @@ ASKED = 64
 """Images whose own size is looked up."""
 LARGE_DATASET = 100_000
 """With so many training images or more, searches and trainings are as long as published."""
-SEARCH_STEPS = 1_500
-"""Steps of a search on fewer images: enough to land and to rank; the rest of the published 90 epochs would be spent on
-weights that are thrown away."""
+SEARCH_STEPS, SEARCH_EPOCHS = 1_500, 20
+"""Steps, and least epochs, of a search on fewer images: enough to land and to rank; the rest of the published 90 epochs
+would be spent on weights that are thrown away."""
 TRANSFER_EPOCHS = 30.0
 """Epochs of a training from weights that have learned before."""
 NETWORKS = 120
@@ -133,8 +134,8 @@ def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tup
         return DIGITS_EPOCHS, "the embedded digits"
     if train_size >= LARGE_DATASET:
         return EPOCHS, "as published"
-    batch = config.train_batch_size or auto_batch_size(train_size)
-    epochs = max(1, min(EPOCHS, round(SEARCH_STEPS * batch / train_size)))
+    batch = config.train_batch_size or batch_size(config, train_size)
+    epochs = min(EPOCHS, max(SEARCH_EPOCHS, round(SEARCH_STEPS * batch / train_size)))
     return epochs, f"{int(epochs * train_size // batch):,} steps"
 
 

@@ -20,7 +20,7 @@ from tunas.design.sizes import ASKS_NETWORKS, Sizes, name_of
 from tunas.errors import InputError
 from tunas.export.config import CALIBRATION_IMAGES, ExportConfig
 from tunas.needs import has_package
-from tunas.recipe.defaults import auto_batch_size
+from tunas.recipe.choose import batch_size
 from tunas.runtime import Runtime, get_runtime
 from tunas.search.config import SearchConfig
 from tunas.search.plan import auto_replicas
@@ -146,7 +146,6 @@ class Way:
     def search_config(self, **more: Any) -> SearchConfig:
         """The search for all targets; `more` goes before what follows from the design."""
         settings: dict[str, Any] = {
-            **self._shares(),
             "ssd": self.config.ssd,
             "cost_model": self.cost_model_name,
             "rl_cost_model_target": self.config.latency or None,
@@ -154,14 +153,14 @@ class Way:
             "device": self.config.compute,
             "seed": self.config.seed,
         }
-        return self._sized(SearchConfig, "search", self.sizes.search_epochs, {**settings, **more})
+        config = self._sized(SearchConfig, "search", self.sizes.search_epochs, settings)
+        return dataclasses.replace(config, **{**self._shares(config), **more})
 
-    def _shares(self) -> dict[str, int]:
+    def _shares(self, config: SearchConfig) -> dict[str, int]:
         """Replicas that the targets can deal among them, each with the share of a batch that it has by default."""
-        said = self._said("search")
-        if len(self.targets) == 1 or said & {"replicas", "train_batch_size"}:
+        if len(self.targets) == 1 or config.replicas is not None or config.train_batch_size is not None:
             return {}
-        batch = auto_batch_size(self.task.size("train"))
+        batch = batch_size(config, self.task.size("train"))
         replicas = auto_replicas(batch)
         dealt = math.ceil(replicas / len(self.targets)) * len(self.targets)
         return {"replicas": dealt, "train_batch_size": batch // replicas * dealt}

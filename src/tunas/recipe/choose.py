@@ -11,7 +11,7 @@ from typing import Any
 from tunas.data.augmentation import MAX_ELASTIC, MAX_MAGNITUDE, MAX_SHEAR, NOT_PLAIN, PUBLISHED, Augmentation
 from tunas.errors import InputError, check_finite
 from tunas.recipe.config import RecipeConfig
-from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16
+from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16, auto_batch_size, small_batch_size
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE
 
 PUBLISHED_FROM = 100_000
@@ -154,6 +154,20 @@ IMAGE_FLAGS = (*VIEW_FLAGS, "mixup", "cutmix")
 """Flags that change images: fields of `Augmentation`; all that say how one image is seen; and those that mix two."""
 
 
+def recipe_name(config: RecipeConfig, train_size: int) -> str:
+    """The recipe that is asked for, or the one for so many training examples."""
+    if config.recipe != "auto":
+        return config.recipe
+    return "published" if train_size >= PUBLISHED_FROM else "small"
+
+
+def batch_size(config: RecipeConfig, train_size: int) -> int:
+    """Examples of a step where no flag says: fewer than published where neither the recipe is the published one nor the
+    dataset that large."""
+    is_small = recipe_name(config, train_size) != "published" and train_size < PUBLISHED_FROM
+    return (small_batch_size if is_small else auto_batch_size)(train_size)
+
+
 def chosen_recipe(
     config: RecipeConfig,
     train_size: int,
@@ -182,14 +196,10 @@ def chosen_recipe(
         InputError: where a value is out of range, means nothing for this task, or has no default.
     """
     _check(config, image_size)
-    name = config.recipe
-    reasons = ["as asked for"]
-    if name == "auto":
-        is_large = train_size >= PUBLISHED_FROM
-        name = "published" if is_large else "small"
-        reasons = [
-            f"{train_size:,} training examples are {'at least' if is_large else 'fewer than'} {PUBLISHED_FROM:,}"
-        ]
+    name, reasons = recipe_name(config, train_size), ["as asked for"]
+    if config.recipe == "auto":
+        size = "at least" if train_size >= PUBLISHED_FROM else "fewer than"
+        reasons = [f"{train_size:,} training examples are {size} {PUBLISHED_FROM:,}"]
     recipe, has_small_images = RECIPES[name], image_size is not None and image_size < LARGE_IMAGES
     if name == "modern" and has_small_images:
         recipe = dataclasses.replace(recipe, **MODERN_OF_SMALL_IMAGES)

@@ -31,8 +31,8 @@ class SearchConfig(TaskConfig, RecipeConfig):
     laid out for as many as fit; a run that goes on keeps it."""
 
     train_batch_size: int | None = None
-    """Examples per step, over all replicas. 4096 where left out, or fewer where the dataset is small (a power of two
-    that leaves at least 16 steps per epoch)."""
+    """Examples per step, over all replicas. Where left out: by the published recipe and from 100,000 examples on 4096,
+    or as many as leave 16 steps per epoch; otherwise 256, or as many as leave 128 steps per epoch; 64 at least."""
 
     replicas: int | None = None
     """Architectures sampled per step, each on its own share of the batch. One for every 128 examples where left out
@@ -117,7 +117,8 @@ class SearchConfig(TaskConfig, RecipeConfig):
 
     rl_cost_model_exponent: float | None = None
     """b in the reward: the more negative, the more a cost off target counts. Where left out: the published -0.10; -1 in
-    runs of fewer than 5,000 steps, whose noisy accuracies would outweigh a cost a few percent off target."""
+    runs shorter than 5,000 steps of 4096 examples, whose noisy accuracies would outweigh a cost a few percent off
+    target."""
 
     rl_cost_model_tolerance: float | None = None
     """What may be left between the result's cost and the target, relative to the target, such as 0.01. Where the most
@@ -136,8 +137,8 @@ class SearchConfig(TaskConfig, RecipeConfig):
 
     num_cost_samples: int | None = None
     """Architectures priced, never run, per step, to estimate the gradient of the cost's part of the reward: less
-    variance, same expectation; abs reward only. 0 where left out (the published method), 512 in runs of fewer than
-    5,000 steps."""
+    variance, same expectation; abs reward only. 0 where left out (the published method), 512 in runs shorter than
+    5,000 steps of 4096 examples."""
 
     accuracy_model: str | None = None
     """A simulated search: accuracies come from this file, which `tunas released --out` wrote, with the noise of as many

@@ -110,10 +110,10 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
 
 def _lesson(config: SearchConfig, task: Task, world: World, directory: Path) -> tuple[Lesson, dict[str, Any]]:
     """What the shared weights learn, and what `params.json` keeps of how that was decided."""
-    size, on_cuda, digits = task.size("train"), world.device.type == "cuda", task.name == "digits"
+    size, on_cuda = task.size("train"), world.device.type == "cuda"
 
     def recipe(image_size: int | None, mirrors: Mirrors | None) -> Recipe:
-        return search_recipe(config, size, image_size, on_cuda, mirrors, digits=digits)
+        return search_recipe(config, size, image_size, on_cuda, mirrors)
 
     return opened_lesson(config, task, world, directory, recipe)
 

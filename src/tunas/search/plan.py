@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
-from tunas.recipe.choose import VIEW_FLAGS, Mirrors, Recipe, chosen_recipe, params_of
-from tunas.recipe.config import RecipeConfig
-from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY, auto_batch_size
-from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE, scaled_learning_rate, steps_of
+from tunas.recipe.choose import Mirrors, Recipe, batch_size, chosen_recipe, params_of
+from tunas.recipe.defaults import BATCH, EPOCHS, EVAL_EVERY
+from tunas.recipe.schedule import scaled_learning_rate, steps_of
 from tunas.recipe.steps import steps_in
 from tunas.search import schedule
 from tunas.search.config import SearchConfig
@@ -26,9 +24,9 @@ SMALLEST_REPLICA_BATCH = 16
 """The same in batches that are too small for four times `REPLICA_BATCH`."""
 PUBLISHED_STEPS = 27_050
 """90 epochs of 1,231,121 examples in whole batches of 4096."""
-SHORT_RUN_STEPS = 5_000
-"""Runs shorter than this estimate the gradient of the cost term from extra architectures, and weigh cost more, where
-nothing else is said."""
+SHORT_RUN_EXAMPLES = 5_000 * BATCH
+"""Runs that learn from fewer, in however many steps, also measure on few: they estimate the gradient of the cost term
+from extra architectures, and weigh cost more, where nothing else is said."""
 SHORT_RUN_EXPONENT = -1.0
 COST_SAMPLES = 512
 VALIDATION_MULTIPLIER = 4.0
@@ -126,27 +124,12 @@ def search_recipe(
     image_size: int | None,
     on_cuda: bool,
     mirrors: Mirrors | None = None,
-    *,
-    digits: bool,
 ) -> Recipe:
     """How this search learns the shared weights; arguments and errors as of `chosen_recipe`.
 
-    Layers are not dropped, and L2 is the published one with any optimiser. Where no recipe and no optimiser is asked
-    for, the rates are the published ones, with which it was measured how searches land: the dataset's size then decides
-    on the views alone, and the embedded digits have none.
-
-    Args:
-        digits: whether the images are the embedded ones.
+    Layers are not dropped, and L2 is the published one with any optimiser.
     """
-    by_itself = config.recipe == "auto" and config.optimizer is None
-    if by_itself and digits and all(getattr(config, name) == getattr(RecipeConfig, name) for name in VIEW_FLAGS):
-        config = dataclasses.replace(config, augment="none")
-    published: dict[str, Any] = {}
-    if by_itself:
-        published = {"learning_rate": PEAK_LEARNING_RATE, "warmup_fraction": LEARNING_RATE_WARMUP_FRACTION}
-        if config.clip_grad is None:
-            published["clip_grad"] = 0.0
-    flags = {
+    given = {
         "learning_rate": config.model_learning_rate,
         "warmup_fraction": config.model_warmup_steps_fraction,
         "momentum": config.model_momentum,
@@ -156,12 +139,8 @@ def search_recipe(
         "ema_horizon": 0.0,
         "plain_fraction": 0.0,
     }
-    given = {**published, **{name: value for name, value in flags.items() if value is not None}}
     bf16 = search_precision(config, on_cuda) == "bf16"
-    recipe = chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
-    if by_itself and recipe.name != "published":
-        recipe = dataclasses.replace(recipe, reason=f"{recipe.reason}; a search keeps the published learning rates")
-    return recipe
+    return chosen_recipe(config, train_size, image_size, bf16=bf16, given=given, mirrors=mirrors, coupled=True)
 
 
 def _valid_precision(config: SearchConfig, precision: str, validates_in_bf16: bool) -> str:
@@ -194,12 +173,13 @@ def plan_search(
     steps = steps_in(config.epochs or (DIGITS_EPOCHS if digits else EPOCHS), train_size, batch)
     valid_share, delay_valid_share = _valid_shares(config, share, digits)
     precision = search_precision(config, on_cuda)
-    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda, digits=digits)
+    recipe = recipe or search_recipe(config, train_size, config.image_size or IMAGENET_SIZE, on_cuda)
     momentum = _momentum(config.rl_baseline_momentum, BASELINE_MOMENTUM, steps, 0.0)
     beta2 = _momentum(config.rl_adam_beta2, ADAM_BETA2, steps, SHORTEST_BETA2)
+    is_short = steps * batch < SHORT_RUN_EXAMPLES
     delay, measures_last = steps_of(config.rl_delay_steps_fraction, steps), config.rl_delay_validation == "last"
     return SearchPlan(
-        rl_cost_model_exponent=_exponent(config, steps),
+        rl_cost_model_exponent=_exponent(config, is_short),
         rl_baseline_momentum=momentum,
         rl_adam_beta2=beta2,
         unmeasured_steps=schedule.unmeasured_steps(delay, momentum, beta2) if measures_last else 0,
@@ -219,7 +199,7 @@ def plan_search(
         rl_delay_steps=delay,
         increase_ops_steps=steps_of(config.increase_ops_warmup_steps_fraction, steps),
         increase_filters_steps=steps_of(config.increase_filters_warmup_steps_fraction, steps),
-        num_cost_samples=_cost_samples(config, steps),
+        num_cost_samples=_cost_samples(config, is_short),
         precision=precision,
         log_every=config.log_every or max(1, min(100, steps // 200)),
         checkpoint_every=config.checkpoint_every or max(1, min(500, steps // 10)),
@@ -272,7 +252,7 @@ def _check_values(config: SearchConfig) -> None:
 def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int]:
     """Examples of a step, and architectures among which they are divided."""
     count = max(1, len(config.targets))
-    batch = config.train_batch_size or auto_batch_size(train_size)
+    batch = config.train_batch_size or batch_size(config, train_size)
     replicas = config.replicas or max(count, auto_replicas(batch) // count * count)
     if replicas % count:
         raise InputError(
@@ -295,12 +275,12 @@ def _valid_shares(config: SearchConfig, share: int, digits: bool) -> tuple[int, 
     return valid_share, share if digits and multiplier is None else valid_share
 
 
-def _cost_samples(config: SearchConfig, steps: int) -> int:
+def _cost_samples(config: SearchConfig, is_short: bool) -> int:
     """Architectures that are priced, never run, in a controller step."""
     samples = config.num_cost_samples
     separable = config.enable_cost_model and config.rl_reward_function == "abs"
     if samples is None:
-        samples = COST_SAMPLES if separable and steps < SHORT_RUN_STEPS else 0
+        samples = COST_SAMPLES if separable and is_short else 0
     if samples == 1:
         raise InputError("num_cost_samples must be 0 or at least 2, not 1")
     if samples and not separable:
@@ -310,11 +290,11 @@ def _cost_samples(config: SearchConfig, steps: int) -> int:
     return samples
 
 
-def _exponent(config: SearchConfig, steps: int) -> float:
+def _exponent(config: SearchConfig, is_short: bool) -> float:
     """β of the reward: the given one, or by the length of the run."""
     if config.rl_cost_model_exponent is not None:
         return config.rl_cost_model_exponent
-    return SHORT_RUN_EXPONENT if steps < SHORT_RUN_STEPS else EXPONENT
+    return SHORT_RUN_EXPONENT if is_short else EXPONENT
 
 
 def _rl_learning_rate(config: SearchConfig, batch: int, steps: int) -> float:

@@ -9,16 +9,16 @@ from typing import Any
 from tunas.data.config import IMAGENET_SIZE
 from tunas.errors import InputError, check_not_negative, check_positive
 from tunas.recipe.choose import (
-    PUBLISHED_FROM,
     Mirrors,
     Recipe,
+    batch_size,
     bn_momentum_of,
     chosen_recipe,
     ema_decay_of,
     params_of,
     varies_images,
 )
-from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING, auto_batch_size, small_batch_size
+from tunas.recipe.defaults import EPOCHS, EVAL_EVERY, FINE_TUNING
 from tunas.recipe.schedule import scaled_learning_rate, scheduled_learning_rate, steps_of
 from tunas.recipe.steps import steps_in
 from tunas.space.catalog import V3_FAMILY
@@ -144,8 +144,7 @@ def plan_training(config: TrainConfig, train_size: int, recipe: Recipe | None = 
     train_split, eval_split = splits(config)
     epochs = epochs_of(config)
     recipe = recipe or training_recipe(config, train_size, config.image_size or IMAGENET_SIZE)
-    is_small = recipe.name != "published" and train_size < PUBLISHED_FROM
-    batch = config.train_batch_size or (small_batch_size if is_small else auto_batch_size)(train_size)
+    batch = config.train_batch_size or batch_size(config, train_size)
     steps = steps_in(epochs, train_size, batch)
     if config.head_epochs >= epochs:
         raise InputError(f"head_epochs must leave epochs to the other weights: {config.head_epochs} of {epochs} do not")
