@@ -7,7 +7,7 @@ import pytest
 
 from tunas import InputError, SearchConfig
 from tunas.recipe.defaults import auto_batch_size
-from tunas.search.plan import auto_replicas, plan_search
+from tunas.search.plan import auto_replicas, divisible, plan_search
 
 IMAGENET = 1_231_121
 DIGITS = 1077
@@ -102,6 +102,24 @@ def test_a_batch_leaves_sixteen_steps_an_epoch_and_is_no_larger_than_published(s
     batch = auto_batch_size(size)
     assert 64 <= batch <= 4096 and math.log2(batch).is_integer()
     assert batch in (64, 4096) or 16 <= size / batch < 32
+
+
+@pytest.mark.parametrize(
+    ("size", "targets", "processes", "flags"),
+    [
+        (9_000, (), 8, "--replicas=8 --train_batch_size=128"),
+        (50_000, (), 8, "--replicas=8 --train_batch_size=256"),
+        (50_000, (70.0, 80.0, 90.0), 8, "--replicas=24 --train_batch_size=384"),
+        (IMAGENET, (), 3, "--replicas=33 --train_batch_size=4092"),
+    ],
+)
+def test_processes_that_cannot_share_a_search_are_told_what_they_can_share(size, targets, processes, flags):
+    config = SearchConfig(rl_cost_model_target=targets or None)
+    found = plan(config, size)
+    assert found.replicas % processes and divisible(config, found, processes) == flags
+    named = dict(flag.removeprefix("--").split("=") for flag in flags.split())
+    asked = dataclasses.replace(config, **{name: int(value) for name, value in named.items()})
+    assert plan(asked, size).replicas % processes == 0
 
 
 def test_replicas_divide_the_batch():

@@ -36,7 +36,7 @@ from tunas.run.time_left import FORWARD_WORK
 from tunas.search.before import check_before_search
 from tunas.search.config import SearchConfig
 from tunas.search.objective import Objective, facts_of, search_objectives
-from tunas.search.plan import SearchPlan, plan_search, search_recipe
+from tunas.search.plan import SearchPlan, divisible, plan_search, search_recipe
 from tunas.search.result import SearchResult, result_document, search_result
 from tunas.search.schedule import warmup_probability
 from tunas.search.scoring import Scoring
@@ -92,7 +92,7 @@ def _search(space: Space, config: SearchConfig, world: World, directory: Path, t
     if plan.replicas % world.size:
         raise InputError(
             f"{plan.replicas} replicas cannot be divided among {world.size} processes; choose a multiple of "
-            f"{world.size}"
+            f"{world.size}, such as {divisible(config, plan, world.size)}"
         )
     if not (task.is_proven and isinstance(space.structure, Tower)):
         supernet = SuperNet(space, **task.network_arguments).to(world.device).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -266,6 +267,14 @@ def _batch_and_replicas(config: SearchConfig, train_size: int) -> tuple[int, int
             f"{replicas}"
         )
     return batch, replicas
+
+
+def divisible(config: SearchConfig, plan: SearchPlan, processes: int) -> str:
+    """Flags with which so many processes can share the search, none of them with a tiny part of a batch."""
+    multiple = math.lcm(processes, max(1, len(config.targets)))
+    replicas = math.ceil(plan.replicas / multiple) * multiple
+    share = max(SMALLEST_REPLICA_BATCH, plan.batch // replicas)
+    return f"--replicas={replicas} --train_batch_size={replicas * share}"
 
 
 def _valid_shares(config: SearchConfig, share: int, digits: bool) -> tuple[int, int]:
