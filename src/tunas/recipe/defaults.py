@@ -14,7 +14,7 @@ STEPS_PER_EPOCH = 16
 4096."""
 SMALL_BATCH = 256
 SMALL_STEPS_PER_EPOCH = 128
-"""The same in trainings of small data, whose rate is larger and whose runs are short: 15 epochs of 10,000 images are
+"""The same on small data, whose rate is larger and whose runs are short: 15 epochs of 10,000 images are
 292 steps of 512, whose loss explodes at eight times the rate of a batch of 64 (benchmarks/README.md#small-data)."""
 WEIGHT_DECAY = 4e-5
 WEIGHT_DECAY_BF16 = 3e-5
