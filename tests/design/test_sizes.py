@@ -95,8 +95,8 @@ def test_images_are_as_large_as_their_number_and_their_own_size_make_sensible(im
     [
         (500, {}, 90, "703 steps"),
         (2_000, {}, 48, "1,500 steps"),
-        (9_000, {}, 20, "2,812 steps"),
-        (50_000, {}, 20, "3,906 steps"),
+        (9_000, {}, 20, "at least 20 epochs, 2,812 steps"),
+        (50_000, {}, 20, "at least 20 epochs, 3,906 steps"),
         (50_000, {"train_batch_size": 2048}, 61, "1,489 steps"),
         (50_000, {"recipe": "published"}, 61, "1,489 steps"),
         (99_999, {"epochs": 3.0}, 3, "as asked for"),

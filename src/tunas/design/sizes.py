@@ -136,7 +136,8 @@ def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tup
         return EPOCHS, "as published"
     batch = config.train_batch_size or batch_size(config, train_size)
     epochs = min(EPOCHS, max(SEARCH_EPOCHS, round(SEARCH_STEPS * batch / train_size)))
-    return epochs, f"{int(epochs * train_size // batch):,} steps"
+    least = f"at least {SEARCH_EPOCHS} epochs, " if epochs == SEARCH_EPOCHS else ""
+    return epochs, f"{least}{int(epochs * train_size // batch):,} steps"
 
 
 def train_epochs(config: TrainConfig, *, transfers: bool, digits: bool) -> tuple[float, str]:
