@@ -1,6 +1,6 @@
 """How near the quickstart's search ends to its target: searches on the embedded digits, one a seed.
 
-    python benchmarks/landing.py [--output runs/landing] [--seeds 0 1 … 9] [--recipes auto rates views] [--workers 2]
+    python benchmarks/landing.py [--output runs/landing] [--seeds 0 1 … 9] [--recipes auto rates plain] [--workers 2]
         [--dataset_dir IMAGES --image_size 32 --epochs 24]
 
 Every search is written to OUTPUT/landing.json as it ends; the same command goes on with those that are missing, and a

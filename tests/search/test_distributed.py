@@ -82,7 +82,8 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path):
     [
         (
             ["--replicas=3"],
-            "divided among 2 processes; choose a multiple of 2, such as --replicas=4 --train_batch_size=64",
+            "3 replicas cannot be divided among 2 processes; choose a multiple of 2, "
+            "such as --replicas=4 --train_batch_size=64",
         ),
         (["--ssd=nothing_like_it"], "unknown space 'nothing_like_it'"),
         (["--train-batch-size=50"], "cannot be divided among 4 replicas"),

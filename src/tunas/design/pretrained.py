@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunas.design.sizes import LARGE_DATASET
+from tunas.recipe.choose import PUBLISHED_FROM
 from tunas.space import Space, Tower
 from tunas.task import Task
 
@@ -21,7 +21,7 @@ def initial_weights(asked: str | None, space: Space, task: Task) -> tuple[str | 
     if asked is not None:
         return (None if asked == AFRESH else asked), "as asked for"
     size = task.size("train")
-    if task.data is None or task.name == "digits" or size >= LARGE_DATASET or not isinstance(space.structure, Tower):
+    if task.data is None or task.name == "digits" or size >= PUBLISHED_FROM or not isinstance(space.structure, Tower):
         return None, ""
     from tunas.nn.timm_space import around_of, local_weights
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tunas.errors import InputError
-from tunas.recipe.choose import batch_size
+from tunas.recipe.choose import PUBLISHED_FROM, batch_size
 from tunas.recipe.defaults import EPOCHS
 from tunas.search.config import SearchConfig
 from tunas.search.plan import DIGITS_EPOCHS
@@ -23,11 +23,9 @@ SIDE_BELOW = ((2_000, 96), (10_000, 128), (50_000, 160))
 """(number, largest side where there are fewer training images than that)."""
 ASKED = 64
 """Images whose own size is looked up."""
-LARGE_DATASET = 100_000
-"""With so many training images or more, searches and trainings are as long as published."""
 SEARCH_STEPS, SEARCH_EPOCHS = 1_500, 20
-"""Steps, and least epochs, of a search on fewer images: enough to land and to rank; the rest of the published 90 epochs
-would be spent on weights that are thrown away."""
+"""Steps, and least epochs, of a search on fewer images than `PUBLISHED_FROM`: enough to land and to rank; the rest of the
+published 90 epochs would be spent on weights that are thrown away."""
 TRANSFER_EPOCHS = 30.0
 """Epochs of a training from weights that have learned before."""
 NETWORKS = 120
@@ -132,7 +130,7 @@ def search_epochs(config: SearchConfig, train_size: int, *, digits: bool) -> tup
         return config.epochs, "as asked for"
     if digits:
         return DIGITS_EPOCHS, "the embedded digits"
-    if train_size >= LARGE_DATASET:
+    if train_size >= PUBLISHED_FROM:
         return EPOCHS, "as published"
     batch = config.train_batch_size or batch_size(config, train_size)
     epochs = min(EPOCHS, max(SEARCH_EPOCHS, round(SEARCH_STEPS * batch / train_size)))

@@ -15,7 +15,7 @@ from tunas.recipe.defaults import MOMENTUM, WEIGHT_DECAY, WEIGHT_DECAY_BF16, aut
 from tunas.recipe.schedule import LEARNING_RATE_WARMUP_FRACTION, PEAK_LEARNING_RATE
 
 PUBLISHED_FROM = 100_000
-"""Training images from which on the published recipe is the default."""
+"""Training images from which on the published recipe is the default, and a design is as long as published."""
 LARGE_IMAGES = 96
 """Pixels a side from which on the small recipe crops as for photographs."""
 GENTLE = Augmentation(crop_scale=(0.6, 1.0), crop_ratio=(0.9, 1.1), hflip=0.0)
@@ -198,7 +198,7 @@ def chosen_recipe(
     _check(config, image_size)
     name, reasons = recipe_name(config, train_size), ["as asked for"]
     if config.recipe == "auto":
-        size = "at least" if train_size >= PUBLISHED_FROM else "fewer than"
+        size = "at least" if name == "published" else "fewer than"
         reasons = [f"{train_size:,} training examples are {size} {PUBLISHED_FROM:,}"]
     recipe, has_small_images = RECIPES[name], image_size is not None and image_size < LARGE_IMAGES
     if name == "modern" and has_small_images:
