@@ -24,8 +24,8 @@ SIDE_BELOW = ((2_000, 96), (10_000, 128), (50_000, 160))
 ASKED = 64
 """Images whose own size is looked up."""
 SEARCH_STEPS, SEARCH_EPOCHS = 1_500, 20
-"""Steps, and least epochs, of a search on fewer images than `PUBLISHED_FROM`: enough to land and to rank; the rest of the
-published 90 epochs would be spent on weights that are thrown away."""
+"""Steps, and least epochs, of a search on fewer images than `PUBLISHED_FROM`: enough to land and to rank; the rest of
+the published 90 epochs would be spent on weights that are thrown away."""
 TRANSFER_EPOCHS = 30.0
 """Epochs of a training from weights that have learned before."""
 NETWORKS = 120
